@@ -1,0 +1,165 @@
+"""Whether an exported file gives what the trained network gives: figures, and apart from them the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .crops import CheckCrops
+
+#: Crops per call: one, an odd few, and more than any runtime handles as a special case.
+BATCHES = (1, 3, 16)
+#: A row at least this near is equal up to rounding; one below it has a mask bit that fell the other way.
+EQUAL = 0.99999
+#: How many of the worst crops a message names.
+_WORST = 3
+
+
+@dataclass(frozen=True)
+class BatchFigures:
+    """One batch size against the reference.
+
+    Attributes:
+        batch: crops per call.
+        min_cosine: of a row with its reference; the mean would hide a flipped mask bit.
+        mean_cosine: likewise.
+        max_abs: largest difference of two numbers of unit rows.
+        equal_rows: share of the rows that are equal up to rounding (`EQUAL`).
+    """
+
+    batch: int
+    min_cosine: float
+    mean_cosine: float
+    max_abs: float
+    equal_rows: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """An exported network against the trained one.
+
+    Attributes:
+        crops: how many were compared.
+        source: whose they are, in words.
+        batches: one entry for each of `BATCHES`.
+        invariance: least cosine of a crop's row with that same crop's row in another batch or among others.
+        worst: (name, cosine) of the worst crops over all batch sizes, the worst first.
+    """
+
+    crops: int
+    source: str
+    batches: tuple[BatchFigures, ...]
+    invariance: float
+    worst: tuple[tuple[str, float], ...]
+
+    @property
+    def min_cosine(self) -> float:
+        """The least over all batch sizes."""
+        return min(figures.min_cosine for figures in self.batches)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `Artefact.checks`. Rounded to what FP32 can tell, so that equal exports have equal bytes."""
+        return {
+            "reference": "torch fp32",
+            "crops": self.crops,
+            "source": self.source,
+            "min_cosine": {str(figures.batch): round(figures.min_cosine, 7) for figures in self.batches},
+            "mean_cosine": {str(figures.batch): round(figures.mean_cosine, 7) for figures in self.batches},
+            "max_abs": {str(figures.batch): float(f"{figures.max_abs:.1e}") for figures in self.batches},
+            "equal_rows": {str(figures.batch): round(figures.equal_rows, 4) for figures in self.batches},
+            "batch_invariance": round(self.invariance, 7),
+        }
+
+
+def default_gate(mask: str) -> float:
+    """The least row cosine that an export must reach where nobody asks for another.
+
+    A smooth mask carries FP32 rounding on as rounding. Argmax turns it, now and then, into a flipped bit;
+    docs/export.md has the measurements that these numbers come from.
+    """
+    if mask == "argmax":
+        return 0.999
+    return 0.9999 if mask.startswith("ramp:") else 0.99999
+
+
+def measure(embed: Callable[[np.ndarray], np.ndarray], reference: np.ndarray, crops: CheckCrops) -> Parity:
+    """Run an exported network at every batch size and compare row by row.
+
+    Args:
+        embed: `(n, H, W, 3)` uint8 BGR to `(n, D)` float32, as the edge calls it.
+        reference: `(N, D)` float32 of the trained network on the same crops.
+        crops: N crops.
+
+    Returns:
+        The figures; NaN anywhere gives cosines of -1, which no gate lets pass.
+    """
+    count = len(crops.images)
+    # Fewer crops than the largest batch are repeated, so that every batch size is really run.
+    order = np.resize(np.arange(count), max(count, *BATCHES))
+    shuffled = np.random.default_rng(0).permutation(order)
+    figures = []
+    lowest = np.full(count, np.inf)
+    alone: np.ndarray | None = None
+    invariance = 1.0
+    for batch in BATCHES:
+        rows = _run(embed, crops.images, order, batch)
+        cosine = row_cosine(rows, reference[order])
+        np.minimum.at(lowest, order, cosine)
+        figures.append(
+            BatchFigures(
+                batch=batch,
+                min_cosine=float(cosine.min()),
+                mean_cosine=float(cosine.mean()),
+                max_abs=float(np.abs(rows.astype(np.float64) - reference[order]).max()),
+                equal_rows=float((cosine >= EQUAL).mean()),
+            )
+        )
+        if alone is None:
+            alone = rows
+        invariance = min(invariance, float(row_cosine(rows, alone).min()))
+    assert alone is not None
+    # The same batch size with other batch-mates.
+    mixed = _run(embed, crops.images, shuffled, BATCHES[-1])
+    invariance = min(invariance, float(row_cosine(mixed, alone[shuffled]).min()))
+    worst = tuple((crops.names[i], float(lowest[i])) for i in np.argsort(lowest, kind="stable")[:_WORST])
+    return Parity(count, crops.source, tuple(figures), invariance, worst)
+
+
+def judge(parity: Parity, gate: float) -> list[str]:
+    """What fails: nothing, or one phrase for each figure that misses the least row cosine `gate`."""
+    failures = []
+    below = [figures for figures in parity.batches if not figures.min_cosine >= gate]
+    if below:
+        figures = min(below, key=lambda item: item.min_cosine)
+        worst = ", ".join(f"{name} {cosine:.6f}" for name, cosine in parity.worst if cosine < gate)
+        failures.append(
+            f"ONNX Runtime against PyTorch has a minimum row cosine of {figures.min_cosine:.6f} "
+            f"at batch {figures.batch} over {parity.crops} {parity.source}, the gate is {gate:g} "
+            f"(worst: {worst})"
+        )
+    if not parity.invariance >= gate:
+        failures.append(
+            f"a crop's embedding depends on its batch: row cosine {parity.invariance:.6f}, "
+            f"the gate is {gate:g}"
+        )
+    return failures
+
+
+def row_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each row of `a` with the same row of `b`, both `(N, D)`, in float64: `(N,)`, at most 1.
+
+    A row that is zero or not finite has cosine -1: it is no embedding.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return np.where(np.isfinite(cosine), np.minimum(cosine, 1.0), -1.0)
+
+
+def _run(
+    embed: Callable[[np.ndarray], np.ndarray], images: np.ndarray, order: np.ndarray, batch: int
+) -> np.ndarray:
+    return np.concatenate([embed(images[order[i : i + batch]]) for i in range(0, len(order), batch)])

@@ -1,0 +1,200 @@
+"""Writing a deployed network as ONNX: one file, a fixed interface, the same bytes for the same weights."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
+import torch
+
+from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
+from san_deploy.errors import SanError
+
+from .deployed import DeployedNetwork
+
+#: What torch's exporter writes natively.
+OPSET = 18
+#: Opsets to choose from: torch writes none below, and those above need IR versions beyond `IR_VERSION`.
+OPSETS = (18, 22)
+#: The newest IR version in a file. ONNX Runtime reads 10 from 1.18 on, TensorRT from 10.0 on.
+IR_VERSION = 10
+
+
+def to_onnx(network: DeployedNetwork, size_hw: tuple[int, int], *, opset: int = OPSET) -> onnx.ModelProto:
+    """Write the graph, weights inside, batch norms folded, only N dynamic.
+
+    Args:
+        network: on the CPU.
+        size_hw: height and width of its input, pixels.
+        opset: one of `OPSETS`, ends included.
+
+    Returns:
+        A checked model with input `crops` and output `embedding`, without metadata and without any trace of
+        this machine (the exporter writes source lines and paths into every node).
+
+    Raises:
+        SanError: the exporter gave another opset than was asked for.
+    """
+    height, width = size_hw
+    # A batch of 1 would make the exporter take N for a constant.
+    if network.input_form == "uint8":
+        example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    else:
+        example = torch.zeros(2, 3, height, width)
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = clean(plan_shapes(program.model_proto))
+    written = {item.domain: item.version for item in model.opset_import}
+    if written != {"": opset}:
+        raise SanError(
+            f"torch's exporter wrote opset {written.get('')}, not {opset}", do=f"give --opset {OPSET}"
+        )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that holds the interface, the nodes and the weights, and nothing of where it was made.
+
+    Args:
+        model: as torch's exporter gives it; not changed.
+
+    Returns:
+        The same computation. Nodes, weights and inputs lose their notes, intermediate shapes are left out
+        (readers infer them), functions that no node calls too.
+    """
+    result = _copy(model)
+    result.ir_version = min(result.ir_version, IR_VERSION)
+    result.doc_string = ""
+    del result.metadata_props[:]
+    # The exporter lists helper domains that no node uses.
+    used = {node.domain for node in result.graph.node}
+    kept = [item for item in result.opset_import if item.domain in used]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    graph = result.graph
+    graph.name = "san"
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return result
+
+
+def plan_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that computes no shapes at run time where it can do without, so that runtimes can plan ahead.
+
+    - A Resize by a whole factor says so with constant scales; the exporter gives it a size made of N and
+      constants (Shape, Concat). Other factors are left alone: as scales they would be rounded.
+    - A number that is expanded to the shape of a Where's condition stays a number: Where broadcasts.
+
+    Args:
+        model: as torch's exporter gives it, with the shapes of its intermediate values; not changed.
+    """
+    result = _copy(model)
+    graph = result.graph
+    shapes = {
+        value.name: [item.dim_param or item.dim_value for item in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    }
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) == 4:
+            factors = _whole_factors(shapes.get(node.input[0], []), shapes.get(node.output[0], []))
+            if factors is not None:
+                name = f"{node.output[0]}.scales"
+                graph.initializer.append(
+                    onnx.numpy_helper.from_array(np.array([1, 1, *factors], np.float32), name)
+                )
+                del node.input[2:]
+                node.input.append(name)
+        elif node.op_type == "Where" and shapes.get(node.input[0], []) == shapes.get(node.output[0]):
+            for place in (1, 2):
+                maker = makers.get(node.input[place])
+                number = (
+                    weights.get(maker.input[0]) if maker is not None and maker.op_type == "Expand" else None
+                )
+                if number is not None and np.prod(number.dims) == 1:
+                    node.input[place] = number.name
+    _drop_unused(graph)
+    return result
+
+
+def _whole_factors(before: list[str | int], after: list[str | int]) -> list[int] | None:
+    """Factors of height and width of an `(N, C, H, W)` value; None where they are not known or not whole."""
+    if len(before) != 4 or len(after) != 4:
+        return None
+    pairs = list(zip(before[2:], after[2:], strict=True))
+    factors = [b // a for a, b in pairs if isinstance(a, int) and isinstance(b, int) and a > 0 and b % a == 0]
+    return factors if len(factors) == 2 else None
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        kept = [node for node in graph.node if any(name in read for name in node.output)]
+        if len(kept) == len(graph.node):
+            break
+        del graph.node[:]
+        graph.node.extend(kept)
+    weights = [weight for weight in graph.initializer if weight.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result
+
+
+def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
+    """Write `model` with the contract in its metadata_props; equal arguments give equal bytes.
+
+    Args:
+        model: of `to_onnx`; its metadata is replaced.
+        artefact: what to write into it.
+        path: an existing folder; the caller cares for the file's final name.
+    """
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(artefact.metadata_props().items())))
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, warnings and log lines (on packages we do not use) off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,193 @@
+"""The artefact contract: what a model file says of itself. Export writes it, everything else reads it.
+
+An ONNX file carries it in `metadata_props` (keys `san.<field>`, values JSON); the same stands in
+`<file>.json` beside it, together with the file's SHA-256. This module needs neither onnx nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .atomic import atomic_file
+from .errors import SanError
+
+SCHEMA_VERSION = 1
+PREFIX = "san."
+INPUT_NAME = "crops"
+OUTPUT_NAME = "embedding"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A similarity above which two tracklets are taken for one person.
+
+    Attributes:
+        similarity: cosine similarity of pooled tracklets, -1..1.
+        false_match_rate: share of pairs of different people at or above it, where it was calibrated.
+        true_match_rate: share of pairs of the same person at or above it, likewise.
+        impostor_pairs, genuine_pairs: how many pairs those shares were counted on.
+        source: whose people they were, in words.
+    """
+
+    similarity: float
+    false_match_rate: float
+    true_match_rate: float
+    impostor_pairs: int
+    genuine_pairs: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One exported network.
+
+    Attributes:
+        arch: architecture by name, for example `san-resnet18`.
+        settings: the architecture's settings (width, attention stages, ...), as in the checkpoint.
+        embedding_dim: length of an embedding; rows have L2 norm 1 (the norm is in the graph).
+        size_hw: input height and width, pixels.
+        input: `uint8` (N, H, W, 3 BGR 0..255, what OpenCV delivers) or `float` (N, 3, H, W RGB 0..255
+            float32). Normalisation is in the graph for both.
+        resize: name of the resize that was trained with, `san_deploy.preprocess.RESIZE`.
+        mean_rgb, std_rgb: the normalisation inside the graph, units of 0..1.
+        mask: `argmax`, `expected`, `ramp:EPS`, or `none` where the network has no attention.
+        precision: `fp32`, ...
+        checkpoint_sha256: of the weights that it was made from.
+        versions: of the tools that made it.
+        threshold: calibrated on people that the network was not trained on; None where it never was.
+        checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
+        sha256: of the model file itself; empty until it is read from disk or written beside it.
+    """
+
+    arch: str
+    settings: dict[str, Any]
+    embedding_dim: int
+    size_hw: tuple[int, int]
+    input: str
+    resize: str
+    mean_rgb: tuple[float, float, float]
+    std_rgb: tuple[float, float, float]
+    mask: str
+    precision: str
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    threshold: Threshold | None = None
+    checks: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    sha256: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    def metadata_props(self) -> dict[str, str]:
+        """`{key: JSON}` for an ONNX file's metadata_props; without sha256: no file can hold its own."""
+        values = {key: value for key, value in self.as_dict().items() if key != "sha256"}
+        return {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in values.items()}
+
+    def to_input(self, crops: np.ndarray) -> np.ndarray:
+        """`(N, H, W, 3)` uint8 BGR to what the graph takes; refuses another size or type with SanError."""
+        height, width = self.size_hw
+        if crops.ndim != 4 or crops.shape[1:] != (height, width, 3) or crops.dtype != np.uint8:
+            raise SanError(
+                f"the model takes crops of (N, {height}, {width}, 3) uint8 BGR",
+                why=f"received {crops.shape} {crops.dtype}",
+                do="resize with san_deploy.preprocess.resize_crop",
+            )
+        if self.input == "uint8":
+            return crops
+        return np.ascontiguousarray(crops[:, :, :, ::-1].transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def from_metadata(metadata: Mapping[str, str], *, path: Path, sha256: str) -> Artefact:
+    """Read the contract out of an ONNX file's metadata_props.
+
+    Args:
+        metadata: `{key: value}` as the runtime gives it.
+        path: the file, for messages.
+        sha256: of the file's bytes.
+
+    Raises:
+        SanError: the file is not ours, of a later schema, or its metadata is damaged.
+    """
+    ours = {key[len(PREFIX) :]: value for key, value in metadata.items() if key.startswith(PREFIX)}
+    if "schema_version" not in ours:
+        raise SanError(
+            f"{path} was not written by san export",
+            do="export the checkpoint: san export CHECKPOINT -o model.onnx",
+        )
+    try:
+        values = {key: json.loads(value) for key, value in ours.items()}
+        if values["schema_version"] != SCHEMA_VERSION:
+            raise SanError(
+                f"{path} has artefact schema {values['schema_version']}, this is {SCHEMA_VERSION}",
+                do="export it again, or install the version of san-deploy that wrote it",
+            )
+        return _build(values | {"sha256": sha256})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SanError(f"the metadata of {path} is damaged", why=str(error), do="export it again") from error
+
+
+def _build(values: dict[str, Any]) -> Artefact:
+    known = {item.name for item in fields(Artefact)}
+    values = {key: value for key, value in values.items() if key in known}
+    if values.get("threshold") is not None:
+        values["threshold"] = Threshold(**values["threshold"])
+    for key in ("size_hw", "mean_rgb", "std_rgb"):
+        values[key] = tuple(values[key])
+    artefact = Artefact(**values)
+    height, width = artefact.size_hw
+    if not (0 < height <= 4096 and 0 < width <= 4096 and artefact.embedding_dim > 0):
+        raise ValueError(f"size {artefact.size_hw} or embedding_dim {artefact.embedding_dim} is out of range")
+    if artefact.input not in ("uint8", "float"):
+        raise ValueError(f"input is '{artefact.input}'")
+    return artefact
+
+
+def sidecar_path(path: Path) -> Path:
+    """`model.onnx` -> `model.onnx.json`."""
+    return path.with_name(path.name + ".json")
+
+
+def write_sidecar(artefact: Artefact, path: Path) -> Path:
+    """Write the contract beside the model file `path`, atomically; `artefact.sha256` must be set."""
+    target = sidecar_path(path)
+    with atomic_file(target) as temporary:
+        text = json.dumps(artefact.as_dict(), indent=2, sort_keys=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def check_sidecar(artefact: Artefact, path: Path) -> None:
+    """Refuse a model file whose sidecar, where there is one, describes another file."""
+    target = sidecar_path(path)
+    try:
+        told = json.loads(target.read_text(encoding="utf-8"))["sha256"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SanError(
+            f"{target} is not readable as the description of {path.name}", do="export the model again"
+        ) from error
+    if told != artefact.sha256:
+        raise SanError(
+            f"{path} is not the file that {target.name} describes",
+            why=f"SHA-256 {artefact.sha256[:12]} here, {str(told)[:12]} there",
+            do="fetch both again, or export the model again",
+        )
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

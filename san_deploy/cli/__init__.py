@@ -1,0 +1,84 @@
+"""The `san` command. One file per command; a command is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import SanError
+
+#: Command -> help line. The line stands here so that `san --help` imports no command.
+COMMANDS = {
+    "demo": "Draw cameras of pedestrians, match them, write the report.",
+    "embed": "Embed a folder of crops.",
+    "export": "Turn a checkpoint into an ONNX file that the edge runs.",
+    "match": "Match people across cameras, write the report.",
+    "train": "Train a Sharp Attention Network.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="san")
+def san() -> None:
+    """Person re-identification with Sharp Attention Networks, from training to the edge."""
+
+
+def main() -> None:
+    """Run `san`; turn errors into one line and an exit code (0 ok, 1 error, 2 usage, 3 a gate failed)."""
+    try:
+        san(standalone_mode=False)
+        code = 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except SanError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped. Nothing half-written was left.", err=True)
+        code = 130
+    except BrokenPipeError:
+        # `san ... | head`: the reader left. Nothing more can be said on stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        click.echo(
+            f"Error: {error.name} is not installed. Install it: pip install 'san-deploy[{extra}]'.", err=True
+        )
+        code = 1
+    sys.exit(code)
+
+
+#: Missing module -> the extra that brings it.
+_EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+}

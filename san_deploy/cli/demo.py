@@ -1,0 +1,142 @@
+"""`san demo`: the whole way on people that are drawn, with the truth known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ..accuracy import Accuracy
+    from ..backends import Backend
+    from ..match import Matching
+
+#: Written last; a folder without it was not made by `san demo` and is never replaced.
+MARK = "demo.json"
+CROPS_PER_TRACK = 8
+
+
+@click.command(short_help="Draw cameras of pedestrians, match them, write the report.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder to write; must be new.",
+)
+@click.option(
+    "--people",
+    type=click.IntRange(2, 2000),
+    default=24,
+    show_default=True,
+    help="People whom every camera sees.",
+)
+@click.option(
+    "--cameras", type=click.IntRange(2, 20), default=3, show_default=True, help="Number of cameras."
+)
+@click.option(
+    "--distractors",
+    type=click.IntRange(0, 2000),
+    default=6,
+    show_default=True,
+    help="People whom a single camera sees; the right answer for them is no match.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+)
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="Model by san export. Default: the starter model."
+)
+@click.option("--threshold", type=float, help="Default: what the model was calibrated to.")
+@click.option("--force", is_flag=True, help="Replace the folder of an earlier demo.")
+def command(
+    *,
+    out: Path,
+    people: int,
+    cameras: int,
+    distractors: int,
+    seed: int,
+    model: Path | None,
+    threshold: float | None,
+    force: bool,
+) -> None:
+    """Draw cameras of pedestrians, match them and compare with the truth.
+
+    OUT gets the drawn crops (cameras/) and what `san match` writes. The last line printed is the path
+    of the report.
+    """
+    from ..atomic import atomic_folder
+    from ..backends import open_backend
+    from ..errors import SanError
+    from ..match import choose_threshold
+    from ..match_output import OUTPUTS
+    from .match import as_text
+
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise SanError(f"{out} was not made by san demo", do="name another folder: san demo -o OUT")
+    with atomic_folder(out, force=force, ours=("cameras", MARK, *OUTPUTS)) as folder:
+        backend = open_backend(model)
+        choose_threshold(threshold, backend.artefact.threshold)  # refused before anything is drawn
+        matching, accuracy = run(
+            folder,
+            backend,
+            people=people,
+            cameras=cameras,
+            distractors=distractors,
+            seed=seed,
+            threshold=threshold,
+        )
+        settings = {"people": people, "cameras": cameras, "distractors": distractors, "seed": seed}
+        text = json.dumps({"made_by": "san demo", **settings, "accuracy": accuracy.as_dict()}, indent=2)
+        (folder / MARK).write_text(text + "\n", encoding="utf-8")
+    click.echo(as_text(matching, accuracy))
+    click.echo(str(out / "report.html"))
+
+
+def run(
+    folder: Path,
+    backend: Backend,
+    *,
+    people: int,
+    cameras: int,
+    distractors: int,
+    seed: int,
+    threshold: float | None = None,
+) -> tuple[Matching, Accuracy]:
+    """Draw into `folder`/cameras, match, and write the outputs of `san match` into `folder`."""
+    from ..accuracy import owners_from_labels, score
+    from ..datasets.crop_folder import IDENTITIES, read_identities
+    from ..drawn import draw_cameras
+    from ..match import match_folders
+    from ..match_output import write_matches
+    from ..progress import bar
+    from ..report import write_report
+
+    root = folder / "cameras"
+    root.mkdir()
+    crops = (people * cameras + distractors) * CROPS_PER_TRACK
+    with bar(crops, "drawing", "crop") as advance:
+        draw_cameras(
+            root,
+            people=people,
+            cameras=cameras,
+            crops_per_track=CROPS_PER_TRACK,
+            distractors=distractors,
+            seed=seed,
+            progress=advance,
+        )
+    labels = {key: person for key, (person, _) in read_identities(root / IDENTITIES).items()}
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    matching = match_folders(folders, backend, threshold=threshold, progress=bar)
+    owners = owners_from_labels(matching, labels, root / IDENTITIES)
+    accuracy = score(matching, owners)
+    # The folder has a temporary name while it is written; what is written down is where it will be.
+    shown = {camera.name: f"cameras/{camera.name}" for camera in matching.cameras}
+    write_matches(folder, matching, accuracy=accuracy, shown=shown)
+    title = f"{people + distractors} drawn people, {cameras} cameras"
+    write_report(folder / "report.html", matching, owners=owners, accuracy=accuracy, title=title)
+    return matching, accuracy

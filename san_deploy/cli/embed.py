@@ -1,0 +1,131 @@
+"""`san embed`: embed a folder of crops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..embed import Embeddings
+
+#: Unreadable crops that are named; the rest is counted. `--json` names all.
+_NAMED = 10
+
+
+@click.command("embed")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE.npz",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The file to write.",
+)
+@click.option(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    help="An .onnx file of san export. [default: the starter model]",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    help="Crops per call of the network.",
+)
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode. [default: one per core]")
+@click.option("--strict", is_flag=True, help="Stop at the first unreadable crop.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    *,
+    folder: Path,
+    output: Path,
+    model: Path | None,
+    batch: int,
+    workers: int | None,
+    strict: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Embed the crops of DIR: one folder per tracklet, or loose crops, each its own tracklet.
+
+    FILE.npz gets the arrays embedding (crops x D, float32, rows of norm 1), path and track, and the model's
+    identity. Crops that cannot be read are reported, and left out.
+    """
+    from ..atomic import refuse_existing
+    from ..errors import SanError
+
+    refuse_existing(output, force=force)
+    if output.is_dir():
+        raise SanError(f"{output} is a folder", do="name a file: -o crops.npz")
+
+    from ..backends import STARTER, open_backend
+    from ..embed import embed_folder, write_embeddings
+    from ..images import list_crops
+    from ..progress import bar
+
+    files = sum(1 for _ in list_crops(folder))
+    backend = open_backend(model)
+    identity = _identity(model or STARTER, backend.artefact.as_dict())
+    click.echo(f"Embedding {files} crops with {identity} on {backend.name}", err=True)
+    with bar(files, "embedding", "crop") as advance:
+        result = embed_folder(folder, backend, batch=batch, workers=workers, strict=strict, progress=advance)
+    write_embeddings(result, output)
+    for line in _complaints(result):
+        click.echo(line, err=True)
+    if as_json:
+        summary = {"output": str(output), "model": result.model, "runtime": backend.name, **_figures(result)}
+        click.echo(json.dumps(summary, indent=2, sort_keys=True))
+    else:
+        click.echo(_text(result, output, identity, backend.name))
+
+
+def _identity(path: Path, model: dict[str, Any]) -> str:
+    height, width = model["size_hw"]
+    size = f"{height} x {width}"
+    return f"{path.name} ({model['arch']}, {size}, {model['precision']}, SHA-256 {model['sha256'][:12]})"
+
+
+def _figures(result: Embeddings) -> dict[str, Any]:
+    crops = len(result.path)
+    return {
+        "crops": crops,
+        "tracklets": len(result.tracks),
+        "embedding_dim": result.embedding.shape[1],
+        "unreadable": [{"path": item.path, "reason": item.reason} for item in result.unreadable],
+        "lost_tracklets": result.lost_tracks,
+        "seconds": round(result.seconds, 3),
+        "crops_per_second": round(crops / result.seconds, 1),
+    }
+
+
+def _text(result: Embeddings, output: Path, identity: str, runtime: str) -> str:
+    figures = _figures(result)
+    rate = f"{figures['crops_per_second']:.0f} crops per second"
+    unreadable = len(result.unreadable)
+    return "\n".join(
+        [
+            f"model    {identity}",
+            f"runtime  {runtime}",
+            f"crops    {figures['crops']} in {figures['tracklets']} tracklets; {unreadable} unreadable",
+            f"time     {figures['seconds']:.1f} s, {rate}, files to embeddings",
+            f"output   {output}: {figures['crops']} x {figures['embedding_dim']} float32",
+        ]
+    )
+
+
+def _complaints(result: Embeddings) -> list[str]:
+    lines = [f"Unreadable: {item.path} {item.reason}." for item in result.unreadable[:_NAMED]]
+    if result.unreadable:
+        crops = len(result.unreadable) + len(result.path)
+        lines.append(f"{len(result.unreadable)} of {crops} crops are unreadable and were left out.")
+    if lost := result.lost_tracks:
+        more = ", ..." if len(lost) > _NAMED else ""
+        lines.append(f"{len(lost)} tracklets have no readable crop: {', '.join(lost[:_NAMED])}{more}.")
+    return lines

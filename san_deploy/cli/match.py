@@ -1,0 +1,176 @@
+"""`san match`: people matched across the cameras of a site."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..accuracy import Accuracy
+    from ..match import Matching
+
+
+@click.command(short_help="Match people across cameras, write the report.")
+@click.argument(
+    "cameras", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CAM1 CAM2 [CAM3 ...]"
+)
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write; must be new.",
+)
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="Model by san export. Default: the starter model."
+)
+@click.option(
+    "--threshold",
+    type=float,
+    help="Cosine similarity from which two tracklets can match. Default: what the model was calibrated to.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(0, 100),
+    default=5,
+    show_default=True,
+    help="Runners-up kept for each tracklet.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="identities.csv (camera,track,person): judge the matches and mark them right or wrong.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="Crops per network call."
+)
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode. Default: as many as help.")
+@click.option("--strict", is_flag=True, help="Stop at the first crop that cannot be read.")
+@click.option("--force", is_flag=True, help="Replace an earlier output folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    *,
+    cameras: tuple[Path, ...],
+    out: Path,
+    model: Path | None,
+    threshold: float | None,
+    top: int,
+    labels: Path | None,
+    batch: int,
+    workers: int | None,
+    strict: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Match people across cameras.
+
+    Each CAM is the folder of one camera: one sub-folder of crops per tracklet, or loose crops, each its own
+    tracklet. OUT gets matches.csv, matches.json, similarity.npz and report.html, which opens in a browser.
+
+    Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
+    is left without a match.
+    """
+    from ..accuracy import owners_from_labels, score
+    from ..atomic import atomic_folder
+    from ..backends import open_backend
+    from ..datasets.crop_folder import read_identities
+    from ..match import check_folders, match_folders
+    from ..match_output import OUTPUTS, write_matches
+    from ..progress import bar
+    from ..report import write_report
+
+    # Everything that can be refused is refused before the first crop is embedded.
+    check_folders(cameras)
+    people = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
+        matching = match_folders(
+            cameras,
+            open_backend(model),
+            threshold=threshold,
+            top=top,
+            batch=batch,
+            workers=workers,
+            strict=strict,
+            progress=bar,
+        )
+        owners = owners_from_labels(matching, people, labels or "") if people else None
+        accuracy = score(matching, owners) if owners else None
+        write_matches(folder, matching, accuracy=accuracy)
+        write_report(folder / "report.html", matching, owners=owners, accuracy=accuracy)
+    report = out / "report.html"
+    if as_json:
+        click.echo(json.dumps(as_dict(matching, accuracy) | {"report": str(report)}, indent=2))
+    else:
+        click.echo(as_text(matching, accuracy))
+        click.echo(f"report: {report}")
+    if matching.unreadable:
+        click.echo(f"{matching.unreadable} crops could not be read; matches.json names them.", err=True)
+    for camera in matching.cameras:
+        for track in camera.lost_tracks:
+            click.echo(f"{camera.name}/{track} was left out: none of its crops could be read.", err=True)
+
+
+def as_text(matching: Matching, accuracy: Accuracy | None) -> str:
+    """The summary that is printed, without a newline at its end."""
+    width = max(len(pair.camera_a) + len(pair.camera_b) for pair in matching.pairs) + 3
+    lines = [f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'no match':>13s}"]
+    for pair in matching.pairs:
+        names = f"{pair.camera_a} - {pair.camera_b}"
+        sizes = f"{len(pair.rows)} + {len(pair.columns)}"
+        left = f"{len(pair.rows) - pair.matched} + {len(pair.columns) - pair.matched}"
+        lines.append(f"{names:{width}s} {sizes:>13s} {pair.matched:8d} {left:>13s}")
+    told = f"threshold {matching.threshold:.4f}"
+    if matching.calibration:
+        told += f", reached by {matching.calibration.false_match_rate:.2%} of pairs of strangers"
+        told += f" ({matching.calibration.source})"
+    else:
+        told += ", given by the user"
+    lines.append(told)
+    lines.append(
+        f"{matching.crop_count} crops in {matching.seconds:.1f} s, {matching.crops_per_s:.1f} crops/s, "
+        f"{matching.unreadable} unreadable"
+    )
+    if accuracy:
+        lines += accuracy_lines(accuracy)
+    return "\n".join(lines)
+
+
+def accuracy_lines(accuracy: Accuracy) -> list[str]:
+    """How well the matches agree with the labels, in words."""
+    lines = []
+    if accuracy.rank1 is not None:
+        lines.append(f"rank-1     {accuracy.rank1:7.1%}  of tracklets, mean over ordered camera pairs")
+    if accuracy.precision is not None:
+        lines.append(
+            f"precision  {accuracy.precision:7.1%}  {accuracy.right} of {accuracy.matched} matches are right"
+        )
+    if accuracy.recall is not None:
+        lines.append(
+            f"recall     {accuracy.recall:7.1%}  {accuracy.right} of {accuracy.possible} true pairs found"
+        )
+    if accuracy.alone:
+        share = accuracy.alone_unmatched / accuracy.alone
+        told = f"{accuracy.alone_unmatched} of {accuracy.alone} that the other camera never saw"
+        lines.append(f"left alone {share:7.1%}  {told}")
+    if accuracy.unlabelled:
+        lines.append(f"{accuracy.unlabelled} tracklets have no label and were not judged")
+    return lines
+
+
+def as_dict(matching: Matching, accuracy: Accuracy | None) -> dict[str, Any]:
+    """The same summary as plain data."""
+    from ..match_output import summary, threshold_dict
+
+    return {
+        "pairs": [summary(pair) for pair in matching.pairs],
+        "threshold": threshold_dict(matching),
+        "crops": matching.crop_count,
+        "seconds": round(matching.seconds, 3),
+        "crops_per_s": round(matching.crops_per_s, 1),
+        "unreadable": matching.unreadable,
+        "accuracy": accuracy.as_dict() if accuracy else None,
+    }

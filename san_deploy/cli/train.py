@@ -1,0 +1,96 @@
+"""`san train`: train a Sharp Attention Network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option(
+    "--recipe", default=None, help="paper or scratch.  [default: paper with --pretrained, else scratch]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override any value of the recipe, for example --set settings.depth=50 --set lr=1e-3. Repeatable.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Override the recipe's epochs.")
+@click.option("--size", metavar="HxW", help="Override the input size, for example 256x128.")
+@click.option(
+    "--pretrained", metavar="FILE|URL|imagenet", help="Weights of the backbone, torchvision's names."
+)
+@click.option("--pretrained-sha256", default="", help="Checksum of --pretrained.")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT",
+    help="Start from the weights of this checkpoint, of the same architecture and settings.",
+)
+@click.option(
+    "--validation-people",
+    type=click.IntRange(0),
+    help="People held out where the data has no val split.  [default: 12 or a tenth, at most a third; 0 trains on all]",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    help="auto is bf16 on a GPU, fp32 on a CPU.",
+)
+@click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read and augment.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of everything.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out with its own recipe.")
+@click.option("--force", is_flag=True, help="Start again in a folder that holds a run.")
+def command(
+    data: tuple[Path, ...],
+    out: Path,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    epochs: int | None,
+    size: str | None,
+    pretrained: str | None,
+    pretrained_sha256: str,
+    start: Path | None,
+    validation_people: int | None,
+    device: str,
+    precision: str,
+    workers: int,
+    seed: int,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Train on DATA: crop folders (identities.csv) or Market-1501 folders, several at once if given.
+
+    Writes OUT/model.safetensors (the last), best.safetensors (the best validation), their descriptions
+    as JSON, config.json, metrics.jsonl and TensorBoard's files. Ctrl-C loses at most the epochs since
+    the last validation; --resume goes on from there.
+    """
+    from san_deploy.train.cli import Request, train
+
+    train(
+        Request(
+            data=data,
+            out=out,
+            recipe=recipe,
+            overrides=overrides,
+            epochs=epochs,
+            size=size,
+            pretrained=pretrained,
+            pretrained_sha256=pretrained_sha256,
+            start=start,
+            validation_people=validation_people,
+            device=device,
+            precision=precision,
+            workers=workers,
+            seed=seed,
+            resume=resume,
+            force=force,
+        )
+    )

@@ -1,0 +1,266 @@
+"""A folder of crops to embeddings: files are decoded ahead of the network, in order, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .atomic import atomic_file
+from .backends import Backend
+from .cores import usable_cores
+from .errors import SanError, UsageError
+from .images import UnreadableImage, list_crops, track_of
+from .preprocess import read_crop
+
+_AGAIN = "write it again: san embed"
+#: Files that one thread decodes at a time: enough that handing them over costs nothing beside decoding.
+_CHUNK = 16
+#: Batches in the network at a time. With two it need not wait while the next batch is put together.
+_CALLS = 2
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that gave no crop.
+
+    Attributes:
+        path: relative to the folder.
+        reason: in words, without the path.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The crops of one folder, in the order of their paths.
+
+    Attributes:
+        embedding: `(N, D)` float32, unit rows.
+        path: `(N,)` str, relative to the folder, with `/`.
+        track: `(N,)` str, the tracklet of each crop: its folder, or itself where it lies loose.
+        model: the model's identity, `Artefact.as_dict()`.
+        unreadable: files that were left out; empty when read from a file.
+        seconds: that it took, decoding included; 0 when read from a file.
+    """
+
+    embedding: np.ndarray
+    path: np.ndarray
+    track: np.ndarray
+    model: dict[str, Any]
+    unreadable: list[Unreadable] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def tracks(self) -> list[str]:
+        """Names of the tracklets, sorted."""
+        return sorted(set(self.track.tolist()))
+
+    @property
+    def lost_tracks(self) -> list[str]:
+        """Names of the tracklets that are not here since no crop of theirs is readable, sorted."""
+        return sorted({track_of(Path(item.path)) for item in self.unreadable} - set(self.track.tolist()))
+
+
+def embed_folder(
+    folder: Path,
+    backend: Backend,
+    *,
+    batch: int = 32,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: Callable[[int], Any] | None = None,
+) -> Embeddings:
+    """Embed every crop below `folder`.
+
+    The result does not depend on how fast which thread is: files are taken in sorted order, and only the
+    last batch is smaller than `batch`.
+
+    Args:
+        folder: one folder per tracklet, or loose crops, each its own tracklet.
+        backend: the opened model. It is called by two threads at a time.
+        batch: crops per call.
+        workers: threads that decode; None takes one for each core.
+        strict: raise at the first unreadable crop instead of leaving it out.
+        progress: called in this thread with the number of files that are done since its last call.
+
+    Raises:
+        SanError: `folder` is missing or holds no readable crop, the model fails, or `strict`.
+    """
+    if batch < 1 or (workers is not None and workers < 1):
+        raise UsageError(f"batch and workers are at least 1; received {batch} and {workers}")
+    folder = Path(folder)
+    start = time.perf_counter()
+    workers = workers or usable_cores()
+    told = progress or (lambda count: None)
+    unreadable: list[Unreadable] = []
+    paths: list[str] = []
+    rows: list[np.ndarray] = []
+    running: deque[tuple[list[str], Future[np.ndarray]]] = deque()
+
+    def collect() -> None:
+        names, future = running.popleft()
+        rows.append(future.result())
+        paths.extend(names)
+        told(len(names))
+
+    decoders = ThreadPoolExecutor(workers, "san-decode")
+    callers = ThreadPoolExecutor(_CALLS, "san-embed")
+    try:
+        # Two batches and a task for each thread wait decoded at most, however long the network takes.
+        ahead = -(-2 * batch // _CHUNK) + workers
+        decoded = _decoded(folder, backend.artefact.size_hw, decoders, ahead=ahead)
+        for names, crops in _batches(_readable(decoded, folder, unreadable, strict, told), batch):
+            if len(running) == _CALLS:
+                collect()
+            running.append((names, callers.submit(backend, crops)))
+        while running:
+            collect()
+    finally:
+        # On an error and on Ctrl-C, what waits is dropped and what runs is awaited.
+        decoders.shutdown(cancel_futures=True)
+        callers.shutdown(cancel_futures=True)
+    if not paths:
+        raise SanError(
+            f"none of the {len(unreadable)} crops in {folder} is readable",
+            why=f"{unreadable[0].path}: {unreadable[0].reason}",
+        )
+    return Embeddings(
+        np.concatenate(rows),
+        np.array(paths, dtype=np.str_),
+        np.array([track_of(Path(path)) for path in paths], dtype=np.str_),
+        backend.artefact.as_dict(),
+        unreadable,
+        time.perf_counter() - start,
+    )
+
+
+_Crop = tuple[str, np.ndarray]
+
+
+def _decoded(
+    folder: Path, size_hw: tuple[int, int], pool: ThreadPoolExecutor, *, ahead: int
+) -> Iterator[_Crop | Unreadable]:
+    """Crops in sorted order. At most `ahead` chunks are under way or waiting; paths are listed no faster."""
+    paths = list_crops(folder)
+    waiting: deque[Future[list[_Crop | Unreadable]]] = deque()
+    while chunk := list(islice(paths, _CHUNK)):
+        waiting.append(pool.submit(_read_chunk, folder, chunk, size_hw))
+        if len(waiting) >= ahead:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
+
+
+def _read_chunk(folder: Path, chunk: list[Path], size_hw: tuple[int, int]) -> list[_Crop | Unreadable]:
+    found: list[_Crop | Unreadable] = []
+    for path in chunk:
+        try:
+            found.append((path.as_posix(), read_crop(folder / path, size_hw)))
+        except UnreadableImage as error:
+            reason = str(error).removeprefix(f"{folder / path} ").rstrip(".")
+            found.append(Unreadable(path.as_posix(), reason))
+    return found
+
+
+def _readable(
+    items: Iterable[_Crop | Unreadable],
+    folder: Path,
+    unreadable: list[Unreadable],
+    strict: bool,
+    told: Callable[[int], Any],
+) -> Iterator[_Crop]:
+    for item in items:
+        if not isinstance(item, Unreadable):
+            yield item
+            continue
+        if strict:
+            raise SanError(
+                f"{folder / item.path} {item.reason}", do="mend or remove it, or leave out --strict"
+            )
+        unreadable.append(item)
+        told(1)
+
+
+def _batches(crops: Iterator[_Crop], batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    while group := list(islice(crops, batch)):
+        yield [name for name, _ in group], np.stack([crop for _, crop in group])
+
+
+def write_embeddings(result: Embeddings, path: Path) -> None:
+    """Write an .npz that `numpy.load` reads without pickle, atomically.
+
+    Its arrays: `embedding` (N, D) float32, `path` and `track` (N,) str, `model` a JSON string,
+    `model_sha256` a string.
+
+    Raises:
+        SanError: `path` cannot be written.
+    """
+    arrays = {
+        "embedding": result.embedding.astype(np.float32, copy=False),
+        "path": result.path,
+        "track": result.track,
+        "model": np.array(json.dumps(result.model, sort_keys=True)),
+        "model_sha256": np.array(str(result.model["sha256"])),
+    }
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Read what `write_embeddings` wrote. Nothing in the file is executed.
+
+    Raises:
+        SanError: missing, not such a file, cut short, or its rows are not finite and of norm 1.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            embedding, paths, track = file["embedding"], file["path"], file["track"]
+            model = json.loads(str(file["model"]))
+            sha256 = str(file["model_sha256"])
+        if (
+            embedding.ndim != 2
+            or embedding.dtype != np.float32
+            or not len(embedding) == len(paths) == len(track) > 0
+            or any(names.ndim != 1 or names.dtype.kind != "U" for names in (paths, track))
+        ):
+            raise ValueError(f"its arrays are of {embedding.shape}, {paths.shape} and {track.shape}")
+        if model["sha256"] != sha256 or model["embedding_dim"] != embedding.shape[1]:
+            raise ValueError("the model's description does not fit the rest")
+    except FileNotFoundError as error:
+        raise SanError(
+            f"{path} does not exist", do=f"embed a folder: san embed DIR -o {path.name}"
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        EOFError,
+        MemoryError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        NotImplementedError,
+    ) as error:
+        raise SanError(
+            f"{path} is not a whole file of embeddings", why=str(error).split("\n")[0], do=_AGAIN
+        ) from error
+    norm = np.linalg.norm(embedding, axis=1)
+    if not (np.abs(norm - 1.0) <= 1e-3).all():
+        raise SanError(f"{path} holds rows that are not finite or not of norm 1", do=_AGAIN)
+    return Embeddings(embedding, paths, track, model)

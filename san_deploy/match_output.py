@@ -1,0 +1,147 @@
+"""What `san match` leaves behind for other programs: matches.csv, matches.json and similarity.npz."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .match import Candidate, Matching, PairMatching, Row, iter_rows
+
+if TYPE_CHECKING:
+    from .accuracy import Accuracy
+
+#: Everything in an output folder, the report included; only a folder of nothing else is ever replaced.
+OUTPUTS = ("matches.csv", "matches.json", "similarity.npz", "report.html")
+COLUMNS = ("camera_a", "track_a", "camera_b", "track_b", "similarity", "matched")
+JSON_SCHEMA_VERSION = 1
+
+
+def write_matches(
+    folder: Path,
+    matching: Matching,
+    *,
+    accuracy: Accuracy | None = None,
+    shown: Mapping[str, str] | None = None,
+) -> None:
+    """Write matches.csv, matches.json and similarity.npz into an existing folder.
+
+    Args:
+        folder: a temporary folder of `atomic_folder`, so that nothing half-written is ever seen.
+        matching: the result.
+        accuracy: judged by labels, where there are some.
+        shown: camera name to the folder to write down, where that is not the one it was read from.
+
+    Raises:
+        OSError: no space, no permission; `atomic_folder` says it in words.
+    """
+    folder = Path(folder)
+    rows = {pair.key: list(iter_rows(pair, matching.top)) for pair in matching.pairs}
+    # A name that is not UTF-8 on disk must not stop the run: it is written with backslashes.
+    with (folder / "matches.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in itertools.chain.from_iterable(rows.values()):
+            # No -0.000000: a reader compares text.
+            similarity = f"{round(row.similarity, 6) + 0.0:.6f}"
+            writer.writerow(
+                (row.camera_a, row.track_a, row.camera_b, row.track_b, similarity, int(row.matched))
+            )
+    text = json.dumps(as_dict(matching, rows, accuracy=accuracy, shown=shown), indent=1, allow_nan=False)
+    (folder / "matches.json").write_text(text + "\n", encoding="utf-8")
+    arrays: dict[str, np.ndarray] = {}
+    for pair in matching.pairs:
+        arrays[pair.key] = pair.similarity
+        arrays[f"{pair.key}|rows"] = pair.rows.astype(np.str_)
+        arrays[f"{pair.key}|columns"] = pair.columns.astype(np.str_)
+    with (folder / "similarity.npz").open("wb") as binary:
+        np.savez_compressed(binary, allow_pickle=False, **arrays)
+
+
+def as_dict(
+    matching: Matching,
+    rows: Mapping[str, Sequence[Row]],
+    *,
+    accuracy: Accuracy | None = None,
+    shown: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The content of matches.json, as plain data."""
+    calibration = matching.calibration
+    return {
+        "schema_version": JSON_SCHEMA_VERSION,
+        "parameters": matching.parameters,
+        "model": matching.model,
+        "threshold": threshold_dict(matching),
+        "seconds": round(matching.seconds, 3),
+        "crops_per_s": round(matching.crops_per_s, 1),
+        "accuracy": accuracy.as_dict() if accuracy else None,
+        "cameras": [
+            {
+                "name": camera.name,
+                "folder": (shown or {}).get(camera.name, str(camera.folder)),
+                "tracklets": len(camera.tracks),
+                "crops": camera.crop_count,
+                "seconds": round(camera.seconds, 3),
+                "lost_tracks": camera.lost_tracks,
+                "unreadable": [{"path": item.path, "reason": item.reason} for item in camera.unreadable],
+            }
+            for camera in matching.cameras
+        ],
+        "pairs": [
+            summary(pair)
+            | {
+                "matches": [_row_dict(row) for row in rows[pair.key] if row.matched],
+                "no_match": [_row_dict(row) for row in rows[pair.key] if not row.matched],
+            }
+            for pair in matching.pairs
+        ],
+    } | ({"calibration": asdict(calibration)} if calibration else {})
+
+
+def threshold_dict(matching: Matching) -> dict[str, Any]:
+    """The threshold, where it comes from, and the false match rate it stands for (None where not known)."""
+    calibration = matching.calibration
+    return {
+        "similarity": matching.threshold,
+        "source": calibration.source if calibration else "given by the user",
+        "false_match_rate": calibration.false_match_rate if calibration else None,
+        "true_match_rate": calibration.true_match_rate if calibration else None,
+    }
+
+
+def summary(pair: PairMatching) -> dict[str, Any]:
+    """Counts of one camera pair, as plain data."""
+    return {
+        "camera_a": pair.camera_a,
+        "camera_b": pair.camera_b,
+        "tracklets_a": len(pair.rows),
+        "tracklets_b": len(pair.columns),
+        "matched": pair.matched,
+        "no_match_a": len(pair.rows) - pair.matched,
+        "no_match_b": len(pair.columns) - pair.matched,
+    }
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    """One row as plain data; a track's runners-up stand under the key of its side."""
+    result: dict[str, Any] = {
+        "camera_a": row.camera_a,
+        "track_a": row.track_a,
+        "camera_b": row.camera_b,
+        "track_b": row.track_b,
+        "similarity": round(row.similarity, 6),
+        "runners_up_a": [_candidate_dict(item) for item in row.runners_up_a],
+    }
+    if row.matched:
+        result["runners_up_b"] = [_candidate_dict(item) for item in row.runners_up_b]
+    return result
+
+
+def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
+    return {"track": candidate.track, "similarity": round(candidate.similarity, 6)}

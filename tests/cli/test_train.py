@@ -1,0 +1,104 @@
+"""`san train` from the command line: what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("tensorboard")
+
+from ..train.conftest import write_crop_folder
+
+SMALL = [
+    "--set", "settings.width=0.125", "--set", "settings.hidden=0", "--set", "settings.embedding_dim=8",
+    "--set", "people=3", "--set", "crops_each=2", "--set", "steps=1", "--size", "64x32", "--epochs", "1",
+]  # fmt: skip
+
+
+def san(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "san_deploy", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crop_folder(tmp_path_factory.mktemp("data") / "crops", people=6)
+
+
+def test_train_then_resume_then_force(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = san("train", data, "-o", run, "--validation-people", 2, *SMALL)
+    assert first.returncode == 0, first.stderr
+    assert (
+        "crops rank-1" in first.stdout
+        and "san export" in first.stdout
+        and "Device: cpu (auto)" in first.stdout
+    )
+    assert {"model.safetensors", "model.json", "config.json", "metrics.jsonl", "state.safetensors"} <= {
+        p.name for p in run.iterdir()
+    }
+
+    again = san("train", data, "-o", run, *SMALL)
+    assert again.returncode == 1 and "--resume" in again.stderr and "Traceback" not in again.stderr
+    resumed = san("train", data, "-o", run, "--resume")
+    assert resumed.returncode == 0 and "Resumed after epoch 1" in resumed.stdout, resumed.stderr
+    clash = san("train", data, "-o", run, "--resume", "--epochs", 3)
+    assert clash.returncode == 2
+
+    (run / "notes.txt").write_text("mine")
+    forced = san("train", data, "-o", run, "--force", *SMALL)
+    assert forced.returncode == 0 and (run / "notes.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--size", "64"], 2, "HxW"),
+        (["--set", "lr=fast"], 2, "lr"),
+        (["--recipe", "papper"], 2, "papper"),
+        (["--device", "cuda:7"], 1, "cuda:7"),
+        (["--device", "tpu"], 2, "tpu"),
+        (["--pretrained", "none.pth"], 1, "none.pth"),
+        (["--validation-people", 5], 1, "held out"),
+        (["--epochs", 0], 2, "epochs"),
+    ],
+)
+def test_wrong_options(data: Path, tmp_path: Path, arguments: list, code: int, text: str) -> None:
+    result = san("train", data, "-o", tmp_path / "run", *arguments)
+    assert result.returncode == code and text in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    one = write_crop_folder(tmp_path / "one", people=1)
+    (tmp_path / "file").write_text("x")
+    for folder, text in (
+        ("none", "does not exist"),
+        ("empty", "no layout"),
+        ("file", "not a folder"),
+        (one.name, "one person"),
+    ):
+        result = san("train", tmp_path / folder, "-o", tmp_path / "run", *SMALL)
+        assert result.returncode == 1 and text in result.stderr and "Traceback" not in result.stderr, (
+            result.stderr
+        )
+
+
+def test_an_unreadable_crop_stops_with_its_name(tmp_path: Path) -> None:
+    folder = write_crop_folder(tmp_path / "data", people=3)
+    broken = next(folder.glob("cam1/*/0000.png"))
+    broken.write_bytes(broken.read_bytes()[:60])
+    result = san(
+        "train", folder, "-o", tmp_path / "run", "--validation-people", 0, *SMALL, "--set", "steps=6"
+    )
+    assert result.returncode == 1 and str(broken) in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,118 @@
+"""A crop folder in its exact layout, and everything that can be wrong with identities.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from san_deploy.datasets import Crop, read_dataset
+from san_deploy.datasets.crop_folder import read_identities
+from san_deploy.errors import SanError
+
+HEADER = "camera,track,person,split\n"
+
+
+def build(root: Path, text: str, *tracks: str, encoding: str = "utf-8") -> Path:
+    """A data set with two crops in each of `tracks`, and `text` as its identities.csv."""
+    root.mkdir(parents=True, exist_ok=True)
+    for track in tracks:
+        folder = root / track
+        folder.mkdir(parents=True)
+        for name in ("0002.jpg", "0001.JPG"):
+            Image.new("RGB", (4, 8)).save(folder / name, "JPEG")
+        (folder / ".0003.jpg").write_bytes(b"hidden")
+        (folder / "notes.txt").write_text("no crop")
+    (root / "identities.csv").write_text(text, encoding=encoding)
+    return root
+
+
+def test_layout(tmp_path: Path) -> None:
+    text = HEADER + "cam1,t001,7,test\ncam2,t001,3,train\ncam1,t002,3,train\ncam1,t003,9,extra\n"
+    root = build(tmp_path / "data", text, "cam1/t001", "cam1/t002", "cam2/t001", "cam1/t003")
+    dataset = read_dataset(root)
+    assert list(dataset.splits) == ["train", "test", "extra"]
+    folder = root / "cam1" / "t001"
+    assert dataset.splits["test"] == [
+        Crop(folder / "0001.JPG", 7, "cam1", "t001"),
+        Crop(folder / "0002.jpg", 7, "cam1", "t001"),
+    ]
+    assert {(crop.camera, crop.track) for crop in dataset.splits["train"]} == {
+        ("cam2", "t001"),
+        ("cam1", "t002"),
+    }
+    summary = dataset.summary().splitlines()
+    assert summary[0] == f"crop folder in {root}"
+    assert summary[2].split() == ["train", "4", "1", "2", "2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "camera,track,person\ncam1,t001,7\n",  # no split
+        "camera,track,person,split\ncam1,t001,7,\n",  # empty split
+        "camera,track,person,split\ncam1,t001,7,  \n",
+        "person,track,camera\n7,t001,cam1\n",  # another order
+        "camera,track,person\r\ncam1,t001,7\r\n",
+        'camera,track,person\n"cam1","t001"," 7 "\n',
+    ],
+)
+def test_split_is_train_where_it_is_not_said(tmp_path: Path, text: str) -> None:
+    dataset = read_dataset(build(tmp_path, text, "cam1/t001"))
+    assert list(dataset.splits) == ["train"]
+
+
+def test_byte_order_mark_of_a_spreadsheet(tmp_path: Path) -> None:
+    root = build(tmp_path, HEADER + "cam1,t001,7,test\n", "cam1/t001", encoding="utf-8-sig")
+    assert read_identities(root / "identities.csv") == {("cam1", "t001"): (7, "test")}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "has no column camera, person, track"),
+        ("camera,track\ncam1,t001\n", "has no column person"),
+        (HEADER, "names no tracklet"),
+        (HEADER + "cam1,t001,seven,test\n", "line 2: person 'seven' is not a whole number"),
+        (HEADER + "cam1,t001,-1,test\n", "person '-1'"),
+        (HEADER + "cam1,t001,1.5,test\n", "person '1.5'"),
+        (HEADER + "cam1,t001\n", "person 'None'"),
+        (HEADER + "cam1,t001,7,test\ncam1,t001,8,test\n", "line 3: cam1/t001 is named a second time"),
+        (HEADER + "cam1,../../etc,7,test\n", "'cam1/../../etc' is no name"),
+        (HEADER + "..,t001,7,test\n", "'../t001' is no name"),
+        (HEADER + "/etc,t001,7,test\n", "'/etc/t001' is no name"),
+        (HEADER + "cam1,./t001,7,test\n", "'cam1/./t001' is no name"),
+        (HEADER + "cam1,t001/,7,test\n", "'cam1/t001/' is no name"),
+        (HEADER + "cam1,.,7,test\n", "is no name"),
+        (HEADER + ",t001,7,test\n", "'/t001' is no name"),
+    ],
+)
+def test_bad_identities(tmp_path: Path, text: str, told: str) -> None:
+    root = build(tmp_path, text, "cam1/t001")
+    with pytest.raises(SanError) as caught:
+        read_dataset(root)
+    assert told in str(caught.value)
+    assert "identities.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00camera", b"camera,track,person\ncam1,\xe9,7\n"])
+def test_identities_in_another_encoding(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "identities.csv").write_bytes(content)
+    with pytest.raises(SanError, match="is not a CSV file in UTF-8"):
+        read_dataset(tmp_path)
+
+
+def test_unknown_or_empty_track(tmp_path: Path) -> None:
+    root = build(tmp_path, HEADER + "cam1,t001,7,test\ncam1,t002,7,test\n", "cam1/t001")
+    with pytest.raises(SanError, match="names cam1/t002, which holds no image"):
+        read_dataset(root)
+    (root / "cam1" / "t002").mkdir()
+    with pytest.raises(SanError, match="names cam1/t002, which holds no image"):
+        read_dataset(root)
+
+
+def test_missing_identities(tmp_path: Path) -> None:
+    with pytest.raises(SanError, match="cannot read"):
+        read_identities(tmp_path / "identities.csv")

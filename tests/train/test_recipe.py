@@ -1,0 +1,91 @@
+"""Recipes and their overrides."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+
+from san_deploy.train.models import SanSettings
+from san_deploy.train.recipe import RECIPES, from_dict, resolve
+from san_deploy.train.schedule import learning_rate
+
+from san_deploy.errors import UsageError
+
+
+def test_the_papers_recipe() -> None:
+    """san.md, section Training."""
+    paper = RECIPES["paper"]
+    assert (paper.people, paper.crops_each, paper.margin, paper.lr, paper.weight_decay) == (
+        64,
+        4,
+        0.5,
+        2e-4,
+        5e-4,
+    )
+    assert (paper.epochs, paper.tv_weight, paper.tau_rate, paper.tau_floor) == (150, 0.1, 0.008, 0.5)
+    assert (paper.augmentation.area, paper.augmentation.aspect) == ((0.64, 1.0), (2.0, 3.0))
+    assert paper.identity_weight == 0
+    assert SanSettings(**paper.settings) == SanSettings()
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_round_trip_through_json(name: str) -> None:
+    recipe = resolve(name, ["share=[1, 2]", "augmentation.tone=1"])
+    assert from_dict(json.loads(json.dumps(recipe.as_dict()))).as_dict() == recipe.as_dict()
+
+
+def test_overrides() -> None:
+    recipe = resolve(
+        "scratch",
+        ["settings.width=0.25", "augmentation.erase=0", "lr=1e-4", "schedule=hermans"],
+        {"epochs": 3},
+    )
+    assert recipe.settings["width"] == 0.25 and recipe.settings["depth"] == 18
+    assert (recipe.augmentation.erase, recipe.lr, recipe.schedule, recipe.epochs) == (0.0, 1e-4, "hermans", 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "lr",
+        "lr=fast",
+        "epochs=1.5",
+        "rate=1",
+        "settings.depht=18",
+        "settings=1",
+        "augmentation.zoom=1",
+        "people=1",
+        "lr=-1",
+        "mask=argmin",
+        "settings.depth=20",
+        "tau_floor=0",
+        "triplet_unit=1",
+    ],
+)
+def test_wrong_overrides_are_refused(wrong: str) -> None:
+    with pytest.raises(UsageError):
+        resolve("scratch", [wrong])
+
+
+def test_unknown_recipe_is_refused() -> None:
+    with pytest.raises(UsageError, match="paper"):
+        resolve("papper")
+
+
+def test_hermans_schedule() -> None:
+    paper = RECIPES["paper"]
+    assert learning_rate(paper, 0) == learning_rate(paper, 90) == 2e-4
+    assert learning_rate(paper, 120) == pytest.approx(2e-4 * 0.001**0.5)
+    assert learning_rate(paper, 150) == pytest.approx(2e-7)
+
+
+def test_warm_up_and_cosine() -> None:
+    recipe = resolve("scratch", ["warmup=2", "epochs=10", "sharpen_epochs=2", "sharpen_lr=0.1"])
+    assert learning_rate(recipe, 0) == pytest.approx(recipe.lr / 100)
+    assert learning_rate(recipe, 2) == pytest.approx(recipe.lr)
+    assert learning_rate(recipe, 5) < recipe.lr
+    plain = resolve("scratch", ["warmup=2", "epochs=10"])
+    assert learning_rate(recipe, 9) == pytest.approx(0.1 * learning_rate(plain, 9))

@@ -1,0 +1,128 @@
+"""Train the starter model again: one command, from real and drawn crops to the ONNX file in the package.
+
+    python tools/starter/make_starter.py --ward ../shared/ward
+
+1. draws pedestrians (`san_deploy.drawn`), seeded, and trains a first network on them alone;
+2. from it, trains one network per fold of WARD's `train` people, to calibrate the threshold on people whom
+   the network did not see; never on WARD's `test` people;
+3. from it, trains the starter on all `train` people and the drawn ones, and gives it that threshold;
+4. exports it into the package.
+
+Every step goes through `san train` and `san export`. Needs the extras train and export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from folds import fold_of
+from san_deploy.train import evaluate
+from san_deploy.train.checkpoint import load_checkpoint, save_checkpoint
+
+from san_deploy.calibrate import choose_threshold, tracklet_similarities
+from san_deploy.datasets import Crop, read_dataset
+from san_deploy.drawn import draw_cameras
+
+HERE = Path(__file__).resolve().parent
+PACKAGE_DATA = HERE.parent.parent / "san_deploy" / "data"
+
+
+def main() -> None:
+    """Run the recipe in recipe.json; finished steps of an earlier, interrupted run are kept."""
+    parser = argparse.ArgumentParser(description="Train the starter model again.")
+    parser.add_argument("--ward", type=Path, default=Path("../shared/ward"), help="WARD as a crop folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/starter"), help="where the runs go")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
+    parser.add_argument("--skip-folds", action="store_true", help="keep the threshold of starter.json")
+    options = parser.parse_args()
+    recipe = json.loads((HERE / "recipe.json").read_text())
+
+    drawn = options.out / "drawn"
+    if not (drawn / "identities.csv").is_file():
+        shutil.rmtree(drawn, ignore_errors=True)
+        print(f"drawing {recipe['drawn']['people']} people", flush=True)
+        draw_cameras(drawn, **recipe["drawn"], split="train")
+
+    first = options.out / "pretrain"
+    san_train(
+        first, [drawn], recipe, recipe["pretrain"], options.precision, held_out=recipe["drawn_held_out"]
+    )
+    start = first / "model.safetensors"
+
+    if options.skip_folds:
+        threshold = load_checkpoint(HERE / "starter.safetensors")[1].threshold
+    else:
+        genuine, impostor = [], []
+        for fold in range(recipe["folds"]):
+            data = fold_of(options.ward, options.out / f"fold{fold}-data", fold, recipe["folds"])
+            run = options.out / f"fold{fold}"
+            san_train(run, [data, drawn], recipe, recipe["train"], options.precision, start=start)
+            same, other = held_out_similarities(run / "model.safetensors", read_dataset(data).splits["val"])
+            genuine.append(same)
+            impostor.append(other)
+        source = f"WARD's {recipe['people']} train people, cross-validated in {recipe['folds']} folds"
+        threshold = choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source)
+        print("threshold", threshold, flush=True)
+
+    run = options.out / "final"
+    san_train(run, [options.ward, drawn], recipe, recipe["train"], options.precision, start=start)
+    model, info = load_checkpoint(run / "model.safetensors")
+    save_checkpoint(HERE / "starter.safetensors", model, replace(info, threshold=threshold))
+    san("export", HERE / "starter.safetensors", "-o", PACKAGE_DATA / "starter.onnx", "--force")
+
+
+def san_train(
+    run: Path,
+    data: list[Path],
+    recipe: dict[str, Any],
+    overrides: list[str],
+    precision: str,
+    *,
+    start: Path | None = None,
+    held_out: int = 0,
+) -> None:
+    """`san train`, unless that run is finished; an interrupted one is resumed."""
+    if (run / "finished").is_file():
+        return
+    if (run / "state.safetensors").is_file():
+        san("train", *data, "-o", run, "--resume", "--precision", precision)
+    else:
+        settings = [part for override in recipe["network"] + overrides for part in ("--set", override)]
+        first = ["--start", start] if start else []
+        san("train", *data, "-o", run, "--recipe", "scratch", "--seed", recipe["seed"], "--validation-people", held_out,
+            "--precision", precision, "--force", *first, *settings)  # fmt: skip
+    (run / "finished").touch()
+
+
+def held_out_similarities(checkpoint: Path, crops: list[Crop]) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities of tracklets of one person and of strangers, among people the network did not see."""
+    model, info = load_checkpoint(checkpoint)
+    rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
+    print(checkpoint.parent.name, info.metrics, flush=True)
+    return tracklet_similarities(
+        rows,
+        person=np.array([crop.person for crop in crops]),
+        camera=np.array([crop.camera for crop in crops]),
+        track=np.array([crop.track for crop in crops]),
+    )
+
+
+def san(*arguments: object) -> None:
+    """Run `san` and stop with it."""
+    words = [sys.executable, "-m", "san_deploy", *map(str, arguments)]
+    print("$ san", *words[3:], flush=True)
+    code = subprocess.run(words, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Augmentation of one crop, in NumPy and Pillow: all draws come from the generator that is handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_deploy.preprocess import resize_crop
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training crop. Values at 0 (or `area` at 1, 1) switch a step off.
+
+    Attributes:
+        area: range of the cut-out's share of the crop's area (paper: 0.64, 1).
+        aspect: range of the cut-out's height / width (paper: 2, 3).
+        flip: probability of a horizontal flip.
+        tone: strength of brightness, contrast, gamma and white balance, 0..1; another for each crop, as
+            each camera has its own light. Not in the paper.
+        saturation: range of a factor on the saturation, 1 - s .. 1 + s. Not in the paper.
+        erase: probability of a random rectangle (Zhong et al., arXiv 1708.04896), filled with noise.
+        erase_area: range of that rectangle's share of the area.
+        blur: probability of a loss of resolution: down by up to 3 and up again. Not in the paper.
+    """
+
+    area: tuple[float, float] = (0.64, 1.0)
+    aspect: tuple[float, float] = (2.0, 3.0)
+    flip: float = 0.5
+    tone: float = 0.0
+    saturation: float = 0.0
+    erase: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.3)
+    blur: float = 0.0
+
+
+def augment(
+    image: np.ndarray, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """A training view of a crop.
+
+    Args:
+        image: `(H, W, 3)` uint8 BGR.
+        size_hw: of the result.
+        settings: what to draw from.
+        rng: the only source of randomness.
+
+    Returns:
+        `(size_hw[0], size_hw[1], 3)` uint8 BGR, contiguous, a new array.
+    """
+    top, left, height, width = _cut(image.shape[0], image.shape[1], settings, rng)
+    cut = image[top : top + height, left : left + width]
+    if rng.random() < settings.blur:
+        scale = rng.uniform(1.0, 3.0)
+        cut = resize_crop(cut, (max(8, round(height / scale)), max(4, round(width / scale))))
+    view = resize_crop(cut, size_hw)
+    if rng.random() < settings.flip:
+        view = view[:, ::-1]
+    if settings.tone or settings.saturation:
+        view = _recolour(view, settings, rng)
+    view = np.ascontiguousarray(view)
+    if rng.random() < settings.erase:
+        _erase(view, settings, rng)
+    return view
+
+
+def _cut(
+    height: int, width: int, settings: Augmentation, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height, width of a random cut-out; the whole crop where ten draws do not fit."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*settings.area)
+        aspect = rng.uniform(*settings.aspect)
+        h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    # A crop far narrower than the wanted aspect: keep its own, cut by area alone.
+    scale = rng.uniform(*settings.area) ** 0.5
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
+def _recolour(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    s = settings.tone
+    if settings.saturation:
+        factor = 1.0 + rng.uniform(-settings.saturation, settings.saturation)
+        grey = view.astype(np.float32) @ np.array([0.114, 0.587, 0.299], np.float32)
+        mixed = grey[..., None] + (view - grey[..., None]) * np.float32(factor)
+        view = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+    # One table per channel does gamma, contrast, brightness and white balance in one look-up.
+    level = np.linspace(0.0, 1.0, 256)
+    gamma = np.exp(rng.uniform(-0.6, 0.6) * s)
+    contrast = np.exp(rng.uniform(-0.5, 0.5) * s)
+    brightness = np.exp(rng.uniform(-0.5, 0.5) * s)
+    cast = np.exp(rng.uniform(-0.25, 0.25, 3) * s)
+    out = np.empty_like(view)
+    for channel in range(3):
+        curve = (level**gamma - 0.5) * contrast + 0.5
+        table = np.clip(curve * brightness * cast[channel] * 255.0 + 0.5, 0, 255).astype(np.uint8)
+        out[..., channel] = table[view[..., channel]]
+    return out
+
+
+def _erase(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> None:
+    height, width = view.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(*settings.erase_area)
+        aspect = np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
+        h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < h < height and 0 < w < width:
+            top, left = int(rng.integers(height - h)), int(rng.integers(width - w))
+            view[top : top + h, left : left + w] = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+            return

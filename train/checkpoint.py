@@ -1,0 +1,150 @@
+"""Checkpoints: one safetensors file that describes itself, and the same description as JSON beside it for people.
+
+No pickle is written or read. The description stands in the safetensors header (key `san`), so that the
+file may be moved alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from san_deploy.artefact import Threshold
+from san_deploy.atomic import atomic_file
+from san_deploy.errors import SanError
+
+from .models import SharpAttentionNetwork, build_model
+
+SCHEMA_VERSION = 1
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        arch: a name in `models.ARCHITECTURES`.
+        settings: of that architecture, as its settings class takes them.
+        resize: name of the resize that was trained with.
+        epoch: epochs trained.
+        recipe: the resolved configuration of the training run.
+        metrics: the last validation, or empty.
+        threshold: calibrated on people that were not trained on, or None.
+        data: what it was trained on, in words.
+        versions: of the tools.
+    """
+
+    arch: str
+    settings: dict[str, Any]
+    resize: str
+    epoch: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    threshold: Threshold | None = None
+    data: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+    """Write tensors and their description atomically."""
+    with atomic_file(path) as temporary:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            {"san": json.dumps(description, sort_keys=True)},
+        )
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        SanError: missing, cut short, no safetensors file, or not ours.
+    """
+    if not Path(path).is_file():
+        what = "is not a file" if Path(path).exists() else "does not exist"
+        raise SanError(f"checkpoint {path} {what}", do="train one: san train DATA -o RUN")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "san" not in metadata:
+                raise SanError(f"{path} was not written by san train")
+            description = json.loads(metadata["san"])
+            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise SanError(f"{path} is not a whole safetensors file", why=str(error)) from error
+
+
+def save_checkpoint(path: Path, model: SharpAttentionNetwork, info: CheckpointInfo) -> None:
+    """Write `path` (.safetensors) and the description beside it (.json), each atomically."""
+    description = _plain(info)
+    save_tensors(path, dict(model.state_dict()), description)
+    with atomic_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(path: Path) -> tuple[SharpAttentionNetwork, CheckpointInfo]:
+    """Read a checkpoint and build its network, on the CPU, in evaluation mode.
+
+    Raises:
+        SanError: not a checkpoint, of an unknown architecture, or weights that do not fit it.
+    """
+    tensors, description = load_tensors(path)
+    info = read_info(path, description)
+    try:
+        model = build_model(info.arch, info.settings)
+    except ValueError as error:
+        raise SanError(
+            f"{path} cannot be built", why=str(error), do="use the version of san-deploy that wrote it"
+        ) from error
+    load_weights(model, tensors, path)
+    return model.eval(), info
+
+
+def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Load exactly these weights; a missing, foreign or misshapen one is an error, never a random layer."""
+    expected = model.state_dict()
+    wrong = sorted(set(expected) ^ set(tensors))
+    wrong += sorted(
+        name for name in set(expected) & set(tensors) if expected[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise SanError(
+            f"{path} holds the weights of another architecture",
+            why=f"{len(wrong)} tensors differ, the first is {wrong[0]}",
+        )
+    broken = sorted(
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    )
+    if broken:
+        raise SanError(f"{path} holds NaN or infinity in {broken[0]}", do="train again")
+    model.load_state_dict(tensors)
+
+
+def read_info(path: Path, description: dict[str, Any]) -> CheckpointInfo:
+    """The description as a `CheckpointInfo`; SanError where it is damaged or of another schema."""
+    try:
+        if description["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema {description['schema_version']}, this is {SCHEMA_VERSION}")
+        values = dict(description)
+        if values.get("threshold") is not None:
+            values["threshold"] = Threshold(**values["threshold"])
+        return CheckpointInfo(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SanError(f"{path} is no checkpoint of a network", why=str(error)) from error
+
+
+def _plain(info: CheckpointInfo) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(info)

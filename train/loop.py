@@ -1,0 +1,426 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from san_deploy import calibrate
+from san_deploy.artefact import Threshold
+from san_deploy.atomic import atomic_file
+from san_deploy.errors import SanError, UsageError
+from san_deploy.preprocess import RESIZE
+from san_deploy.versions import versions
+
+from . import evaluate
+from .attention import indecision, temperature, tv_penalty
+from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
+from .data import CropCache, TrainingData, batches, normalise
+from .losses import batch_hard_triplet, identity_loss
+from .models import SanOutput, SharpAttentionNetwork, build_model
+from .recipe import Recipe
+from .sampler import IdentitySampler
+from .schedule import learning_rate
+
+STATE = "state.safetensors"
+MODEL = "model.safetensors"
+BEST = "best.safetensors"
+CONFIG = "config.json"
+LOG = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes; not part of the recipe.
+
+    Attributes:
+        device: a torch device.
+        precision: `fp32` or `bf16` (autocast; weights and masks stay FP32).
+        workers: threads that augment.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    workers: int = 2
+
+
+class _Learner(nn.Module):
+    """The network and what only training needs: the identity classifier."""
+
+    def __init__(self, model: SharpAttentionNetwork, classes: int, *, logit_scale: float) -> None:
+        super().__init__()
+        self.model = model
+        self.logit_scale = logit_scale
+        self.classifier = nn.Linear(model.settings.embedding_dim, classes, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001 if not logit_scale else 1.0)
+
+    def logits(self, neck: Tensor) -> Tensor:
+        neck = neck.float()
+        if not self.logit_scale:
+            return self.classifier(neck)
+        cosine = (
+            nn.functional.normalize(neck, dim=1) @ nn.functional.normalize(self.classifier.weight, dim=1).T
+        )
+        return cosine * self.logit_scale
+
+
+def losses(
+    learner: _Learner, out: SanOutput, label: Tensor, recipe: Recipe, *, sharpening: bool
+) -> dict[str, Tensor]:
+    """The weighted terms of the loss (eq. 8, and what the recipe adds), each a scalar with a gradient."""
+    terms: dict[str, Tensor] = {}
+    if recipe.triplet_weight:
+        rows = nn.functional.normalize(out.embedding.float(), dim=1) if recipe.triplet_unit else out.embedding
+        terms["triplet"] = recipe.triplet_weight * batch_hard_triplet(rows, label, margin=recipe.margin)
+    if recipe.identity_weight:
+        terms["identity"] = recipe.identity_weight * identity_loss(
+            learner.logits(out.neck), label, smoothing=recipe.smoothing
+        )
+    if recipe.tv_weight and out.attended:
+        penalties = [
+            tv_penalty(a) if recipe.tv_reduction == "sum" else tv_penalty(a) / a[0].numel()
+            for a in out.attended
+        ]
+        terms["tv"] = recipe.tv_weight * torch.stack([penalty.mean() for penalty in penalties]).sum()
+    if sharpening and recipe.decisive_weight and out.pi:
+        terms["indecision"] = (
+            recipe.decisive_weight
+            * torch.stack([indecision(pi, recipe.decisive_width) for pi in out.pi]).mean()
+        )
+    return terms
+
+
+class Training:
+    """One run: `run()` trains from where the folder stands to the last epoch.
+
+    Args:
+        recipe: what to do.
+        data: on what.
+        out: the run's folder; its files appear whole.
+        machine: where.
+        pretrained: torchvision state dict for the backbone, or None.
+        start: weights of a whole network to start from (a checkpoint of ours), or None.
+        say: prints a line for people.
+        progress: wraps the steps of an epoch with a progress bar.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        out: Path,
+        machine: Machine,
+        *,
+        pretrained: dict[str, Tensor] | None = None,
+        start: Path | None = None,
+        say: Callable[[str], None] = print,
+        progress: Callable[[int, str], Any] | None = None,
+    ) -> None:
+        self.recipe, self.data, self.out, self.machine = recipe, data, Path(out), machine
+        self.say, self.progress = say, progress
+        torch.manual_seed(recipe.seed)
+        try:
+            model = build_model(recipe.arch, recipe.settings)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if pretrained is not None:
+            from .pretrained import load_backbone
+
+            load_backbone(model.backbone, pretrained)
+        if start is not None:
+            load_weights(model, load_tensors(start)[0], start)
+        self.learner = _Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
+            machine.device
+        )
+        self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(model).to(machine.device) if recipe.ema else None
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self._parameter_groups(), lr=recipe.lr)
+        self.epoch = 0
+        self.metrics: dict[str, float] = {}
+        self.best = -1.0
+        self.sampler = IdentitySampler(
+            data.crops,
+            people=recipe.people,
+            crops_each=recipe.crops_each,
+            seed=recipe.seed,
+            domain=data.domain,
+            share=recipe.share or None,
+        )
+        self.steps = recipe.steps or self.sampler.steps()
+        self._validation: np.ndarray | None = None
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """AdamW leaves norms and biases undecayed; Adam's L2 of the paper takes everything."""
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for parameter in self.learner.parameters():
+            if parameter.requires_grad:
+                (free if self.recipe.optimizer == "adamw" and parameter.ndim < 2 else decayed).append(
+                    parameter
+                )
+        return [
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+
+    @property
+    def model(self) -> SharpAttentionNetwork:
+        """What is validated and saved: the average of the weights where the recipe keeps one."""
+        return self.learner.model if self.average is None else self.average
+
+    def run(self, *, until: int | None = None) -> dict[str, float]:
+        """Train to the last epoch, or to epoch `until`.
+
+        Returns:
+            The last validation's figures; empty without validation people.
+        """
+        end = self.recipe.epochs if until is None else until
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        _write_json(
+            self.out / CONFIG,
+            {"recipe": self.recipe.as_dict(), "data": self.data.sources, "precision": self.machine.precision},
+        )
+        cache = CropCache(self.data.crops)
+        with SummaryWriter(str(self.out / "tensorboard")) as board:
+            while self.epoch < end:
+                started = time.perf_counter()
+                terms = self._train_epoch(cache)
+                self.epoch += 1
+                seconds = time.perf_counter() - started
+                last = self.epoch == end
+                record: dict[str, Any] = {
+                    "epoch": self.epoch,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    **terms,
+                    "seconds": seconds,
+                }
+                if last or self.epoch % self.recipe.validate_every == 0:
+                    self.metrics = self.validate()
+                    record |= self.metrics
+                    self._save(last)
+                for key, value in record.items():
+                    if key != "epoch":
+                        board.add_scalar(key, value, self.epoch)
+                with (self.out / LOG).open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(record) + "\n")
+                self.say(_line(record, self.recipe.epochs))
+        return self.metrics
+
+    def _train_epoch(self, cache: CropCache) -> dict[str, float]:
+        recipe, device = self.recipe, self.machine.device
+        mode = self.learner.model.mode
+        mode.train, mode.tau = (
+            recipe.mask,
+            temperature(self.epoch, rate=recipe.tau_rate, floor=recipe.tau_floor),
+        )
+        if self._sharpening():
+            mode.train, mode.tau = recipe.sharpen_mask, recipe.sharpen_tau or mode.tau
+        self.learner.train()
+        plan = self.sampler.epoch(self.epoch, self.steps)
+        size_hw = self.learner.model.settings.size_hw
+        stream = batches(
+            cache,
+            plan,
+            size_hw=size_hw,
+            augmentation=recipe.augmentation,
+            seed=recipe.seed,
+            epoch=self.epoch,
+            workers=self.machine.workers,
+        )
+        totals: dict[str, float] = {}
+        bar = self.progress(self.steps, f"epoch {self.epoch + 1}") if self.progress else None
+        try:
+            for step, images in enumerate(stream):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, self.epoch + step / self.steps)
+                # The masks' noise derives from the place in the run, so that a resumed run draws the same.
+                torch.manual_seed((recipe.seed * 1_000_003 + self.epoch) * 1_000_003 + step)
+                label = torch.tensor([self.data.classes[i] for i in plan[step]], device=device)
+                terms = self._step(normalise(images, device), label)
+                for key, value in terms.items():
+                    if not np.isfinite(value):
+                        raise SanError(
+                            f"the {key} loss is {value} in epoch {self.epoch + 1}, step {step + 1}",
+                            do="lower lr, set clip, or train in fp32; the last good state is in the run's folder",
+                        )
+                    totals[key] = totals.get(key, 0.0) + value / self.steps
+                if bar is not None:
+                    bar.update(1)
+        finally:
+            if bar is not None:
+                bar.close()
+        return totals
+
+    def _sharpening(self) -> bool:
+        """Whether the current epoch belongs to the last phase."""
+        return self.epoch >= self.recipe.epochs - self.recipe.sharpen_epochs
+
+    def _step(self, x: Tensor, label: Tensor) -> dict[str, float]:
+        recipe = self.recipe
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16"):
+            out = self.learner.model.train_outputs(x)
+        terms = losses(self.learner, out, label, recipe, sharpening=self._sharpening())
+        total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.isfinite(total):
+            total.backward()
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
+            self.optimizer.step()
+            self._update_average()
+        return {key: float(value.detach()) for key, value in terms.items()} | {"loss": float(total.detach())}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        done = self.optimizer.state[self.optimizer.param_groups[0]["params"][0]]["step"]
+        # A short memory at first, so that the average forgets the random initialisation.
+        decay = min(self.recipe.ema, (1.0 + float(done)) / (10.0 + float(done)))
+        current = self.learner.model.state_dict()
+        for name, value in self.average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(current[name], 1.0 - decay)
+            else:
+                value.copy_(current[name])
+
+    def embed_validation(self, mask: str = "argmax") -> np.ndarray:
+        """`(N, D)` unit embeddings of the validation crops."""
+        if self._validation is None:
+            self._validation = evaluate.load_crops(self.data.validation, self.model.settings.size_hw)
+        return evaluate.embed(self.model, self._validation, mask=mask)
+
+    def validate(self) -> dict[str, float]:
+        """CMC and mAP on the people held out, as the deployed network sees them; empty where there are none."""
+        if not self.data.validation:
+            return {}
+        return evaluate.rank(self.embed_validation(), self.data.validation).as_dict()
+
+    def _calibrate(self) -> Threshold | None:
+        """A threshold from the validation people; None, with the reason said, where they are too few."""
+        crops = self.data.validation
+        try:
+            genuine, impostor = calibrate.tracklet_similarities(
+                self.embed_validation(),
+                person=np.array([crop.person for crop in crops]),
+                camera=np.array([crop.camera for crop in crops]),
+                track=np.array([crop.track for crop in crops]),
+            )
+            source = f"{len({crop.person for crop in crops})} validation people of this training run"
+            return calibrate.choose_threshold(genuine, impostor, source=source)
+        except SanError as error:
+            self.say(f"No threshold was calibrated: {error}")
+            return None
+
+    def _save(self, last: bool) -> None:
+        info = CheckpointInfo(
+            arch=self.recipe.arch,
+            settings=self.model.settings.as_dict(),
+            resize=RESIZE,
+            epoch=self.epoch,
+            recipe=self.recipe.as_dict(),
+            metrics=self.metrics,
+            data=self.data.sources,
+            versions=versions("san-deploy", "torch", "numpy", "pillow"),
+        )
+        score = self.metrics.get("mean_ap", -1.0) + self.metrics.get("rank1", -1.0)
+        better = self.data.validation and score > self.best
+        if self.data.validation and (last or better):
+            info = replace(info, threshold=self._calibrate())
+        if better:
+            self.best = score
+            save_checkpoint(self.out / BEST, self.model, info)
+        save_checkpoint(self.out / MODEL, self.model, info)
+        self._save_state()
+
+    def _save_state(self) -> None:
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        description = {
+            "schema_version": 1,
+            "epoch": self.epoch,
+            "best": self.best,
+            "metrics": self.metrics,
+            "recipe": self.recipe.as_dict(),
+        }
+        save_tensors(self.out / STATE, tensors, description)
+
+    def resume(self, folder: Path | None = None, *, changed: Collection[str] = ()) -> None:
+        """Continue the run that `out` holds. Bit for bit on a CPU: batches and noise derive from the epoch.
+
+        Args:
+            folder: of another run whose state is taken over; this run then writes to its own `out`.
+            changed: values of the recipe that may differ from that run's, for a last phase of another kind.
+
+        Raises:
+            SanError: no state, a damaged one, or one of another recipe.
+        """
+        path = (folder or self.out) / STATE
+        tensors, description = load_tensors(path)
+        then, now = dict(description.get("recipe", {})), json.loads(json.dumps(self.recipe.as_dict()))
+        differ = sorted(key for key in now if key not in changed and then.get(key) != now[key])
+        if differ:
+            raise SanError(
+                f"{path} is of another recipe",
+                why=f"{', '.join(differ)} differ",
+                do="resume without overrides, or start a new run",
+            )
+        self.epoch, self.best, self.metrics = (
+            int(description["epoch"]),
+            float(description["best"]),
+            dict(description["metrics"]),
+        )
+        load_weights(self.learner, _part(tensors, "learner."), path)
+        if self.average is not None:
+            load_weights(self.average, _part(tensors, "average."), path)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+
+
+def read_recipe(out: Path) -> dict[str, Any]:
+    """The recipe, as plain data, of the run in `out`."""
+    try:
+        return dict(json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _line(record: dict[str, Any], epochs: int) -> str:
+    parts = [
+        f"epoch {record['epoch']:3d}/{epochs}",
+        f"loss {record['loss']:.3f}",
+        f"{record['seconds']:.0f} s",
+    ]
+    if "rank1" in record:
+        parts.append(f"crops rank-1 {100 * record['rank1']:.1f} mAP {100 * record['mean_ap']:.1f}")
+        parts.append(f"tracklets rank-1 {100 * record['tracklet_rank1']:.1f}")
+    return "  ".join(parts)

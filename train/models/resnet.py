@@ -1,0 +1,132 @@
+"""ResNet-18, -34 and -50 (He et al., arXiv 1512.03385) with torchvision's parameter names and a width multiplier.
+
+At width 1 the state dict equals torchvision's without `fc`, so ImageNet weights load by name; torchvision
+itself is not needed. As there, ResNet-50 has its stride in the 3 x 3 convolution ("v1.5").
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+#: Depth -> units in each stage.
+DEPTHS: dict[int, tuple[int, int, int, int]] = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, planes, 3, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv(planes, planes, 3)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, planes * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, inputs, H, W)` to `(N, planes, H / stride, W / stride)`."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3, 1 x 1 convolutions."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, planes, 1)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv(planes, planes, 3, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = _conv(planes, planes * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, planes * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, inputs, H, W)` to `(N, 4 * planes, H / stride, W / stride)`."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """The convolutional part of a ResNet.
+
+    Args:
+        depth: 18, 34 or 50.
+        width: multiplies every number of channels; 1 is the published network.
+        last_stride: stride of stage 4; 2 is the published network.
+
+    Attributes:
+        channels: output channels of stages 1-4.
+    """
+
+    def __init__(self, depth: int, *, width: float = 1.0, last_stride: int = 2) -> None:
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"ResNet depth {depth} is none of {sorted(DEPTHS)}")
+        self.block = Bottleneck if depth == 50 else BasicBlock
+        self.planes = tuple(max(8, round(base * width / 8) * 8) for base in (64, 128, 256, 512))
+        self.channels = tuple(planes * self.block.expansion for planes in self.planes)
+        stem = self.planes[0]
+        self.conv1 = nn.Conv2d(3, stem, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        strides = (1, 2, 2, last_stride)
+        inputs = stem
+        for stage, (units, planes, stride) in enumerate(
+            zip(DEPTHS[depth], self.planes, strides, strict=True), 1
+        ):
+            blocks = [
+                self.block(
+                    inputs if i == 0 else planes * self.block.expansion, planes, stride if i == 0 else 1
+                )
+                for i in range(units)
+            ]
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+            inputs = planes * self.block.expansion
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stem(self, x: Tensor) -> Tensor:
+        """`(N, 3, H, W)` to `(N, stem, H / 4, W / 4)`."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+    def stage(self, number: int) -> nn.Module:
+        """Stage 1-4."""
+        return self.get_submodule(f"layer{number}")
+
+    def first_unit(self, number: int) -> nn.Module:
+        """A new unit of the architecture of stage `number`'s first, stride 2 (for the context-aware unit)."""
+        unit = self.block(self.channels[number - 2], self.planes[number - 1], 2)
+        for module in unit.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, 3, H, W)` to `(N, channels[3], H / 32, W / 32)`."""
+        x = self.stem(x)
+        for number in (1, 2, 3, 4):
+            x = self.stage(number)(x)
+        return x

@@ -1,0 +1,238 @@
+"""Everything that steers a training run: two recipes, every value of which can be overridden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from san_deploy.errors import UsageError
+
+from .augment import Augmentation
+from .models import ARCHITECTURES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved training configuration.
+
+    Attributes:
+        arch, settings: the network, see `models`.
+        people, crops_each: P and K of a batch.
+        epochs: of the whole run.
+        steps: batches per epoch; 0 takes as many as draw each crop once on average.
+        lr, weight_decay: of Adam. The recipes decay weights as Adam's L2 (`adam`) or apart from it (`adamw`).
+        optimizer: `adam` or `adamw`.
+        schedule: `hermans` (constant, then exponential to 0.001 of it: arXiv 1703.07737) or `cosine`.
+        decay_from: where `hermans` starts to decay, as a part of all epochs.
+        warmup: epochs over which lr rises from a hundredth of itself.
+        margin, triplet_weight: of the batch-hard triplet loss; `triplet_unit` measures it on unit rows.
+        identity_weight, smoothing: of the identity loss on the neck; 0 switches it off. `logit_scale` > 0
+            compares unit rows with unit class centres (cosine) times it, instead of a linear layer.
+        tv_weight: mu of eq. 8. `tv_reduction` `sum` is the paper's eq. 6; `mean` divides by the number of
+            elements, so that mu means the same for each stage and size.
+        mask: training mask of `attention.MaskMode`.
+        tau_rate, tau_floor: of eq. 9.
+        sharpen_epochs: the last epochs of a run train with `sharpen_mask` instead, at `sharpen_lr` of
+            the schedule's lr.
+        sharpen_mask: training mask of that phase.
+        sharpen_tau: temperature of that phase; 0 leaves it to eq. 9.
+        decisive_weight, decisive_width: weight of `attention.indecision` in that phase, and its width.
+        ema: decay of an average of the weights that is validated and saved; 0 is off.
+        augmentation: see `augment.Augmentation`.
+        share: part of each batch's people from each data set, in order; empty draws over all alike.
+        clip: limit on the norm of the gradient; 0 is off.
+        seed: of everything.
+        validate_every: epochs between validations.
+        validation_people: people of `train` held out for validation where the data has no `val` split.
+    """
+
+    arch: str = "san"
+    settings: dict[str, Any] = field(default_factory=dict)
+    people: int = 64
+    crops_each: int = 4
+    epochs: int = 150
+    steps: int = 0
+    lr: float = 2e-4
+    weight_decay: float = 5e-4
+    optimizer: str = "adam"
+    schedule: str = "hermans"
+    decay_from: float = 0.6
+    warmup: float = 0.0
+    margin: float = 0.5
+    triplet_weight: float = 1.0
+    triplet_unit: bool = False
+    identity_weight: float = 0.0
+    smoothing: float = 0.1
+    logit_scale: float = 0.0
+    tv_weight: float = 0.1
+    tv_reduction: str = "mean"
+    mask: str = "sample"
+    tau_rate: float = 0.008
+    tau_floor: float = 0.5
+    sharpen_epochs: int = 0
+    sharpen_mask: str = "straight-through"
+    sharpen_lr: float = 1.0
+    sharpen_tau: float = 0.0
+    decisive_weight: float = 0.0
+    decisive_width: float = 0.1
+    ema: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    share: tuple[float, ...] = ()
+    clip: float = 0.0
+    seed: int = 0
+    validate_every: int = 10
+    validation_people: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+#: `paper`: arXiv 1805.02336, section IV.B, from ImageNet weights. `scratch`: without them and on little data.
+RECIPES: dict[str, Recipe] = {
+    "paper": Recipe(),
+    "scratch": Recipe(
+        settings={
+            "depth": 18,
+            "width": 0.5,
+            "size_hw": [128, 64],
+            "neck": True,
+            "hidden": 512,
+            "upsample": "bilinear",
+        },
+        people=16,
+        epochs=60,
+        lr=1e-3,
+        optimizer="adamw",
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup=3.0,
+        margin=0.3,
+        identity_weight=1.0,
+        clip=5.0,
+        augmentation=Augmentation(area=(0.7, 1.0), tone=0.5, saturation=0.3, erase=0.5, blur=0.1),
+    ),
+}
+
+
+def resolve(name: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe by name with overrides.
+
+    Args:
+        name: a key of `RECIPES`.
+        overrides: `key=value`, dotted for nested ones (`settings.width=0.5`, `augmentation.tone=1`);
+            values are JSON, or text where they are none.
+        values: the same as `{dotted key: value}`, applied last.
+
+    Raises:
+        UsageError: an unknown recipe, key or a value of another type.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"recipe '{name}' is none of {', '.join(RECIPES)}")
+    pairs: list[tuple[str, Any]] = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"'{text}' is no KEY=VALUE")
+        try:
+            pairs.append((key.strip(), json.loads(value)))
+        except ValueError:
+            pairs.append((key.strip(), value))
+    pairs += list((values or {}).items())
+    recipe = RECIPES[name]
+    for key, value in pairs:
+        recipe = _set(recipe, key, value)
+    check(recipe)
+    return recipe
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The inverse of `Recipe.as_dict`, after JSON."""
+    plain = dict(values)
+    augmentation: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in plain["augmentation"].items()
+    }
+    plain["augmentation"] = Augmentation(**augmentation)
+    plain["share"] = tuple(plain["share"])
+    return Recipe(**plain)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UsageError where values contradict each other, before anything long starts."""
+    if recipe.arch not in ARCHITECTURES:
+        raise UsageError(f"architecture '{recipe.arch}' is none of {', '.join(sorted(ARCHITECTURES))}")
+    choices = {
+        "optimizer": ("adam", "adamw"),
+        "schedule": ("hermans", "cosine"),
+        "tv_reduction": ("sum", "mean"),
+        "mask": ("sample", "sample-hard", "straight-through", "expected"),
+        "sharpen_mask": ("sample", "sample-hard", "straight-through", "expected"),
+    }
+    for key, allowed in choices.items():
+        if getattr(recipe, key) not in allowed:
+            raise UsageError(f"{key} is one of {', '.join(allowed)}; received '{getattr(recipe, key)}'")
+    for key in ("people", "crops_each"):
+        if getattr(recipe, key) < 2:
+            raise UsageError(
+                f"{key} is at least 2; received {getattr(recipe, key)}",
+                why="a triplet needs two people and two crops of one",
+            )
+    if (
+        recipe.epochs < 1
+        or recipe.lr <= 0
+        or recipe.sharpen_epochs > recipe.epochs
+        or recipe.validate_every < 1
+    ):
+        raise UsageError(
+            "epochs and validate_every are at least 1, lr is above 0 and sharpen_epochs at most epochs"
+        )
+    if recipe.tau_floor <= 0 or not 0 <= recipe.ema < 1 or not 0 < recipe.decisive_width <= 1:
+        raise UsageError("tau_floor is above 0, ema in [0, 1) and decisive_width in (0, 1]")
+    if recipe.triplet_weight <= 0 and recipe.identity_weight <= 0:
+        raise UsageError("triplet_weight and identity_weight are both 0", why="nothing would be learned")
+    try:
+        ARCHITECTURES[recipe.arch][0](**recipe.settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the settings of {recipe.arch} do not fit: {error}") from error
+
+
+def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
+    head, _, rest = key.partition(".")
+    if head == "settings" and rest:
+        return replace(recipe, settings={**recipe.settings, rest: value})
+    if head == "augmentation" and rest:
+        return replace(
+            recipe,
+            augmentation=replace(
+                recipe.augmentation, **{rest: _typed(recipe.augmentation, rest, value, key)}
+            ),
+        )
+    if rest or head in ("settings", "augmentation"):
+        raise UsageError(f"'{key}' is no setting of a recipe")
+    return replace(recipe, **{head: _typed(recipe, head, value, key)})
+
+
+def _typed(owner: Any, name: str, value: Any, key: str) -> Any:
+    if name not in {item.name for item in fields(owner)}:
+        raise UsageError(
+            f"'{key}' is no setting of a recipe",
+            do=f"known are {', '.join(item.name for item in fields(owner))}",
+        )
+    current = getattr(owner, name)
+    if (
+        isinstance(current, tuple)
+        and isinstance(value, list)
+        and all(isinstance(part, (int, float)) for part in value)
+    ):
+        return tuple(float(part) for part in value)
+    if isinstance(current, bool) or isinstance(value, bool):
+        if isinstance(current, bool) and isinstance(value, bool):
+            return value
+    elif isinstance(current, float) and isinstance(value, (int, float)):
+        return float(value)
+    elif isinstance(current, type(value)):
+        return value
+    raise UsageError(f"'{key}' takes a {type(current).__name__}; received {value!r}")
