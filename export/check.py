@@ -77,8 +77,10 @@ class Parity:
 def default_gate(mask: str) -> float:
     """The least row cosine that an export must reach where nobody asks for another.
 
-    A smooth mask carries FP32 rounding on as rounding. Argmax turns it, now and then, into a flipped bit;
-    docs/export.md has the measurements that these numbers come from.
+    A smooth mask carries FP32 rounding on as rounding; argmax turns it, now and then, into a flipped bit that
+    the later blocks multiply. Measured with a half-width ResNet-18 after 20 steps and a quarter-width one after
+    360, 96 drawn and 96 or 480 real crops: least rows of 0.969 and 0.9999998 with argmax (1-2 % and none of the
+    rows touched), 0.99995 with ramp:1/256, 0.9999997 with ramp:1/64, above that with smoother ones.
     """
     if mask == "argmax":
         return 0.999

@@ -57,7 +57,7 @@ class Artefact:
             float32). Normalisation is in the graph for both.
         resize: name of the resize that was trained with, `san_deploy.preprocess.RESIZE`.
         mean_rgb, std_rgb: the normalisation inside the graph, units of 0..1.
-        mask: `argmax`, `expected`, `ramp:EPS`, or `none` where the network has no attention.
+        mask: `argmax`, `expected` or `ramp:EPS`; `soft` for a sigmoid gate, `none` without attention.
         precision: `fp32`, ...
         checkpoint_sha256: of the weights that it was made from.
         versions: of the tools that made it.

@@ -134,7 +134,7 @@ def embed_folder(
     if not paths:
         raise SanError(
             f"none of the {len(unreadable)} crops in {folder} is readable",
-            why=f"{unreadable[0].path}: {unreadable[0].reason}",
+            why=f"the first, {unreadable[0].path}, {unreadable[0].reason}",
         )
     return Embeddings(
         np.concatenate(rows),

@@ -67,6 +67,8 @@ def main() -> None:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
+        # PyTorch is in both extras; name the one that brings all that the command needs.
+        extra = "export" if sys.argv[1:2] == ["export"] else extra
         click.echo(
             f"Error: {error.name} is not installed. Install it: pip install 'san-deploy[{extra}]'.", err=True
         )

@@ -137,7 +137,7 @@ def test_unreadable_crops_are_left_out_and_reported(crops: Path) -> None:
     assert [item.path for item in result.unreadable] == names
     assert (
         result.unreadable[0].reason
-        == "cannot be read. the file is not an image, or not in a format read here"
+        == "cannot be read. The file is not an image, or not in a format read here"
     )
     assert not set(names) & set(result.path.tolist()) and len(result.path) == 10
     assert result.lost_tracks == ["t2"] and "t2" not in result.tracks
@@ -146,14 +146,14 @@ def test_unreadable_crops_are_left_out_and_reported(crops: Path) -> None:
 
 def test_strict_stops_at_the_first(crops: Path) -> None:
     broken(crops)
-    with pytest.raises(SanError, match=r"t1/0\.jpg cannot be read\. .* leave out --strict"):
+    with pytest.raises(SanError, match=r"t1/0\.jpg cannot be read\. .* or leave out --strict"):
         embed_folder(crops, Recorder(), strict=True)
 
 
 def test_nothing_readable(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.jpg").write_bytes(b"no image")
-    with pytest.raises(SanError, match=r"none of the 2 crops in .* is readable\. a\.jpg: cannot be read"):
+    with pytest.raises(SanError, match=r"none of the 2 crops in .* is readable\. The first, a\.jpg, cannot be read"):
         embed_folder(tmp_path, Recorder())
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--ward", type=Path, default=Path("../shared/ward"), help="WARD as a crop folder")
     parser.add_argument("--out", type=Path, default=Path("runs/starter"), help="where the runs go")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
-    parser.add_argument("--skip-folds", action="store_true", help="keep the threshold of starter.json")
+    parser.add_argument("--skip-folds", action="store_true", help="keep the threshold of starter.safetensors")
     options = parser.parse_args()
     recipe = json.loads((HERE / "recipe.json").read_text())
 

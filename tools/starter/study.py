@@ -30,13 +30,12 @@ HERE = Path(__file__).resolve().parent
 
 #: Name -> what the last phase changes in the recipe.
 PHASES: dict[str, dict[str, Any]] = {
+    "straight-through": {"sharpen_mask": "straight-through"},
+    "expected mask": {"sharpen_mask": "expected"},
+    "straight-through, pi pushed from 1/2": {"sharpen_mask": "straight-through", "decisive_weight": 1.0},
     "sampling goes on (the paper)": {"sharpen_mask": "sample"},
     "sampling, tau 0.1": {"sharpen_mask": "sample", "sharpen_tau": 0.1},
     "hard samples, soft gradient": {"sharpen_mask": "sample-hard"},
-    "sampling, pi pushed from 1/2": {"sharpen_mask": "sample", "decisive_weight": 1.0},
-    "straight-through": {"sharpen_mask": "straight-through"},
-    "straight-through, pi pushed from 1/2": {"sharpen_mask": "straight-through", "decisive_weight": 1.0},
-    "expected mask": {"sharpen_mask": "expected"},
 }
 _CHANGED = ("sharpen_mask", "sharpen_tau", "decisive_weight", "decisive_width", "sharpen_lr")
 
@@ -53,6 +52,7 @@ def main() -> None:
     )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
     parser.add_argument("--folds", type=int, nargs="*", help="only these")
+    parser.add_argument("--phases", type=int, nargs="*", help="only these, counted from 0")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0 takes all cores")
     parser.add_argument("--base-only", action="store_true", help="stop before the last phases")
     options = parser.parse_args()
@@ -76,9 +76,11 @@ def main() -> None:
                 training.resume()
             training.run(until=recipe.epochs - recipe.sharpen_epochs)
             (base / "finished").touch()
-        for phase, changes in PHASES.items() if not options.base_only else ():
-            if (fold, phase) not in done:
-                row = run_phase(replace(recipe, **changes), data, base, options.out / "phase", machine)
+        for index, (phase, changes) in enumerate(PHASES.items()):
+            wanted = not options.base_only and (options.phases is None or index in options.phases)
+            if wanted and (fold, phase) not in done:
+                out = options.out / f"fold{fold}-phase{index}"
+                row = run_phase(replace(recipe, **changes), data, base, out, machine)
                 with results.open("a") as file:
                     file.write(json.dumps({"fold": fold, "phase": phase, **row}) + "\n")
                 say(f"fold {fold}, {phase}: {row}")

@@ -1,0 +1,71 @@
+"""The figures that the starter model owes, on real crops of people that it was not trained on.
+
+Reads ../shared/ward beside the checkout; says so and skips where it is not there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WARD = ROOT.parent / "shared" / "ward"
+
+pytestmark = [
+    pytest.mark.ward,
+    pytest.mark.skipif(
+        not (WARD / "identities.csv").is_file(), reason="the real crops of ../shared/ward are not here"
+    ),
+]
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_starter_model_on_the_test_people() -> None:
+    got = tool("ward_figures").figures(WARD, "test", None)
+    assert got["people"] == 20
+    assert got["tracklet_rank1"] >= 0.85
+    assert got["rank1"] >= 0.75
+
+
+def test_starter_threshold_was_not_calibrated_on_test_people() -> None:
+    from san_deploy.backends import open_backend
+
+    threshold = open_backend().artefact.threshold
+    assert threshold is not None and "test" not in threshold.source
+    assert 0 < threshold.false_match_rate <= 0.01
+
+
+def test_reading_ward() -> None:
+    from san_deploy.datasets import read_dataset
+
+    splits = read_dataset(WARD).splits
+    assert {name: len({crop.person for crop in crops}) for name, crops in splits.items()} == {
+        "train": 30,
+        "test": 20,
+    }
+    assert sum(map(len, splits.values())) == 3449
+
+
+def test_batch_mates_do_not_change_a_real_crops_embedding() -> None:
+    from san_deploy.backends import open_backend
+    from san_deploy.datasets import read_dataset
+    from san_deploy.images import read_image
+    from san_deploy.preprocess import resize_crop
+
+    backend = open_backend()
+    crops = read_dataset(WARD).splits["train"][::150]
+    images = np.stack([resize_crop(read_image(crop.path), backend.artefact.size_hw) for crop in crops])
+    together = backend(images)
+    alone = np.concatenate([backend(image[None]) for image in images])
+    assert (together * alone).sum(1).min() >= 0.9999
