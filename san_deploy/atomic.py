@@ -67,7 +67,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        if not _is_of_the_disk(error):
+        if not is_of_the_disk(error):
             raise
         raise _cannot_write(path, error) from error
     finally:
@@ -112,7 +112,7 @@ def atomic_folder(path: Path, *, force: bool = False, ours: Collection[str] = ()
     except OSError as error:
         if old is not None and old.exists() and not path.exists():
             os.replace(old, path)
-        if not _is_of_the_disk(error):
+        if not is_of_the_disk(error):
             raise
         raise _cannot_write(path, error) from error
     finally:
@@ -121,7 +121,7 @@ def atomic_folder(path: Path, *, force: bool = False, ours: Collection[str] = ()
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _is_of_the_disk(error: OSError) -> bool:
+def is_of_the_disk(error: OSError) -> bool:
     """Whether writing failed; a network error inside the block is an OSError too, but not ours."""
     return error.errno in _DISK_ERRORS
 

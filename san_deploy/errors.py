@@ -22,15 +22,14 @@ class SanError(Exception):
 
     def __str__(self) -> str:
         # One line: it must survive a log file, a CI annotation and a grep.
-        parts = [self.message.rstrip(".")]
-        if self.why:
-            parts.append(self.why.rstrip("."))
-        if self.do:
-            parts.append(self.do.rstrip("."))
-        return (
-            ". ".join(part[:1].upper() + part[1:] if index else part for index, part in enumerate(parts))
-            + "."
-        )
+        sentences = [self.message, *(_sentence(part) for part in (self.why, self.do) if part)]
+        return " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
+
+
+def _sentence(text: str) -> str:
+    """A capital letter in front, unless the first word is a command, an option or a file name."""
+    first = text.split(maxsplit=1)[0] if text.strip() else ""
+    return text[:1].upper() + text[1:] if first.rstrip(",:").isalpha() and first != "san" else text
 
 
 class UsageError(SanError):

@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from san_deploy.datasets import read_dataset
 from san_deploy.train.recipe import resolve
+
+from san_deploy.datasets import read_dataset
 
 from .train.conftest import write_crop_folder
 
@@ -23,7 +24,9 @@ def test_folds_part_the_train_people_and_never_show_a_test_person(tmp_path: Path
     assert spec and spec.loader
     folds = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(folds)
-    ward = write_crop_folder(tmp_path / "ward", people=9, split=lambda person: "test" if person > 6 else "train")
+    ward = write_crop_folder(
+        tmp_path / "ward", people=9, split=lambda person: "test" if person > 6 else "train"
+    )
     held = []
     for fold in range(3):
         splits = read_dataset(folds.fold_of(ward, tmp_path / f"fold{fold}", fold, 3)).splits

@@ -18,7 +18,8 @@ class Backend(Protocol):
     - return a new array from each call, never a view of a reused buffer;
     - refuse crops that do not fit `artefact` before calling the runtime (`Artefact.to_input`);
     - raise SanError where an output is not finite or not of norm 1, naming the rows;
-    - run on the device and precision asked for, or raise; never fall back.
+    - run on the device and precision asked for, or raise; never fall back;
+    - be safe to call from two threads at once, which is how `embed_folder` keeps a runtime busy.
     """
 
     artefact: Artefact

@@ -9,6 +9,7 @@ import sys
 import click
 
 from .. import __version__
+from ..atomic import is_of_the_disk
 from ..errors import SanError
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
@@ -59,9 +60,15 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped. Nothing half-written was left.", err=True)
         code = 130
-    except BrokenPipeError:
-        # `san ... | head`: the reader left. Nothing more can be said on stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # `san ... | head`: the reader left. Nothing more can be said on stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif is_of_the_disk(error):
+            where = f" ({error.filename})" if error.filename else ""
+            click.echo(f"Error: {error.strerror}{where}. Free some space, or choose another folder.", err=True)
+        else:
+            raise
         code = 1
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").split(".")[0])

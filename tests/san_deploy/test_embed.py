@@ -153,7 +153,9 @@ def test_strict_stops_at_the_first(crops: Path) -> None:
 def test_nothing_readable(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.jpg").write_bytes(b"no image")
-    with pytest.raises(SanError, match=r"none of the 2 crops in .* is readable\. The first, a\.jpg, cannot be read"):
+    with pytest.raises(
+        SanError, match=r"none of the 2 crops in .* is readable\. The first, a\.jpg, cannot be read"
+    ):
         embed_folder(tmp_path, Recorder())
 
 
