@@ -6,7 +6,9 @@ file may be moved alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,7 @@ class CheckpointInfo:
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
     """Write tensors and their description atomically."""
-    with atomic_file(path) as temporary:
+    with atomic_file(path) as temporary, _disk_errors(path):
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
@@ -79,7 +81,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
                 raise SanError(f"{path} was not written by san train")
             description = json.loads(metadata["san"])
             return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise SanError(f"{path} is not a whole safetensors file", why=str(error)) from error
 
 
@@ -101,7 +103,7 @@ def load_checkpoint(path: Path) -> tuple[SharpAttentionNetwork, CheckpointInfo]:
     info = read_info(path, description)
     try:
         model = build_model(info.arch, info.settings)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         raise SanError(
             f"{path} cannot be built", why=str(error), do="use the version of san-deploy that wrote it"
         ) from error
@@ -142,6 +144,19 @@ def read_info(path: Path, description: dict[str, Any]) -> CheckpointInfo:
         return CheckpointInfo(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise SanError(f"{path} is no checkpoint of a network", why=str(error)) from error
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """safetensors reports a full disk as its own exception, which is no OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise SanError(
+            f"cannot write {path}",
+            why=str(error),
+            do="free some space, or choose a folder that can be written",
+        ) from error
 
 
 def _plain(info: CheckpointInfo) -> dict[str, Any]:

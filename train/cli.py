@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ import click
 import torch
 from tqdm import tqdm
 
+from san_deploy.atomic import refuse_existing
 from san_deploy.datasets import Dataset, read_dataset
 from san_deploy.errors import SanError, UsageError
 
 from . import recipe as recipes
-from .data import gather
+from .data import gather, seen_twice
 from .loop import BEST, CONFIG, LOG, MODEL, STATE, Machine, Training, read_recipe
 
 
@@ -38,7 +38,8 @@ class Request:
     device: str = "auto"
     precision: str = "auto"
     workers: int = 2
-    seed: int = 0
+    seed: int | None = None
+    strict: bool = False
     resume: bool = False
     force: bool = False
 
@@ -51,16 +52,26 @@ def train(request: Request) -> None:
     """
     if request.start and request.pretrained:
         raise UsageError("--start and --pretrained both set the first weights", do="give one of them")
+    try:
+        import tensorboard  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise SanError("tensorboard is not installed", do="pip install 'san-deploy[train]'") from error
     machine = choose_machine(request.device, request.precision, request.workers)
     _refuse_run(request)
     datasets = [read_dataset(path) for path in request.data]
     for dataset in datasets:
         click.echo(dataset.summary())
     recipe = _recipe(request, datasets)
-    data = gather(datasets, validation_people=recipe.validation_people, seed=recipe.seed)
+    data = gather(
+        datasets,
+        validation_people=recipe.validation_people,
+        seed=recipe.seed,
+        strict=request.strict,
+        say=lambda line: click.echo(line, err=True),
+    )
     if not data.validation:
         click.echo(
-            "No validation people: the model's threshold stays uncalibrated (--validation-people N holds some out).",
+            "No validation people: the threshold stays uncalibrated (--validation-people N holds some out).",
             err=True,
         )
     weights = None
@@ -69,8 +80,6 @@ def train(request: Request) -> None:
 
         depth = int(recipe.settings.get("depth", 50))
         weights = read_weights(fetch(request.pretrained, depth=depth, sha256=request.pretrained_sha256))
-    if request.force and not request.resume:
-        _remove_run(request.out)
     training = Training(
         recipe,
         data,
@@ -90,7 +99,17 @@ def train(request: Request) -> None:
         f"{max(data.classes) + 1} people, {training.steps} batches of {recipe.people} x {recipe.crops_each} "
         f"an epoch, on {machine.device} in {machine.precision}"
     )
-    training.run()
+    if request.force and not request.resume:
+        # Only now: everything that could refuse the new run has been asked.
+        _remove_run(request.out)
+    try:
+        training.run()
+    except KeyboardInterrupt:
+        click.echo(
+            f"Stopped in epoch {training.epoch + 1}. Go on with: san train ... -o {request.out} --resume",
+            err=True,
+        )
+        raise
     click.echo(f"Wrote {request.out / MODEL}\nNext: san export {request.out / MODEL} -o model.onnx")
 
 
@@ -120,28 +139,38 @@ def choose_machine(device: str, precision: str, workers: int) -> Machine:
 
 def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
     if request.resume:
-        clash = [
-            name
-            for name in ("recipe", "size", "pretrained", "start", "validation_people")
-            if getattr(request, name) is not None
-        ]
-        if clash or request.overrides or request.epochs:
+        own = ("recipe", "size", "pretrained", "start", "validation_people", "seed", "epochs")
+        if (
+            request.overrides
+            or request.pretrained_sha256
+            or any(getattr(request, name) is not None for name in own)
+        ):
             raise UsageError(
                 "--resume goes on with the run's own recipe", do="leave the options of the recipe out"
             )
-        recipe = recipes.from_dict(read_recipe(request.out))
+        try:
+            recipe = recipes.from_dict(read_recipe(request.out))
+        except (TypeError, AttributeError, KeyError) as error:
+            raise SanError(
+                f"{request.out / CONFIG} holds no recipe of this version",
+                why=str(error),
+                do="start a new run",
+            ) from error
         recipes.check(recipe)
         return recipe
-    values: dict[str, Any] = {"seed": request.seed}
-    if request.epochs:
+    values: dict[str, Any] = {}
+    if request.seed is not None:
+        values["seed"] = request.seed
+    if request.epochs is not None:
         values["epochs"] = request.epochs
-    if request.size:
+    if request.size is not None:
         values["settings.size_hw"] = _size(request.size)
-    people = len({crop.person for crop in datasets[0].splits.get("train", [])})
+    named = {override.partition("=")[0].strip() for override in request.overrides}
     if request.validation_people is not None:
         values["validation_people"] = request.validation_people
-    elif "val" not in datasets[0].splits:
-        # Eight people seen by two cameras are what a threshold can be calibrated on; small sets give a third at most.
+    elif "validation_people" not in named and "val" not in datasets[0].splits:
+        people = len(seen_twice(datasets[0].splits.get("train", [])))
+        # Eleven people before two cameras are what a threshold can be calibrated on; small sets give a third.
         values["validation_people"] = min(max(12, people // 10), people // 3)
     return recipes.resolve(
         request.recipe or ("paper" if request.pretrained else "scratch"), request.overrides, values
@@ -156,22 +185,43 @@ def _size(text: str) -> list[int]:
 
 
 def _refuse_run(request: Request) -> None:
+    refuse_existing(request.out / CONFIG, force=True)
     if request.out.exists() and not request.out.is_dir():
         raise SanError(f"{request.out} is not a folder", do="name another output")
-    if not request.resume and not request.force and (request.out / CONFIG).exists():
+    if request.resume:
+        return
+    found = [name for name in (CONFIG, MODEL, BEST, STATE, LOG) if (request.out / name).exists()]
+    if not found:
+        return
+    if not _is_run(request.out):
+        raise SanError(
+            f"{request.out} holds {found[0]}, which is no file of a run of ours", do="name another output"
+        )
+    if not request.force:
         raise SanError(
             f"{request.out} holds a run", do="continue it with --resume, or start again with --force"
         )
 
 
+def _is_run(out: Path) -> bool:
+    """Whether config.json is one of ours; other tools use that name too."""
+    try:
+        return "sharpen_mask" in read_recipe(out)
+    except SanError:
+        return False
+
+
 def _remove_run(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else that may lie in the folder."""
+    if not _is_run(out):
+        return
     for name in (MODEL, BEST, STATE):
         (out / name).unlink(missing_ok=True)
         (out / name).with_suffix(".json").unlink(missing_ok=True)
     for name in (CONFIG, LOG):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    for events in (out / "tensorboard").glob("events.out.tfevents.*"):
+        events.unlink()
 
 
 def _bar(total: int, title: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,10 +69,13 @@ def embed(
     Raises:
         SanError: an embedding is not finite.
     """
-    was_training, was_mask = model.training, model.mode.evaluate
     parameter = next(model.parameters())
-    device, own_dtype = parameter.device, parameter.dtype
-    model.eval().to(dtype)
+    if parameter.dtype != dtype:
+        # A copy: weights rounded to 16 bits and back are not the weights any more.
+        model = copy.deepcopy(model).to(dtype)
+    was_training, was_mask = model.training, model.mode.evaluate
+    device = parameter.device
+    model.eval()
     model.mode.evaluate = mask
     try:
         rows = [
@@ -82,7 +86,7 @@ def embed(
         ]
     finally:
         model.mode.evaluate = was_mask
-        model.to(own_dtype).train(was_training)
+        model.train(was_training)
     result = torch.cat(rows).numpy()
     if not np.isfinite(result).all():
         raise SanError("the network gave NaN or infinity", do="lower the learning rate, or train in fp32")

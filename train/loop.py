@@ -24,7 +24,7 @@ from san_deploy.versions import versions
 from . import evaluate
 from .attention import indecision, temperature, tv_penalty
 from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
-from .data import CropCache, TrainingData, batches, normalise
+from .data import CropCache, TrainingData, batches, fingerprint, normalise
 from .losses import batch_hard_triplet, identity_loss
 from .models import SanOutput, SharpAttentionNetwork, build_model
 from .recipe import Recipe
@@ -148,6 +148,8 @@ class Training:
         self.epoch = 0
         self.metrics: dict[str, float] = {}
         self.best = -1.0
+        if recipe.share and len(recipe.share) != len(data.sources):
+            raise UsageError(f"share has {len(recipe.share)} parts for {len(data.sources)} data sets")
         self.sampler = IdentitySampler(
             data.crops,
             people=recipe.people,
@@ -193,7 +195,10 @@ class Training:
             {"recipe": self.recipe.as_dict(), "data": self.data.sources, "precision": self.machine.precision},
         )
         cache = CropCache(self.data.crops)
-        with SummaryWriter(str(self.out / "tensorboard")) as board:
+        with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1) as board:
+            if not self.epoch:
+                # So that Ctrl-C in the first epoch, or in a later one, always leaves something to resume.
+                self._save_state()
             while self.epoch < end:
                 started = time.perf_counter()
                 terms = self._train_epoch(cache)
@@ -210,6 +215,7 @@ class Training:
                     self.metrics = self.validate()
                     record |= self.metrics
                     self._save(last)
+                self._save_state()
                 for key, value in record.items():
                     if key != "epoch":
                         board.add_scalar(key, value, self.epoch)
@@ -246,14 +252,16 @@ class Training:
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, self.epoch + step / self.steps)
                 # The masks' noise derives from the place in the run, so that a resumed run draws the same.
-                torch.manual_seed((recipe.seed * 1_000_003 + self.epoch) * 1_000_003 + step)
+                torch.manual_seed(
+                    ((recipe.seed * 1_000_003 + self.epoch) * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
+                )
                 label = torch.tensor([self.data.classes[i] for i in plan[step]], device=device)
                 terms = self._step(normalise(images, device), label)
                 for key, value in terms.items():
                     if not np.isfinite(value):
                         raise SanError(
                             f"the {key} loss is {value} in epoch {self.epoch + 1}, step {step + 1}",
-                            do="lower lr, set clip, or train in fp32; the last good state is in the run's folder",
+                            do=f"lower lr, set clip, or train in fp32; --resume goes on from epoch {self.epoch}",
                         )
                     totals[key] = totals.get(key, 0.0) + value / self.steps
                 if bar is not None:
@@ -336,14 +344,22 @@ class Training:
             versions=versions("san-deploy", "torch", "numpy", "pillow"),
         )
         score = self.metrics.get("mean_ap", -1.0) + self.metrics.get("rank1", -1.0)
-        better = self.data.validation and score > self.best
+        # The later of two equals has seen more.
+        better = self.data.validation and score >= self.best
         if self.data.validation and (last or better):
             info = replace(info, threshold=self._calibrate())
         if better:
             self.best = score
             save_checkpoint(self.out / BEST, self.model, info)
         save_checkpoint(self.out / MODEL, self.model, info)
-        self._save_state()
+
+    def _forget_log_after(self, epoch: int) -> None:
+        """Drop the lines of epochs that a killed run had begun and this one runs again."""
+        log = self.out / LOG
+        if log.is_file():
+            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _epoch_of(line) <= epoch]
+            with atomic_file(log) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def _save_state(self) -> None:
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
@@ -357,6 +373,8 @@ class Training:
             "best": self.best,
             "metrics": self.metrics,
             "recipe": self.recipe.as_dict(),
+            "data": fingerprint(self.data),
+            "precision": self.machine.precision,
         }
         save_tensors(self.out / STATE, tensors, description)
 
@@ -377,14 +395,22 @@ class Training:
         if differ:
             raise SanError(
                 f"{path} is of another recipe",
-                why=f"{', '.join(differ)} differ",
+                why=f"different there: {', '.join(differ)}",
                 do="resume without overrides, or start a new run",
             )
-        self.epoch, self.best, self.metrics = (
-            int(description["epoch"]),
-            float(description["best"]),
-            dict(description["metrics"]),
-        )
+        if description.get("data", fingerprint(self.data)) != fingerprint(self.data):
+            raise SanError(f"{path} was trained on other data", do="name the same folders in the same order")
+        if description.get("precision", self.machine.precision) != self.machine.precision:
+            raise SanError(
+                f"{path} was trained in {description['precision']}",
+                do=f"add --precision {description['precision']}",
+            )
+        try:
+            self.epoch, self.best = int(description["epoch"]), float(description["best"])
+            self.metrics = dict(description["metrics"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SanError(f"{path} is no state of a run", why=str(error)) from error
+        self._forget_log_after(self.epoch)
         load_weights(self.learner, _part(tensors, "learner."), path)
         if self.average is not None:
             load_weights(self.average, _part(tensors, "average."), path)
@@ -403,6 +429,13 @@ def read_recipe(out: Path) -> dict[str, Any]:
         return dict(json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
+
+
+def _epoch_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return 0  # a line cut short by a kill stays: it does no harm
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def _download(url: str, target: Path, expected: str) -> None:
                     file.write(block)
             if not digest.hexdigest().startswith(expected.lower()):
                 raise SanError(f"{url} has SHA-256 {digest.hexdigest()[:16]}, expected {expected[:16]}")
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise SanError(
             f"cannot fetch {url}", why=str(error), do="fetch it elsewhere and give the file"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -191,12 +192,42 @@ def check(recipe: Recipe) -> None:
         )
     if recipe.tau_floor <= 0 or not 0 <= recipe.ema < 1 or not 0 < recipe.decisive_width <= 1:
         raise UsageError("tau_floor is above 0, ema in [0, 1) and decisive_width in (0, 1]")
+    if not 0 <= recipe.seed < 2**31 or recipe.steps < 0 or recipe.warmup < 0 or recipe.validation_people < 0:
+        raise UsageError("seed, steps, warmup and validation_people are at least 0, seed below 2^31")
+    weights = (
+        recipe.weight_decay,
+        recipe.tv_weight,
+        recipe.decisive_weight,
+        recipe.clip,
+        recipe.margin,
+        recipe.logit_scale,
+    )
+    if min(weights) < 0 or not 0 <= recipe.smoothing < 1 or not 0 <= recipe.decay_from <= 1:
+        raise UsageError(
+            "weights, margin, clip and logit_scale are at least 0, smoothing and decay_from within 0..1"
+        )
+    if recipe.share and (min(recipe.share) < 0 or sum(recipe.share) <= 0):
+        raise UsageError(f"share holds parts of a batch, none below 0; received {list(recipe.share)}")
+    _check_augmentation(recipe.augmentation)
     if recipe.triplet_weight <= 0 and recipe.identity_weight <= 0:
         raise UsageError("triplet_weight and identity_weight are both 0", why="nothing would be learned")
     try:
         ARCHITECTURES[recipe.arch][0](**recipe.settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the settings of {recipe.arch} do not fit: {error}") from error
+
+
+def _check_augmentation(augmentation: Augmentation) -> None:
+    for name in ("area", "aspect", "erase_area"):
+        pair = getattr(augmentation, name)
+        top = math.inf if name == "aspect" else 1.0
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
+            raise UsageError(f"augmentation.{name} is two ascending numbers above 0; received {list(pair)}")
+    for name in ("flip", "erase", "blur"):
+        if not 0 <= getattr(augmentation, name) <= 1:
+            raise UsageError(f"augmentation.{name} is a probability; received {getattr(augmentation, name)}")
+    if not 0 <= augmentation.tone <= 5 or not 0 <= augmentation.saturation <= 1:
+        raise UsageError("augmentation.tone is within 0..5, augmentation.saturation within 0..1")
 
 
 def _set(recipe: Recipe, key: str, value: Any) -> Recipe:

@@ -45,7 +45,8 @@ import click
     help="auto is bf16 on a GPU, fp32 on a CPU.",
 )
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read and augment.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of everything.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything.  [default: 0]")
+@click.option("--strict", is_flag=True, help="Stop at the first crop that cannot be read.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out with its own recipe.")
 @click.option("--force", is_flag=True, help="Start again in a folder that holds a run.")
 def command(
@@ -62,7 +63,8 @@ def command(
     device: str,
     precision: str,
     workers: int,
-    seed: int,
+    seed: int | None,
+    strict: bool,
     resume: bool,
     force: bool,
 ) -> None:
@@ -90,6 +92,7 @@ def command(
             precision=precision,
             workers=workers,
             seed=seed,
+            strict=strict,
             resume=resume,
             force=force,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +40,7 @@ def test_train_then_resume_then_force(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = san("train", data, "-o", run, "--validation-people", 2, *SMALL)
     assert first.returncode == 0, first.stderr
-    assert (
-        "crops rank-1" in first.stdout
-        and "san export" in first.stdout
-        and "Device: cpu (auto)" in first.stdout
-    )
+    assert "crops rank-1" in first.stdout and "san export" in first.stdout and "Device: " in first.stdout
     assert {"model.safetensors", "model.json", "config.json", "metrics.jsonl", "state.safetensors"} <= {
         p.name for p in run.iterdir()
     }
@@ -94,11 +92,69 @@ def test_wrong_data(tmp_path: Path) -> None:
         )
 
 
-def test_an_unreadable_crop_stops_with_its_name(tmp_path: Path) -> None:
+def test_an_unreadable_crop_is_left_out_or_stops_with_strict(tmp_path: Path) -> None:
     folder = write_crop_folder(tmp_path / "data", people=3)
     broken = next(folder.glob("cam1/*/0000.png"))
     broken.write_bytes(broken.read_bytes()[:60])
-    result = san(
-        "train", folder, "-o", tmp_path / "run", "--validation-people", 0, *SMALL, "--set", "steps=6"
-    )
-    assert result.returncode == 1 and str(broken) in result.stderr and "Traceback" not in result.stderr
+    strict = san("train", folder, "-o", tmp_path / "run", "--validation-people", 0, "--strict", *SMALL)
+    assert strict.returncode == 1 and str(broken) in strict.stderr and "Traceback" not in strict.stderr
+    assert not (tmp_path / "run").exists()
+    result = san("train", folder, "-o", tmp_path / "run", "--validation-people", 0, *SMALL)
+    assert result.returncode == 0 and str(broken) in result.stderr and "1 of 12 crops" in result.stderr
+
+
+def test_force_costs_nothing_where_the_new_run_cannot_start(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert san("train", data, "-o", run, "--validation-people", 0, *SMALL).returncode == 0
+    before = (run / "model.safetensors").read_bytes()
+    wrong = san("train", data, "-o", run, "--force", "--start", tmp_path / "none.safetensors", *SMALL)
+    assert wrong.returncode == 1 and (run / "model.safetensors").read_bytes() == before
+    again = san("train", data, "-o", run, "--force", "--start", run / "model.safetensors", *SMALL)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_file_of_somebody_else_is_never_replaced(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Other"]}')
+    (tmp_path / "model.safetensors").write_text("theirs")
+    result = san("train", data, "-o", tmp_path, "--force", *SMALL)
+    assert result.returncode == 1 and (tmp_path / "model.safetensors").read_text() == "theirs"
+
+
+def test_set_beats_the_defaults(data: Path, tmp_path: Path) -> None:
+    more = ["--set", "seed=20260101", "--set", "validation_people=0"]
+    assert san("train", data, "-o", tmp_path / "run", *SMALL, *more).returncode == 0
+    recipe = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    assert (recipe["seed"], recipe["validation_people"]) == (20260101, 0)
+
+
+def test_one_camera_trains_without_validation(tmp_path: Path) -> None:
+    folder = write_crop_folder(tmp_path / "data", people=6, cameras=1)
+    result = san("train", folder, "-o", tmp_path / "run", *SMALL)
+    assert result.returncode == 0 and "uncalibrated" in result.stderr, result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = [*SMALL[:-1], "400"]
+    words = [
+        sys.executable,
+        "-m",
+        "san_deploy",
+        "train",
+        str(data),
+        "-o",
+        str(run),
+        "--validation-people",
+        "0",
+        *small,
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch   2/"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors, errors
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]

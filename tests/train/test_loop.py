@@ -31,7 +31,7 @@ TINY = [
     "people=3",
     "crops_each=2",
     "steps=2",
-    "validate_every=1",
+    "validate_every=2",
     "warmup=0",
 ]
 
@@ -124,7 +124,7 @@ def test_a_non_finite_loss_stops_with_a_message(
 
 def test_resume_refuses_another_recipe_and_a_damaged_state(crop_folder: Path, tmp_path: Path) -> None:
     run(crop_folder, tmp_path / "run", recipe("epochs=1"))
-    with pytest.raises(SanError, match="lr differ"):
+    with pytest.raises(SanError, match="there: lr"):
         run(crop_folder, tmp_path / "run", recipe("epochs=1", "lr=1e-4"), resume=True)
     state = tmp_path / "run" / STATE
     state.write_bytes(state.read_bytes()[:1000])
@@ -132,6 +132,31 @@ def test_resume_refuses_another_recipe_and_a_damaged_state(crop_folder: Path, tm
         run(crop_folder, tmp_path / "run", recipe("epochs=1"), resume=True)
     with pytest.raises(SanError, match="does not exist"):
         run(crop_folder, tmp_path / "none", recipe("epochs=1"), resume=True)
+
+
+def test_a_person_in_train_and_val_is_refused(tmp_path: Path) -> None:
+    folder = write_crop_folder(tmp_path / "data")
+    lines = (folder / "identities.csv").read_text().replace("cam2,t009,1,train", "cam2,t009,1,val")
+    (folder / "identities.csv").write_text(lines)
+    with pytest.raises(SanError, match=r"person 1 .* train and val"):
+        gather([read_dataset(folder)], validation_people=0, seed=0)
+
+
+def test_a_val_split_of_one_camera_is_refused(tmp_path: Path) -> None:
+    folder = write_crop_folder(
+        tmp_path / "data", cameras=1, split=lambda person: "val" if person > 4 else "train"
+    )
+    with pytest.raises(SanError, match="two cameras"):
+        gather([read_dataset(folder)], validation_people=0, seed=0)
+
+
+def test_resume_refuses_other_data(crop_folder: Path, tmp_path: Path) -> None:
+    run(crop_folder, tmp_path / "run", recipe("epochs=1"))
+    other = write_crop_folder(
+        tmp_path / "other", each=3, split=lambda person: "val" if person > 4 else "train"
+    )
+    with pytest.raises(SanError, match="other data"):
+        run(other, tmp_path / "run", recipe("epochs=1"), resume=True)
 
 
 def test_two_data_sets_keep_their_people_apart(crop_folder: Path, tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_overrides() -> None:
         "settings.depth=20",
         "tau_floor=0",
         "triplet_unit=1",
+        "steps=-1",
+        "weight_decay=-1",
+        "smoothing=3",
+        "share=[-1, 2]",
+        "augmentation.area=[1, 2]",
+        "augmentation.area=[0.5, 0.7, 1]",
+        "augmentation.flip=2",
+        "settings.size_hw=[128.5, 64]",
+        "settings.hidden=1000000000000",
+        "seed=99999999999",
     ],
 )
 def test_wrong_overrides_are_refused(wrong: str) -> None:

@@ -46,10 +46,12 @@ def main() -> None:
     recipe = json.loads((HERE / "recipe.json").read_text())
 
     drawn = options.out / "drawn"
-    if not (drawn / "identities.csv").is_file():
+    drawn_by, note = json.dumps(recipe["drawn"]), options.out / "drawn.json"
+    if not (note.is_file() and note.read_text() == drawn_by):
         shutil.rmtree(drawn, ignore_errors=True)
         print(f"drawing {recipe['drawn']['people']} people", flush=True)
         draw_cameras(drawn, **recipe["drawn"], split="train")
+        note.write_text(drawn_by)
 
     first = options.out / "pretrain"
     san_train(
@@ -89,16 +91,26 @@ def san_train(
     start: Path | None = None,
     held_out: int = 0,
 ) -> None:
-    """`san train`, unless that run is finished; an interrupted one is resumed."""
-    if (run / "finished").is_file():
+    """`san train`, unless that very run is finished; an interrupted one is resumed.
+
+    `made-by.json` says what a run is of, so that an edited recipe starts it again.
+    """
+    settings = [part for override in recipe["network"] + overrides for part in ("--set", override)]
+    first = ["--start", start] if start else []
+    command = ["train", *data, "-o", run, "--recipe", "scratch", "--seed", recipe["seed"], "--validation-people",
+               held_out, "--precision", precision, *first, *settings]  # fmt: skip
+    made_by = json.dumps({"command": [str(word) for word in command], "drawn": recipe["drawn"]}, indent=1)
+    note = run / "made-by.json"
+    same = note.is_file() and note.read_text() == made_by
+    if same and (run / "finished").is_file():
         return
-    if (run / "state.safetensors").is_file():
+    if same and (run / "state.safetensors").is_file():
         san("train", *data, "-o", run, "--resume", "--precision", precision)
     else:
-        settings = [part for override in recipe["network"] + overrides for part in ("--set", override)]
-        first = ["--start", start] if start else []
-        san("train", *data, "-o", run, "--recipe", "scratch", "--seed", recipe["seed"], "--validation-people", held_out,
-            "--precision", precision, "--force", *first, *settings)  # fmt: skip
+        (run / "finished").unlink(missing_ok=True)
+        run.mkdir(parents=True, exist_ok=True)
+        note.write_text(made_by)
+        san(*command, "--force")
     (run / "finished").touch()
 
 

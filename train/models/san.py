@@ -57,14 +57,21 @@ class SanSettings:
             raise ValueError(
                 f"upsample is deconv or bilinear, gate is sharp or soft; received {self.upsample}, {self.gate}"
             )
-        if len(self.size_hw) != 2 or min(self.size_hw) < 32 or self.last_stride not in (1, 2):
+        if any(not isinstance(value, int) for value in (*self.size_hw, self.hidden, self.embedding_dim)):
+            raise ValueError("size_hw, hidden and embedding_dim are whole numbers")
+        if (
+            len(self.size_hw) != 2
+            or min(self.size_hw) < 32
+            or max(self.size_hw) > 4096
+            or self.last_stride not in (1, 2)
+        ):
             raise ValueError(
-                f"size_hw is two numbers >= 32, last_stride 1 or 2; received {self.size_hw}, {self.last_stride}"
+                f"size_hw is two of 32 to 4096, last_stride 1 or 2; received {self.size_hw}, {self.last_stride}"
             )
         if self.depth not in DEPTHS:
             raise ValueError(f"depth {self.depth} is none of {sorted(DEPTHS)}")
-        if not 0 < self.width <= 4 or self.embedding_dim < 2 or self.hidden < 0:
-            raise ValueError("width is in (0, 4], embedding_dim >= 2, hidden >= 0")
+        if not 0 < self.width <= 4 or not 2 <= self.embedding_dim <= 65536 or not 0 <= self.hidden <= 65536:
+            raise ValueError("width is in (0, 4], embedding_dim in 2..65536, hidden in 0..65536")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
