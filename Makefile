@@ -21,7 +21,7 @@ types: $(DEV)/installed
 	$(DEV)/bin/mypy
 check: lint types test
 
-## Draws the training people, trains the starter model and exports it: see docs/starter.md.
+## Draws the training people, trains the starter model and exports it: see san_deploy/data/starter.md.
 starter: $(DEV)/installed
 	$(DEV)/bin/python tools/starter/make_starter.py --ward ../shared/ward
 

@@ -43,7 +43,7 @@ def test_starter_threshold_was_not_calibrated_on_test_people() -> None:
 
     threshold = open_backend().artefact.threshold
     assert threshold is not None and "test" not in threshold.source
-    assert 0 < threshold.false_match_rate <= 0.01
+    assert 0 < threshold.false_match_rate <= 0.05
 
 
 def test_reading_ward() -> None:

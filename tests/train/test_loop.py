@@ -197,4 +197,4 @@ def test_the_threshold_is_calibrated_on_the_people_held_out(tmp_path: Path) -> N
     _, info = load_checkpoint(tmp_path / "run" / MODEL)
     assert info.threshold is not None
     assert (info.threshold.genuine_pairs, info.threshold.impostor_pairs) == (11, 11 * 10)
-    assert info.threshold.false_match_rate <= 0.01 and "11 validation people" in info.threshold.source
+    assert info.threshold.false_match_rate <= 0.05 and "11 validation people" in info.threshold.source
