@@ -2,7 +2,8 @@
 PYTHON ?= python3
 EDGE := .venv-demo
 DEV := .venv-test
-PIP := -m pip install --quiet --disable-pip-version-check
+# -qq: setuptools warns at each editable install about folder names that package-dir maps on purpose.
+PIP := -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test lint types check starter clean
 
@@ -25,10 +26,10 @@ check: lint types test
 starter: $(DEV)/installed
 	$(DEV)/bin/python tools/starter/make_starter.py --ward ../shared/ward
 
-$(EDGE)/installed: pyproject.toml
+$(EDGE)/installed: pyproject.toml $(wildcard san_deploy/*.* san_deploy/*/*.*)
 	$(PYTHON) -m venv $(EDGE)
 	$(EDGE)/bin/python $(PIP) --upgrade pip
-	$(EDGE)/bin/python $(PIP) -e .
+	$(EDGE)/bin/python $(PIP) .
 	touch $@
 
 $(DEV)/installed: pyproject.toml
