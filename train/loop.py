@@ -141,7 +141,7 @@ class Training:
         self.learner = _Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
             machine.device
         )
-        self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.average = copy.deepcopy(model).to(machine.device) if recipe.ema else None
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self._parameter_groups(), lr=recipe.lr)
