@@ -269,7 +269,7 @@ def test_full_disk_leaves_nothing(san: San, site: Path, monkeypatch: pytest.Monk
     result = san("match", site / "cam1", site / "cam2", "-o", site / "out", code=1)
     assert result.err == (
         f"Error: cannot write {site / 'out'}: No space left on device. "
-        "free some space, or choose a folder that can be written.\n"
+        "Free some space, or choose a folder that can be written.\n"
     )
     assert left_over(site) == []
 
