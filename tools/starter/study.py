@@ -52,6 +52,7 @@ def main() -> None:
     )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
     parser.add_argument("--folds", type=int, nargs="*", help="only these")
+    parser.add_argument("--seed", type=int, default=0, help="of training; the folds stay the same")
     parser.add_argument("--phases", type=int, nargs="*", help="only these, counted from 0")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0 takes all cores")
     parser.add_argument("--base-only", action="store_true", help="stop before the last phases")
@@ -61,15 +62,16 @@ def main() -> None:
     spec = json.loads((HERE / "recipe.json").read_text())
     drawn, start = options.out / "drawn", options.out / "pretrain" / "model.safetensors"
     results = options.out / "results.jsonl"
-    done = {(row["fold"], row["phase"]) for row in read_rows(results)}
+    done = {(row["fold"], row["seed"], row["phase"]) for row in read_rows(results)}
     machine = Machine(torch.device("cpu"), options.precision)
     for fold in range(spec["folds"]) if options.folds is None else options.folds:
         folder = fold_of(options.ward, options.out / f"fold{fold}-data", fold, spec["folds"])
-        data = gather([read_dataset(folder), read_dataset(drawn)], validation_people=0, seed=spec["seed"])
+        data = gather([read_dataset(folder), read_dataset(drawn)], validation_people=0, seed=0)
         recipe = resolve(
-            "scratch", spec["network"] + spec["train"], {"seed": spec["seed"], "validation_people": 0}
+            "scratch", spec["network"] + spec["train"], {"seed": options.seed, "validation_people": 0}
         )
-        base = options.out / f"fold{fold}-base"
+        name = f"fold{fold}" if not options.seed else f"fold{fold}-seed{options.seed}"
+        base = options.out / f"{name}-base"
         if not (base / "finished").is_file():
             training = Training(recipe, data, base, machine, start=start, say=say)
             if (base / STATE).is_file():
@@ -78,11 +80,11 @@ def main() -> None:
             (base / "finished").touch()
         for index, (phase, changes) in enumerate(PHASES.items()):
             wanted = not options.base_only and (options.phases is None or index in options.phases)
-            if wanted and (fold, phase) not in done:
-                out = options.out / f"fold{fold}-phase{index}"
+            if wanted and (fold, options.seed, phase) not in done:
+                out = options.out / f"{name}-phase{index}"
                 row = run_phase(replace(recipe, **changes), data, base, out, machine)
                 with results.open("a") as file:
-                    file.write(json.dumps({"fold": fold, "phase": phase, **row}) + "\n")
+                    file.write(json.dumps({"fold": fold, "seed": options.seed, "phase": phase, **row}) + "\n")
                 say(f"fold {fold}, {phase}: {row}")
     print(table(read_rows(results)))
 
@@ -118,7 +120,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: mean over folds, and the spread (standard deviation) of rank-1."""
     heads = [
         "last phase",
-        "folds",
+        "runs",
         "argmax rank-1",
         "argmax mAP",
         "argmax tracklet rank-1",
@@ -132,7 +134,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             mean = {
                 key: float(np.mean([row[key] for row in mine]))
                 for key in mine[0]
-                if key not in ("fold", "phase")
+                if key not in ("fold", "seed", "phase")
             }
             spread = float(np.std([row["argmax_rank1"] for row in mine]))
             lowest = min(row["argmax_fp16_min"] for row in mine)
