@@ -66,7 +66,9 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         elif is_of_the_disk(error):
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(f"Error: {error.strerror}{where}. Free some space, or choose another folder.", err=True)
+            click.echo(
+                f"Error: {error.strerror}{where}. Free some space, or choose another folder.", err=True
+            )
         else:
             raise
         code = 1

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import options
+
 if TYPE_CHECKING:
     from ..accuracy import Accuracy
     from ..backends import Backend
@@ -48,9 +50,7 @@ CROPS_PER_TRACK = 8
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
 )
-@click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="Model by san export. Default: the starter model."
-)
+@options.model
 @click.option("--threshold", type=float, help="Default: what the model was calibrated to.")
 @click.option("--force", is_flag=True, help="Replace the folder of an earlier demo.")
 def command(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import options
+
 if TYPE_CHECKING:
     from ..embed import Embeddings
 
@@ -25,23 +27,10 @@ _NAMED = 10
     required=True,
     help="The file to write.",
 )
-@click.option(
-    "-m",
-    "--model",
-    type=click.Path(path_type=Path),
-    help="An .onnx file of san export. [default: the starter model]",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 4096),
-    default=32,
-    show_default=True,
-    help="Crops per call of the network.",
-)
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode. [default: one per core]")
-@click.option("--strict", is_flag=True, help="Stop at the first unreadable crop.")
+@options.model
+@options.reading
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@options.as_json
 def command(
     *,
     folder: Path,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import options
+
 if TYPE_CHECKING:
     from ..export.checkpoint import Exported
 
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     "--opset", type=click.IntRange(18, 22), default=18, show_default=True, help="ONNX operator set."
 )
 @click.option("--force", is_flag=True, help="Replace existing files.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@options.as_json
 def command(
     *,
     checkpoint: Path,

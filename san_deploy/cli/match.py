@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import options
+
 if TYPE_CHECKING:
     from ..accuracy import Accuracy
     from ..match import Matching
@@ -25,9 +27,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder to write; must be new.",
 )
-@click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="Model by san export. Default: the starter model."
-)
+@options.model
 @click.option(
     "--threshold",
     type=float,
@@ -45,13 +45,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="identities.csv (camera,track,person): judge the matches and mark them right or wrong.",
 )
-@click.option(
-    "--batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="Crops per network call."
-)
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode. Default: as many as help.")
-@click.option("--strict", is_flag=True, help="Stop at the first crop that cannot be read.")
+@options.reading
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@options.as_json
 def command(
     *,
     cameras: tuple[Path, ...],

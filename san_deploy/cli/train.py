@@ -9,7 +9,9 @@ import click
 
 @click.command(context_settings={"show_default": True})
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
+)
 @click.option(
     "--recipe", default=None, help="paper or scratch.  [default: paper with --pretrained, else scratch]"
 )
@@ -47,7 +49,7 @@ import click
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read and augment.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything.  [default: 0]")
 @click.option("--strict", is_flag=True, help="Stop at the first crop that cannot be read.")
-@click.option("--resume", is_flag=True, help="Continue the run in --out with its own recipe.")
+@click.option("--resume", is_flag=True, help="Continue the run in --output with its own recipe.")
 @click.option("--force", is_flag=True, help="Start again in a folder that holds a run.")
 def command(
     data: tuple[Path, ...],

@@ -35,13 +35,11 @@ def main() -> None:
         crops = read_dataset(options.runs / f"fold{fold}-data").splits["val"]
         model, _ = load_checkpoint(options.runs / f"fold{fold}-phase0" / "model.safetensors")
         rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
-        labels = {
-            "person": np.array([crop.person for crop in crops]),
-            "camera": np.array([crop.camera for crop in crops]),
-            "track": np.array([crop.track for crop in crops]),
-        }
-        pools.append(metrics.pool_cameras(rows, **labels))
-        same, other = tracklet_similarities(rows, **labels)
+        person = np.array([crop.person for crop in crops])
+        camera = np.array([crop.camera for crop in crops])
+        track = np.array([crop.track for crop in crops])
+        pools.append(metrics.pool_cameras(rows, person=person, camera=camera, track=track))
+        same, other = tracklet_similarities(rows, person=person, camera=camera, track=track)
         genuine.append(same)
         impostor.append(other)
     strangers, friends = np.concatenate(impostor), np.concatenate(genuine)
