@@ -85,6 +85,14 @@ def test_unknown_recipe_is_refused() -> None:
         resolve("papper")
 
 
+def test_a_shorter_run_keeps_the_share_of_its_last_phase() -> None:
+    assert resolve("scratch").sharpen_epochs == 24
+    assert resolve("scratch", ["epochs=10"]).sharpen_epochs == 4
+    assert resolve("scratch", [], {"epochs": 1}).sharpen_epochs == 0
+    assert resolve("scratch", ["epochs=10", "sharpen_epochs=9"]).sharpen_epochs == 9
+    assert resolve("paper", ["epochs=10"]).sharpen_epochs == 0
+
+
 def test_hermans_schedule() -> None:
     paper = RECIPES["paper"]
     assert learning_rate(paper, 0) == learning_rate(paper, 90) == 2e-4
@@ -97,5 +105,5 @@ def test_warm_up_and_cosine() -> None:
     assert learning_rate(recipe, 0) == pytest.approx(recipe.lr / 100)
     assert learning_rate(recipe, 2) == pytest.approx(recipe.lr)
     assert learning_rate(recipe, 5) < recipe.lr
-    plain = resolve("scratch", ["warmup=2", "epochs=10"])
+    plain = resolve("scratch", ["warmup=2", "epochs=10", "sharpen_epochs=0"])
     assert learning_rate(recipe, 9) == pytest.approx(0.1 * learning_rate(plain, 9))
