@@ -16,9 +16,8 @@ import numpy as np
 
 from san_deploy import metrics
 from san_deploy.backends import open_backend
-from san_deploy.datasets import read_dataset
-from san_deploy.images import read_image
-from san_deploy.preprocess import resize_crop
+from san_deploy.datasets import labels, read_dataset
+from san_deploy.preprocess import read_crop
 
 
 def figures(root: Path, split: str, model: Path | None) -> dict[str, float]:
@@ -28,22 +27,18 @@ def figures(root: Path, split: str, model: Path | None) -> dict[str, float]:
     size_hw = backend.artefact.size_hw
     rows = np.concatenate(
         [
-            backend(
-                np.stack([resize_crop(read_image(crop.path), size_hw) for crop in crops[start : start + 32]])
-            )
+            backend(np.stack([read_crop(crop.path, size_hw) for crop in crops[start : start + 32]]))
             for start in range(0, len(crops), 32)
         ]
     )
-    person = np.array([crop.person for crop in crops])
-    camera = np.array([crop.camera for crop in crops])
-    track = np.array([crop.track for crop in crops])
-    labels = {
+    person, camera, track = labels(crops)
+    both_sides = {
         "query_person": person,
         "gallery_person": person,
         "query_camera": camera,
         "gallery_camera": camera,
     }
-    single = metrics.evaluate(rows, rows, **labels)
+    single = metrics.evaluate(rows, rows, **both_sides)
     pairs = metrics.evaluate_tracklets(rows, person=person, camera=camera, track=track)
     return {
         "people": len(set(person.tolist())),

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from san_deploy import metrics
-from san_deploy.datasets import Crop
+from san_deploy.datasets import Crop, labels
 from san_deploy.errors import SanError
-from san_deploy.images import read_image
-from san_deploy.preprocess import resize_crop
+from san_deploy.preprocess import read_crop
 
 from .data import normalise
 from .models import SharpAttentionNetwork
@@ -42,7 +41,7 @@ class Evaluation:
 def load_crops(crops: Sequence[Crop], size_hw: tuple[int, int], workers: int = 2) -> np.ndarray:
     """Decode and resize as the edge does: `(N, H, W, 3)` uint8 BGR."""
     with ThreadPoolExecutor(workers) as pool:
-        return np.stack(list(pool.map(lambda crop: resize_crop(read_image(crop.path), size_hw), crops)))
+        return np.stack(list(pool.map(lambda crop: read_crop(crop.path, size_hw), crops)))
 
 
 @torch.no_grad()
@@ -95,9 +94,7 @@ def embed(
 
 def rank(embedding: np.ndarray, crops: Sequence[Crop]) -> Evaluation:
     """Every crop a query against all others, and pooled tracklets of each camera against each other camera."""
-    person = np.array([crop.person for crop in crops])
-    camera = np.array([crop.camera for crop in crops])
-    track = np.array([crop.track for crop in crops])
+    person, camera, track = labels(crops)
     single = metrics.evaluate(
         embedding,
         embedding,

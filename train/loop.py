@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from san_deploy import calibrate
 from san_deploy.artefact import Threshold
 from san_deploy.atomic import atomic_file
+from san_deploy.datasets import labels
 from san_deploy.errors import SanError, UsageError
 from san_deploy.preprocess import RESIZE
 from san_deploy.versions import versions
@@ -160,6 +161,7 @@ class Training:
         )
         self.steps = recipe.steps or self.sampler.steps()
         self._validation: np.ndarray | None = None
+        self._fingerprint = fingerprint(data)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """AdamW leaves norms and biases undecayed; Adam's L2 of the paper takes everything."""
@@ -318,15 +320,12 @@ class Training:
 
     def _calibrate(self) -> Threshold | None:
         """A threshold from the validation people; None, with the reason said, where they are too few."""
-        crops = self.data.validation
+        person, camera, track = labels(self.data.validation)
         try:
             genuine, impostor = calibrate.tracklet_similarities(
-                self.embed_validation(),
-                person=np.array([crop.person for crop in crops]),
-                camera=np.array([crop.camera for crop in crops]),
-                track=np.array([crop.track for crop in crops]),
+                self.embed_validation(), person=person, camera=camera, track=track
             )
-            source = f"{len({crop.person for crop in crops})} validation people of this training run"
+            source = f"{len(set(person.tolist()))} validation people of this training run"
             return calibrate.choose_threshold(genuine, impostor, source=source)
         except SanError as error:
             self.say(f"No threshold was calibrated: {error}")
@@ -373,7 +372,7 @@ class Training:
             "best": self.best,
             "metrics": self.metrics,
             "recipe": self.recipe.as_dict(),
-            "data": fingerprint(self.data),
+            "data": self._fingerprint,
             "precision": self.machine.precision,
         }
         save_tensors(self.out / STATE, tensors, description)
@@ -398,7 +397,7 @@ class Training:
                 why=f"different there: {', '.join(differ)}",
                 do="resume without overrides, or start a new run",
             )
-        if description.get("data", fingerprint(self.data)) != fingerprint(self.data):
+        if description.get("data", self._fingerprint) != self._fingerprint:
             raise SanError(f"{path} was trained on other data", do="name the same folders in the same order")
         if description.get("precision", self.machine.precision) != self.machine.precision:
             raise SanError(

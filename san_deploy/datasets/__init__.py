@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..errors import SanError
 from . import crop_folder, market1501
-from .records import DISTRACTOR, JUNK, Crop, Dataset
+from .records import DISTRACTOR, JUNK, Crop, Dataset, labels
 
-__all__ = ["DISTRACTOR", "JUNK", "READERS", "Crop", "Dataset", "read_dataset"]
+__all__ = ["DISTRACTOR", "JUNK", "READERS", "Crop", "Dataset", "labels", "read_dataset"]
 
 #: Asked in this order; the first that recognises the folder reads it.
 READERS = {"crop-folder": crop_folder, "market1501": market1501}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 #: Person number of a gallery crop of somebody who is never asked for (Market-1501 calls it 0).
 DISTRACTOR = 0
@@ -27,6 +30,13 @@ class Crop:
     person: int
     camera: str
     track: str
+
+
+def labels(crops: Sequence[Crop]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The labels of crops as the metrics take them: person `(N,)` int, camera `(N,)` and track `(N,)` text."""
+    person = np.array([crop.person for crop in crops])
+    camera = np.array([crop.camera for crop in crops])
+    return person, camera, np.array([crop.track for crop in crops])
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from san_deploy.train import evaluate
 from san_deploy.train.checkpoint import load_checkpoint, save_checkpoint
 
 from san_deploy.calibrate import choose_threshold, tracklet_similarities
-from san_deploy.datasets import Crop, read_dataset
+from san_deploy.datasets import Crop, labels, read_dataset
 from san_deploy.drawn import draw_cameras
 
 HERE = Path(__file__).resolve().parent
@@ -119,12 +119,8 @@ def held_out_similarities(checkpoint: Path, crops: list[Crop]) -> tuple[np.ndarr
     model, info = load_checkpoint(checkpoint)
     rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
     print(checkpoint.parent.name, info.metrics, flush=True)
-    return tracklet_similarities(
-        rows,
-        person=np.array([crop.person for crop in crops]),
-        camera=np.array([crop.camera for crop in crops]),
-        track=np.array([crop.track for crop in crops]),
-    )
+    person, camera, track = labels(crops)
+    return tracklet_similarities(rows, person=person, camera=camera, track=track)
 
 
 def san(*arguments: object) -> None:

@@ -18,7 +18,7 @@ from san_deploy.train.checkpoint import load_checkpoint
 
 from san_deploy import metrics
 from san_deploy.calibrate import tracklet_similarities
-from san_deploy.datasets import read_dataset
+from san_deploy.datasets import labels, read_dataset
 from san_deploy.match import assign
 
 THRESHOLDS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.74, 0.78, 0.82)
@@ -35,9 +35,7 @@ def main() -> None:
         crops = read_dataset(options.runs / f"fold{fold}-data").splits["val"]
         model, _ = load_checkpoint(options.runs / f"fold{fold}-phase0" / "model.safetensors")
         rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
-        person = np.array([crop.person for crop in crops])
-        camera = np.array([crop.camera for crop in crops])
-        track = np.array([crop.track for crop in crops])
+        person, camera, track = labels(crops)
         pools.append(metrics.pool_cameras(rows, person=person, camera=camera, track=track))
         same, other = tracklet_similarities(rows, person=person, camera=camera, track=track)
         genuine.append(same)
