@@ -1,7 +1,8 @@
 """The artefact contract: what a model file says of itself. Export writes it, everything else reads it.
 
 An ONNX file carries it in `metadata_props` (keys `san.<field>`, values JSON); the same stands in
-`<file>.json` beside it, together with the file's SHA-256. This module needs neither onnx nor torch.
+`<file>.json` beside it, together with the file's SHA-256. A TensorRT plan is left as TensorRT wrote it, so that
+other tools read it, and has the file beside it alone. This module needs neither onnx nor torch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SCHEMA_VERSION = 1
 PREFIX = "san."
 INPUT_NAME = "crops"
 OUTPUT_NAME = "embedding"
+#: The most crops that any profile allows in one run.
+MAX_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,86 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class Operands:
+    """What the convolutions of a file really compute with, counted in the file, whatever was asked for.
+
+    An operand is a convolution's (transposed or not) or a matrix product's input or weight.
+
+    Attributes:
+        count: of operands.
+        fp32, fp16, int8: share of them, 0..1. An operand is INT8 where it comes out of a DequantizeLinear.
+        source: where they were counted: `onnx`; `network`, the typed network that TensorRT parsed; `engine`,
+            the inspector's word on the finished engine, which needs a GPU.
+    """
+
+    count: int
+    fp32: float
+    fp16: float
+    int8: float
+    source: str = "onnx"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the ranges of an INT8 file were found.
+
+    Attributes:
+        crops: how many were used.
+        crops_sha256: of those crops, resized, in their order.
+        folder: the folder's name, in words.
+        seed: that chose them.
+        method: `minmax`, `entropy` or `percentile`.
+        form: `tensorrt`, symmetric without INT32 bias; `cpu`, ONNX Runtime's own.
+        left: convolutions that were never quantised (the mask branches), by name.
+        reverted: those that were given back to floating point to keep the accuracy, the worst first.
+    """
+
+    crops: int
+    crops_sha256: str
+    folder: str
+    seed: int
+    method: str
+    form: str
+    left: tuple[str, ...] = ()
+    reverted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a TensorRT plan was built with, and so where it runs.
+
+    Attributes:
+        runtime: `tensorrt` or `tensorrt-rtx`.
+        version: of that, for example `10.16.1.11`.
+        cuda: version of the CUDA runtime it was built with, `13.0`; empty where none was there.
+        gpu: name of the GPU it was built on; empty where it was built ahead of time.
+        sm: compute capabilities that it is for, for example `("sm86", "sm89")`.
+        batch: least, best and largest number of crops per run.
+        onnx_sha256: of the file it was built from.
+        tf32: whether FP32 convolutions may run in TF32.
+        hardware_compatibility: `none`, `same-sm` or `ampere+`.
+        version_compatible: whether later versions of the runtime may run it. Such a plan carries host code.
+        system: operating system and processor, for example `linux-x86_64`; a plan runs on no other.
+    """
+
+    runtime: str
+    version: str
+    cuda: str
+    gpu: str
+    sm: tuple[str, ...]
+    batch: tuple[int, int, int]
+    onnx_sha256: str
+    tf32: bool
+    hardware_compatibility: str
+    version_compatible: bool
+    system: str
+
+
+#: What may be asked for.
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
 class Artefact:
     """One exported network.
 
@@ -58,10 +141,13 @@ class Artefact:
         resize: name of the resize that was trained with, `san_deploy.preprocess.RESIZE`.
         mean_rgb, std_rgb: the normalisation inside the graph, units of 0..1.
         mask: `argmax`, `expected` or `ramp:EPS`; `soft` for a sigmoid gate, `none` without attention.
-        precision: `fp32`, ...
+        precision: that was asked for, one of `PRECISIONS`.
         checkpoint_sha256: of the weights that it was made from.
         versions: of the tools that made it.
         threshold: calibrated on people that the network was not trained on; None where it never was.
+        operands: the precision that the file has; None in files from before it was counted, which are FP32.
+        calibration: of an INT8 file.
+        engine: of a TensorRT plan; None for ONNX.
         checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
         sha256: of the model file itself; empty until it is read from disk or written beside it.
     """
@@ -79,6 +165,9 @@ class Artefact:
     checkpoint_sha256: str
     versions: dict[str, str]
     threshold: Threshold | None = None
+    operands: Operands | None = None
+    calibration: Calibration | None = None
+    engine: Engine | None = None
     checks: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     sha256: str = ""
@@ -135,20 +224,43 @@ def from_metadata(metadata: Mapping[str, str], *, path: Path, sha256: str) -> Ar
         raise SanError(f"the metadata of {path} is damaged", why=str(error), do="export it again") from error
 
 
+#: Fields that are records themselves.
+_RECORDS: dict[str, type] = {
+    "threshold": Threshold,
+    "operands": Operands,
+    "calibration": Calibration,
+    "engine": Engine,
+}
+
+
 def _build(values: dict[str, Any]) -> Artefact:
-    known = {item.name for item in fields(Artefact)}
-    values = {key: value for key, value in values.items() if key in known}
-    if values.get("threshold") is not None:
-        values["threshold"] = Threshold(**values["threshold"])
-    for key in ("size_hw", "mean_rgb", "std_rgb"):
-        values[key] = tuple(values[key])
+    values = _known(Artefact, values)
+    for key, record in _RECORDS.items():
+        if values.get(key) is not None:
+            values[key] = record(**_known(record, values[key]))
     artefact = Artefact(**values)
     height, width = artefact.size_hw
     if not (0 < height <= 4096 and 0 < width <= 4096 and artefact.embedding_dim > 0):
         raise ValueError(f"size {artefact.size_hw} or embedding_dim {artefact.embedding_dim} is out of range")
     if artefact.input not in ("uint8", "float"):
         raise ValueError(f"input is '{artefact.input}'")
+    if artefact.precision not in PRECISIONS:
+        raise ValueError(f"precision is '{artefact.precision}'")
+    if artefact.engine is not None:
+        least, best, most = artefact.engine.batch
+        if not 1 <= least <= best <= most <= MAX_BATCH:
+            raise ValueError(f"the engine's batch is {artefact.engine.batch}")
     return artefact
+
+
+def _known(record: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record among `values`, lists as tuples where the record has tuples."""
+    result = {}
+    for item in fields(record):
+        if item.name in values:
+            value = values[item.name]
+            result[item.name] = tuple(value) if str(item.type).startswith("tuple") else value
+    return result
 
 
 def sidecar_path(path: Path) -> Path:
@@ -163,6 +275,37 @@ def write_sidecar(artefact: Artefact, path: Path) -> Path:
         text = json.dumps(artefact.as_dict(), indent=2, sort_keys=True)
         temporary.write_text(text + "\n", encoding="utf-8")
     return target
+
+
+def read_sidecar(path: Path) -> Artefact:
+    """Read what `write_sidecar` wrote beside the model file `path`; nothing of `path` itself is read.
+
+    Returns:
+        The contract. Its `sha256` is what the sidecar claims: the caller compares it with the file's bytes.
+
+    Raises:
+        SanError: there is none, or it is damaged or of another schema.
+    """
+    target = sidecar_path(path)
+    try:
+        values = json.loads(target.read_text(encoding="utf-8"))
+        if values["schema_version"] != SCHEMA_VERSION:
+            raise SanError(
+                f"{target} has artefact schema {values['schema_version']}, this is {SCHEMA_VERSION}",
+                do="export it again, or install the version of san-deploy that wrote it",
+            )
+        return _build(values)
+    except FileNotFoundError as error:
+        raise SanError(
+            f"{path} has no description {target.name} beside it, which says what it is and where it runs",
+            do="copy both files, or export the model again",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SanError(
+            f"{target} is not readable as the description of {path.name}",
+            why=str(error).split("\n")[0],
+            do="export the model again",
+        ) from error
 
 
 def check_sidecar(artefact: Artefact, path: Path) -> None:
