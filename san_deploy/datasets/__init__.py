@@ -1,34 +1,112 @@
-"""Readers of labelled crops. A new data set: one file with `matches` and `read`, one line in `READERS`."""
+"""Readers of labelled crops. A new data set: one file in the form of `options.Reader`, one line in `READERS`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..errors import SanError
-from . import crop_folder, market1501
-from .records import DISTRACTOR, JUNK, Crop, Dataset, labels
+from ..errors import SanError, UsageError
+from . import crop_folder, cuhk03, dukemtmc, market1501, msmt17, pattern, ward
+from .evaluation import EvaluationSet, evaluation_set, notes, right_answers, why_not
+from .options import Options, Reader, refuse_unused
+from .records import DISTRACTOR, JUNK, Crop, Dataset, Labels, labels
+from .summary import Row
 
-__all__ = ["DISTRACTOR", "JUNK", "READERS", "Crop", "Dataset", "labels", "read_dataset"]
+__all__ = [
+    "DISTRACTOR",
+    "JUNK",
+    "READERS",
+    "Crop",
+    "Dataset",
+    "EvaluationSet",
+    "Labels",
+    "Options",
+    "Row",
+    "evaluation_set",
+    "labels",
+    "notes",
+    "read_dataset",
+    "right_answers",
+    "why_not",
+]
 
-#: Asked in this order; the first that recognises the folder reads it.
-READERS = {"crop-folder": crop_folder, "market1501": market1501}
+#: Asked in this order; the first that recognises the folder reads it. DukeMTMC-reID has Market-1501's folders.
+READERS: dict[str, Reader] = {
+    "crop-folder": crop_folder,
+    "dukemtmc": dukemtmc,
+    "market1501": market1501,
+    "msmt17": msmt17,
+    "cuhk03": cuhk03,
+    "ward": ward,
+    "pattern": pattern,
+}
 
 
-def read_dataset(root: Path) -> Dataset:
-    """Read a labelled data set, whichever of the known layouts it has.
+def read_dataset(root: Path, options: Options | None = None) -> Dataset:
+    """Read a labelled data set, whichever of the known layouts it has. No image is opened.
+
+    Args:
+        root: its folder, or the folder around it under which its archive unpacks.
+        options: choices that the folder does not make.
 
     Raises:
-        SanError: the folder is missing or has none of the known layouts.
+        SanError: the folder is missing, has none of the known layouts, or several.
+        UsageError: options that do not go with each other or with this data set.
     """
-    root = Path(root)
+    root, options = Path(root), options or Options()
+    if options.layout and options.layout not in READERS:
+        raise UsageError(f"'{options.layout}' is no layout", do=f"one of {', '.join(READERS)}")
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise SanError(f"{root} {what}", do="give the folder of a labelled data set")
-    for reader in READERS.values():
+    key, root = _recognise(root, options)
+    refuse_unused(options, READERS[key])
+    try:
+        dataset = READERS[key].read(root, options)
+    except OSError as error:
+        raise SanError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
+    return _without_cameras(dataset) if options.no_camera else dataset
+
+
+def _recognise(root: Path, options: Options) -> tuple[str, Path]:
+    """The name of the reader, and the folder for it to read."""
+    if options.pattern or options.layout == "pattern":
+        if options.layout not in ("", "pattern") or not options.pattern:
+            raise UsageError("--pattern and --layout pattern belong together", do="give --pattern alone")
+        return "pattern", root
+    readers = {options.layout: READERS[options.layout]} if options.layout else READERS
+    for key, reader in readers.items():
         if reader.matches(root):
-            try:
-                return reader.read(root)
-            except OSError as error:
-                raise SanError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
-    layouts = "; or ".join(reader.LAYOUT for reader in READERS.values())
-    raise SanError(f"{root} has no layout known here", do=f"expected {layouts}")
+            return key, root
+    inside: dict[Path, str] = {}
+    for key, reader in readers.items():
+        for name in reader.INSIDE:
+            if (root / name).is_dir() and reader.matches(root / name):
+                inside.setdefault(root / name, key)
+    if len(inside) > 1:
+        raise SanError(
+            f"{root} holds several data sets: {', '.join(path.name for path in inside)}", do="name one"
+        )
+    if inside:
+        ((folder, key),) = inside.items()
+        return key, folder
+    layouts = "; or ".join(reader.LAYOUT for reader in readers.values())
+    what = "not the layout that was asked for" if options.layout else "no layout known here"
+    raise SanError(f"{root} has {what}", do=f"expected {layouts}")
+
+
+def _without_cameras(dataset: Dataset) -> Dataset:
+    """Every crop before a camera of its own, which is named by its path below the root."""
+    return replace(
+        dataset,
+        name=f"{dataset.name}, cameras ignored",
+        splits={
+            split: [replace(crop, camera=_below(dataset.root, crop.path)) for crop in crops]
+            for split, crops in dataset.splits.items()
+        },
+    )
+
+
+def _below(root: Path, path: Path) -> str:
+    """The path below the root; CUHK03's crops may be extracted elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

@@ -9,10 +9,13 @@ import csv
 from pathlib import Path
 
 from ..errors import SanError
-from ..images import SUFFIXES
+from .listing import Tree
+from .options import Options
 from .records import Crop, Dataset
 
 LAYOUT = "a crop folder: identities.csv (camera,track,person[,split]) beside CAMERA/TRACK/*.jpg"
+OPTIONS: frozenset[str] = frozenset()
+INSIDE: tuple[str, ...] = ()
 IDENTITIES = "identities.csv"
 
 
@@ -21,36 +24,43 @@ def matches(root: Path) -> bool:
     return (root / IDENTITIES).is_file()
 
 
-def read(root: Path) -> Dataset:
+def read(root: Path, options: Options) -> Dataset:
     """Read every tracklet that identities.csv names; splits come in the order train, val, test, others.
 
     Raises:
         SanError: a column is missing, a person is no number, a track is named twice, unknown or empty.
     """
     splits: dict[str, list[Crop]] = {}
-    for (camera, track), (person, split) in read_identities(root / IDENTITIES).items():
+    tree = Tree(root)
+    rows, split_named = _read_rows(root / IDENTITIES)
+    for (camera, track), (person, split) in rows.items():
         folder = root / camera / track
-        files = sorted(
-            path
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
+        files = tree.images(f"{camera}/{track}") if folder.is_dir() else []
         if not files:
             raise SanError(
                 f"{root / IDENTITIES} names {camera}/{track}, which holds no image",
                 do="remove the line, or put the tracklet's crops there",
             )
-        splits.setdefault(split, []).extend(Crop(path, person, camera, track) for path in files)
+        splits.setdefault(split, []).extend(Crop(folder / name, person, camera, track) for name in files)
     order = ["train", "val", "test"]
     known = {name: splits[name] for name in order if name in splits}
     return Dataset(
-        "crop folder", root, known | {name: splits[name] for name in sorted(splits) if name not in known}
+        "crop folder",
+        root,
+        known | {name: splits[name] for name in sorted(splits) if name not in known},
+        unsplit=not split_named,
     )
 
 
 def read_identities(path: Path) -> dict[tuple[str, str], tuple[int, str]]:
     """`{(camera, track): (person, split)}` in the order of the file. Names must stay inside the folder."""
+    return _read_rows(path)[0]
+
+
+def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool]:
+    """The rows of identities.csv, and whether any of them names a split."""
     rows: dict[tuple[str, str], tuple[int, str]] = {}
+    split_named = False
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -73,14 +83,16 @@ def read_identities(path: Path) -> dict[tuple[str, str], tuple[int, str]]:
                     raise SanError(f"{where}: person '{row['person']}' is not a whole number >= 0")
                 if (camera, track) in rows:
                     raise SanError(f"{where}: {camera}/{track} is named a second time")
-                rows[camera, track] = (person, (row.get("split") or "").strip() or "train")
+                split = (row.get("split") or "").strip()
+                split_named |= bool(split)
+                rows[camera, track] = (person, split or "train")
     except OSError as error:
         raise SanError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise SanError(f"{path} is not a CSV file in UTF-8", why=str(error)) from error
     if not rows:
         raise SanError(f"{path} names no tracklet")
-    return rows
+    return rows, split_named
 
 
 def _inside(name: str) -> bool:

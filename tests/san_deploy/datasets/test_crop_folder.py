@@ -32,7 +32,7 @@ def test_layout(tmp_path: Path) -> None:
     text = HEADER + "cam1,t001,7,test\ncam2,t001,3,train\ncam1,t002,3,train\ncam1,t003,9,extra\n"
     root = build(tmp_path / "data", text, "cam1/t001", "cam1/t002", "cam2/t001", "cam1/t003")
     dataset = read_dataset(root)
-    assert list(dataset.splits) == ["train", "test", "extra"]
+    assert list(dataset.splits) == ["train", "test", "extra"] and not dataset.unsplit
     folder = root / "cam1" / "t001"
     assert dataset.splits["test"] == [
         Crop(folder / "0001.JPG", 7, "cam1", "t001"),
@@ -44,7 +44,7 @@ def test_layout(tmp_path: Path) -> None:
     }
     summary = dataset.summary().splitlines()
     assert summary[0] == f"crop folder in {root}"
-    assert summary[2].split() == ["train", "4", "1", "2", "2"]
+    assert summary[2].split() == ["train", "4", "1", "2", "2", "0", "0"]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_layout(tmp_path: Path) -> None:
 )
 def test_split_is_train_where_it_is_not_said(tmp_path: Path, text: str) -> None:
     dataset = read_dataset(build(tmp_path, text, "cam1/t001"))
-    assert list(dataset.splits) == ["train"]
+    assert list(dataset.splits) == ["train"] and dataset.unsplit
 
 
 def test_byte_order_mark_of_a_spreadsheet(tmp_path: Path) -> None:
