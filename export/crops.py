@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
     if not images:
         raise SanError(f"none of the crops in {folder} can be read", why=f"{unreadable} were tried")
     return CheckCrops(np.stack(images), tuple(names), f"crops of {folder.resolve().name}", unreadable)
+
+
+def check_crops(folder: Path | None, size_hw: tuple[int, int], report: Callable[[str], None]) -> CheckCrops:
+    """The crops of `folder`, or drawn ones where there is none; `report` is told of unreadable files."""
+    chosen = draw_crops(size_hw) if folder is None else read_crops(folder, size_hw)
+    if chosen.unreadable:
+        few = chosen.unreadable == 1
+        report(f"{chosen.unreadable} of the crops cannot be read and {'is' if few else 'are'} passed over")
+    return chosen
 
 
 def draw_crops(size_hw: tuple[int, int], count: int = COUNT, *, seed: int = 0) -> CheckCrops:

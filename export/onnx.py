@@ -6,10 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
 import torch
@@ -18,6 +17,8 @@ from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
 from san_deploy.errors import SanError
 
 from .deployed import DeployedNetwork
+from .operators import check_operators
+from .rewrite import rewrite
 
 #: What torch's exporter writes natively.
 OPSET = 18
@@ -27,13 +28,21 @@ OPSETS = (18, 22)
 IR_VERSION = 10
 
 
-def to_onnx(network: DeployedNetwork, size_hw: tuple[int, int], *, opset: int = OPSET) -> onnx.ModelProto:
+def to_onnx(
+    network: DeployedNetwork,
+    size_hw: tuple[int, int],
+    *,
+    opset: int = OPSET,
+    report: Callable[[str], None] = lambda line: None,
+) -> onnx.ModelProto:
     """Write the graph, weights inside, batch norms folded, only N dynamic.
 
     Args:
         network: on the CPU.
         size_hw: height and width of its input, pixels.
         opset: one of `OPSETS`, ends included.
+        report: takes one line where the oldest TensorRT that we know would not run the graph as it is. That is
+            no error here: the file may be for another runtime.
 
     Returns:
         A checked model with input `crops` and output `embedding`, without metadata and without any trace of
@@ -61,13 +70,17 @@ def to_onnx(network: DeployedNetwork, size_hw: tuple[int, int], *, opset: int = 
             verbose=False,
         )
     assert program is not None
-    model = clean(plan_shapes(program.model_proto))
+    model = clean(rewrite(program.model_proto))
     written = {item.domain: item.version for item in model.opset_import}
     if written != {"": opset}:
         raise SanError(
             f"torch's exporter wrote opset {written.get('')}, not {opset}", do=f"give --opset {OPSET}"
         )
     onnx.checker.check_model(model, full_check=True)
+    problems = check_operators(model)
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        report(f"not for TensorRT 10.3: {problems[0]}{more}")
     return model
 
 
@@ -99,68 +112,6 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         item.doc_string = ""
         del item.metadata_props[:]
     return result
-
-
-def plan_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that computes no shapes at run time where it can do without, so that runtimes can plan ahead.
-
-    - A Resize by a whole factor says so with constant scales; the exporter gives it a size made of N and
-      constants (Shape, Concat). Other factors are left alone: as scales they would be rounded.
-    - A number that is expanded to the shape of a Where's condition stays a number: Where broadcasts.
-
-    Args:
-        model: as torch's exporter gives it, with the shapes of its intermediate values; not changed.
-    """
-    result = _copy(model)
-    graph = result.graph
-    shapes = {
-        value.name: [item.dim_param or item.dim_value for item in value.type.tensor_type.shape.dim]
-        for value in graph.value_info
-    }
-    makers = {name: node for node in graph.node for name in node.output}
-    weights = {weight.name: weight for weight in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Resize" and len(node.input) == 4:
-            factors = _whole_factors(shapes.get(node.input[0], []), shapes.get(node.output[0], []))
-            if factors is not None:
-                name = f"{node.output[0]}.scales"
-                graph.initializer.append(
-                    onnx.numpy_helper.from_array(np.array([1, 1, *factors], np.float32), name)
-                )
-                del node.input[2:]
-                node.input.append(name)
-        elif node.op_type == "Where" and shapes.get(node.input[0], []) == shapes.get(node.output[0]):
-            for place in (1, 2):
-                maker = makers.get(node.input[place])
-                number = (
-                    weights.get(maker.input[0]) if maker is not None and maker.op_type == "Expand" else None
-                )
-                if number is not None and np.prod(number.dims) == 1:
-                    node.input[place] = number.name
-    _drop_unused(graph)
-    return result
-
-
-def _whole_factors(before: list[str | int], after: list[str | int]) -> list[int] | None:
-    """Factors of height and width of an `(N, C, H, W)` value; None where they are not known or not whole."""
-    if len(before) != 4 or len(after) != 4:
-        return None
-    pairs = list(zip(before[2:], after[2:], strict=True))
-    factors = [b // a for a, b in pairs if isinstance(a, int) and isinstance(b, int) and a > 0 and b % a == 0]
-    return factors if len(factors) == 2 else None
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    while True:
-        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        kept = [node for node in graph.node if any(name in read for name in node.output)]
-        if len(kept) == len(graph.node):
-            break
-        del graph.node[:]
-        graph.node.extend(kept)
-    weights = [weight for weight in graph.initializer if weight.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -26,7 +26,7 @@ _AGAIN = "write it again: san embed"
 #: Files that one thread decodes at a time: enough that handing them over costs nothing beside decoding.
 _CHUNK = 16
 #: Batches in the network at a time. With two it need not wait while the next batch is put together.
-_CALLS = 2
+CALLS = 2
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def embed_folder(
         told(len(names))
 
     decoders = ThreadPoolExecutor(workers, "san-decode")
-    callers = ThreadPoolExecutor(_CALLS, "san-embed")
+    callers = ThreadPoolExecutor(CALLS, "san-embed")
     try:
         # Two batches and a task for each thread wait decoded at most, however long the network takes.
         ahead = -(-2 * batch // _CHUNK) + workers
         decoded = _decoded(folder, backend.artefact.size_hw, decoders, ahead=ahead)
         for names, crops in _batches(_readable(decoded, folder, unreadable, strict, told), batch):
-            if len(running) == _CALLS:
+            if len(running) == CALLS:
                 collect()
             running.append((names, callers.submit(backend, crops)))
         while running:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: First words of commands, which are typed as they stand.
+_COMMANDS = frozenset({"san", "pip", "python", "sudo"})
+
 
 class SanError(Exception):
     """Something a user can mend: bad input, a missing extra, a full disk. Exit code 1.
@@ -29,7 +32,7 @@ class SanError(Exception):
 def _sentence(text: str) -> str:
     """A capital letter in front, unless the first word is a command, an option or a file name."""
     first = text.split(maxsplit=1)[0] if text.strip() else ""
-    return text[:1].upper() + text[1:] if first.rstrip(",:").isalpha() and first != "san" else text
+    return text[:1].upper() + text[1:] if first.rstrip(",:").isalpha() and first not in _COMMANDS else text
 
 
 class UsageError(SanError):

@@ -36,7 +36,7 @@ def resize_crop(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"a crop is (H, W, 3) uint8; received {image.shape} {image.dtype}")
     if image.shape[:2] == (height, width):
         return image.copy()
-    return np.array(_resize(Image.fromarray(np.ascontiguousarray(image)), size_hw))
+    return np.array(resize_rgb(Image.fromarray(np.ascontiguousarray(image)), size_hw))
 
 
 def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
@@ -55,9 +55,10 @@ def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     Raises:
         UnreadableImage: see `images.read_image`.
     """
-    return np.asarray(_resize(open_rgb(path), size_hw))[:, :, ::-1]
+    return np.asarray(resize_rgb(open_rgb(path), size_hw))[:, :, ::-1]
 
 
-def _resize(image: Image.Image, size_hw: tuple[int, int]) -> Image.Image:
+def resize_rgb(image: Image.Image, size_hw: tuple[int, int]) -> Image.Image:
+    """The resize itself, on a Pillow image of any mode; itself where it has the size."""
     height, width = size_hw
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -31,9 +30,10 @@ import onnxruntime
 
 from san_deploy.artefact import INPUT_NAME
 from san_deploy.backends.onnxruntime import OnnxRuntime
-from san_deploy.cores import usable_cores
 from san_deploy.embed import embed_folder
 from san_deploy.images import list_crops
+from san_deploy.latency import ratio
+from san_deploy.machine import machine
 from san_deploy.preprocess import read_crop
 
 NAMES = ("bare", "sync", "backend", "decode", "folder")
@@ -108,14 +108,14 @@ def measure(
             cpu[name].append((time.process_time() - cpu_start) / len(paths) * 1e3)
     measured = {}
     for name in NAMES:
-        ratios = [a / b for a, b in zip(rate[name], rate["bare"], strict=True)]
+        to_bare = ratio(rate[name], rate["bare"])
         measured[name] = {
             "crops_per_second": statistics.median(rate[name]),
             "best": max(rate[name]),
             "cpu_ms_per_crop": statistics.median(cpu[name]),
-            "ratio_to_bare": statistics.median(ratios),
-            "ratio_low": min(ratios),
-            "ratio_high": max(ratios),
+            "ratio_to_bare": to_bare.median,
+            "ratio_low": to_bare.least,
+            "ratio_high": to_bare.most,
             "ratio_of_best": max(rate[name]) / max(rate["bare"]),
         }
     setting = {
@@ -125,9 +125,7 @@ def measure(
         "batch": batch,
         "crops": len(paths),
         "rounds": rounds,
-        "cores": usable_cores(),
-        "load_average": os.getloadavg()[0],
-        "machine": platform.platform(),
+        "machine": asdict(machine()),
         "onnxruntime": onnxruntime.__version__,
     }
     return {"setting": setting, "measured": measured}

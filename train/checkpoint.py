@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from san_deploy.artefact import Threshold
 from san_deploy.atomic import atomic_file
+from san_deploy.checkpoint_info import CheckpointInfo, read_header, read_info
 from san_deploy.errors import SanError
 
 from .models import SharpAttentionNetwork, build_model
-
-SCHEMA_VERSION = 1
-SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself.
-
-    Attributes:
-        arch: a name in `models.ARCHITECTURES`.
-        settings: of that architecture, as its settings class takes them.
-        resize: name of the resize that was trained with.
-        epoch: epochs trained.
-        recipe: the resolved configuration of the training run.
-        metrics: the last validation, or empty.
-        threshold: calibrated on people that were not trained on, or None.
-        data: what it was trained on, in words.
-        versions: of the tools.
-    """
-
-    arch: str
-    settings: dict[str, Any]
-    resize: str
-    epoch: int
-    recipe: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    threshold: Threshold | None = None
-    data: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
@@ -71,23 +40,17 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises:
         SanError: missing, cut short, no safetensors file, or not ours.
     """
-    if not Path(path).is_file():
-        what = "is not a file" if Path(path).exists() else "does not exist"
-        raise SanError(f"checkpoint {path} {what}", do="train one: san train DATA -o RUN")
+    description = read_header(path).description
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "san" not in metadata:
-                raise SanError(f"{path} was not written by san train")
-            description = json.loads(metadata["san"])
             return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise SanError(f"{path} is not a whole safetensors file", why=str(error)) from error
 
 
 def save_checkpoint(path: Path, model: SharpAttentionNetwork, info: CheckpointInfo) -> None:
     """Write `path` (.safetensors) and the description beside it (.json), each atomically."""
-    description = _plain(info)
+    description = asdict(info)
     save_tensors(path, dict(model.state_dict()), description)
     with atomic_file(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -133,19 +96,6 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path:
     model.load_state_dict(tensors)
 
 
-def read_info(path: Path, description: dict[str, Any]) -> CheckpointInfo:
-    """The description as a `CheckpointInfo`; SanError where it is damaged or of another schema."""
-    try:
-        if description["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema {description['schema_version']}, this is {SCHEMA_VERSION}")
-        values = dict(description)
-        if values.get("threshold") is not None:
-            values["threshold"] = Threshold(**values["threshold"])
-        return CheckpointInfo(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SanError(f"{path} is no checkpoint of a network", why=str(error)) from error
-
-
 @contextlib.contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     """safetensors reports a full disk as its own exception, which is no OSError."""
@@ -157,9 +107,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
             why=str(error),
             do="free some space, or choose a folder that can be written",
         ) from error
-
-
-def _plain(info: CheckpointInfo) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(info)

@@ -1,8 +1,10 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and through its CUDA and TensorRT providers. Those two were not run on a GPU."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,58 +14,91 @@ import onnxruntime
 from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata
 from ..cores import usable_cores
 from ..errors import SanError
+from .cuda import require
+from .rows import check_rows
 
 #: A protobuf message cannot be larger, so no ONNX file without external data is.
 _MAX_BYTES = 2**31
-#: Rows of the graph's output may differ from norm 1 by this much, which leaves room for FP16.
-_NORM_TOLERANCE = 1e-3
 #: A part of a batch that one thread runs. More crops give no more speed, but need more memory.
 _PART = 16
-_PROVIDER = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 _FATAL_ONLY = 4
 _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
+#: Both packages are one folder: side by side they overwrite each other.
+_INSTALL = (
+    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: NVIDIA's own wheel "
+    "for its JetPack)"
+)
 
 
 class OnnxRuntime:
-    """A `Backend` that runs an ONNX file written by `san export` on the CPU.
+    """A `Backend` that runs an ONNX file written by `san export`.
 
-    A batch is cut into parts, one for each thread. On two cores this gives up to 1.3 times the crops per
-    second of ONNX Runtime's own threads, which wait for each other behind every operator. A single crop is
+    On the CPU a batch is cut into parts, one for each thread. On two cores this gives up to 1.3 times the crops
+    per second of ONNX Runtime's own threads, which wait for each other behind every operator. A single crop is
     therefore run by a single thread. Calls from several threads at once share the same `threads`.
+
+    On a GPU a batch is run whole. What was asked for is what runs: nothing is left to the CPU. FP32 is FP32, not
+    TF32, and convolutions are chosen by rule, not by timing, so that the same crops give the same rows.
 
     Args:
         path: the .onnx file. It is read once, whole: nothing outside it is read, whatever it says.
-        threads: that run the network; None takes one for each core.
+        threads: that run the network on the CPU; None takes one for each core.
+        device: index of the GPU; None is the CPU.
+        tensorrt: on the GPU, through the TensorRT provider, which builds an engine when the first batch of each
+            size comes. That takes minutes, and nothing of it is kept: `san export --engine` is better.
 
     Attributes:
         artefact: what the file says of itself, with the SHA-256 of the bytes that run.
-        name: `onnxruntime (CPU, 2 threads)`.
+        name: `onnxruntime (CPU, 2 threads)`, `onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)`.
+        note: that an INT8 file is slow here, where it is; else empty.
 
     Raises:
         SanError: the file is missing, empty, cut short, not ONNX, not ours, larger than 2 GiB, not the one
-            that its sidecar describes, or its graph is not what it says of itself.
+            that its sidecar describes, or its graph is not what it says of itself; the GPU or what is needed
+            to use it is not there; an INT8 file of the CPU's form for a GPU.
 
     Example:
         >>> OnnxRuntime(Path("model.onnx"))(np.zeros((3, 256, 128, 3), np.uint8)).shape
         (3, 128)
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        device: int | None = None,
+        tensorrt: bool = False,
+    ) -> None:
         path = Path(path)
         threads = usable_cores() if threads is None else threads
         if threads < 1:
             raise SanError(f"a model runs on 1 thread or more; received {threads}")
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        if device is None:
+            asked = CPU
+            self.name = f"onnxruntime (CPU, {threads} thread{'s' if threads > 1 else ''})"
+        else:
+            asked = TENSORRT if tensorrt else CUDA
+            self.name = f"onnxruntime ({'TensorRT' if tensorrt else 'CUDA'}, {_gpu(device, asked)})"
         data = _read(path)
         self._path = path
-        self._session = _open(data, path)
+        # On the CPU first, in any case: whether the file is whole does not depend on what a GPU makes of it.
+        self._session = _open(data, path, optimise=device is None)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
         check_sidecar(self.artefact, path)
         _check_graph(self._session, self.artefact, path)
-        self.name = f"onnxruntime (CPU, {threads} thread{'s' if threads > 1 else ''})"
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, "san-onnxruntime")
+        self.note = _note(self.artefact, path, asked)
+        if device is None:
+            self._pool = ThreadPoolExecutor(threads, "san-onnxruntime")
+        else:
+            self._session = _open_gpu(data, path, device, asked)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Embed prepared crops.
@@ -80,23 +115,14 @@ class OnnxRuntime:
         batch = self.artefact.to_input(crops)
         if not len(batch):
             raise SanError("the model was given no crops")
-        size = min(_PART, -(-len(batch) // self._threads))
-        parts = [self._pool.submit(self._run, batch[i : i + size]) for i in range(0, len(batch), size)]
-        embedding = np.concatenate([part.result() for part in parts])
-        if embedding.shape != (len(crops), self.artefact.embedding_dim):
-            raise SanError(f"{self._path} gave {embedding.shape} for {len(crops)} crops", do=_EXPORT)
-        with np.errstate(all="ignore"):
-            norm = np.linalg.norm(embedding, axis=1)
-            # Written so that NaN, too, is bad.
-            bad = np.flatnonzero(~(np.abs(norm - 1.0) <= _NORM_TOLERANCE))
-        if len(bad):
-            rows = ", ".join(map(str, bad[:5].tolist())) + (" and more" if len(bad) > 5 else "")
-            raise SanError(
-                f"{self._path} gave embeddings that are not finite or not of norm 1",
-                why=f"{len(bad)} of {len(crops)} rows: {rows}",
-                do=_EXPORT,
-            )
-        return embedding
+        if self._pool is None:
+            rows = self._run(batch)
+        else:
+            size = min(_PART, -(-len(batch) // self._threads))
+            parts = [self._pool.submit(self._run, batch[i : i + size]) for i in range(0, len(batch), size)]
+            rows = np.concatenate([part.result() for part in parts])
+        shape = (len(crops), self.artefact.embedding_dim)
+        return check_rows(rows, shape=shape, path=self._path, do=_EXPORT)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         try:
@@ -106,6 +132,42 @@ class OnnxRuntime:
                 f"{self._path} failed in ONNX Runtime", why=_first_line(error), do=_EXPORT
             ) from error
         return output
+
+
+def missing_provider(name: str) -> str:
+    """Why this ONNX Runtime cannot be asked for a provider, in words; empty where it can."""
+    available = onnxruntime.get_available_providers()
+    if name in available:
+        return ""
+    has = ", ".join(available)
+    return f"this ONNX Runtime {onnxruntime.__version__} has no {name}, but {has}"
+
+
+def _gpu(index: int, asked: str) -> str:
+    """The GPU in words; SanError where there is none, or this ONNX Runtime cannot use it."""
+    if missing := missing_provider(asked):
+        raise SanError(f"ONNX Runtime cannot run on cuda:{index}", why=missing, do=_INSTALL)
+    gpu = require(index)
+    return f"cuda:{gpu.index} {gpu.name}, {gpu.sm}"
+
+
+def _note(artefact: Artefact, path: Path, provider: str) -> str:
+    """What to know of an INT8 file here; SanError where its form does not fit at all."""
+    if artefact.calibration is None:
+        return ""
+    if artefact.calibration.form == "cpu":
+        if provider == CPU:
+            return ""
+        raise SanError(
+            f"{path} is INT8 in the form for CPUs, which does not run on a GPU",
+            do="run it with --device cpu, or export the form for GPUs: san export CHECKPOINT --int8 --calib DIR",
+        )
+    if provider == CPU:
+        command = "san export CHECKPOINT --int8 --calib DIR --runtime cpu"
+        return f"INT8 in the form for TensorRT is slower than FP32 on a CPU; for a CPU: {command}"
+    if provider == CUDA:
+        return "ONNX Runtime's CUDA provider has no INT8 convolutions, TensorRT has: san export FILE.onnx --engine"
+    return ""
 
 
 def _read(path: Path) -> bytes:
@@ -125,7 +187,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _open(data: bytes, path: Path) -> onnxruntime.InferenceSession:
+def _options(path: Path) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     # Parts of a batch are run side by side, each by one thread: see the class.
     options.intra_op_num_threads = 1
@@ -135,8 +197,15 @@ def _open(data: bytes, path: Path) -> onnxruntime.InferenceSession:
     # External data would be looked for in the working directory; nothing can lie below a file.
     folder = str(path.absolute() / "none")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return options
+
+
+def _open(data: bytes, path: Path, *, optimise: bool = True) -> onnxruntime.InferenceSession:
+    options = _options(path)
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[_PROVIDER])
+        session = onnxruntime.InferenceSession(data, options, providers=[CPU])
     except Exception as error:  # its exceptions have no common base but this
         raise SanError(
             f"model {path} cannot be opened: it is cut short, or not an ONNX file that runs here",
@@ -145,6 +214,44 @@ def _open(data: bytes, path: Path) -> onnxruntime.InferenceSession:
         ) from error
     session.disable_fallback()
     return session
+
+
+def _open_gpu(data: bytes, path: Path, index: int, asked: str) -> onnxruntime.InferenceSession:
+    options = _options(path)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # TF32 has 10 bits of mantissa. Convolutions chosen by timing differ from run to run, by rounding and so by
+    # mask bits, and the choice would be made anew for every batch size.
+    cuda = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    providers = [(CUDA, cuda)]
+    if asked == TENSORRT:
+        # Without its own switches for FP16 and INT8, the provider takes the types of the graph.
+        providers.insert(0, (TENSORRT, {"device_id": str(index), "trt_engine_cache_enable": "0"}))
+    _preload()
+    try:
+        # With the fallback of its Python side it would print, and try the CPU.
+        session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # its exceptions have no common base but this
+        raise SanError(
+            f"ONNX Runtime does not run {path} with {asked}", why=_first_line(error), do=_INSTALL
+        ) from error
+    session.disable_fallback()
+    # A provider whose libraries do not load is left out without an error.
+    given = session.get_providers()
+    if given[0] != asked:
+        raise SanError(
+            f"ONNX Runtime was asked for {asked} and took {given[0]}",
+            why="the libraries that it needs do not load: CUDA, cuDNN, for TensorRT that too",
+            do=_INSTALL,
+        )
+    return session
+
+
+def _preload() -> None:
+    """Load CUDA and cuDNN from their wheels, which the loader does not find by itself."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        # It prints what it does not find, which may lie elsewhere; what is missing in the end shows soon.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def _check_graph(session: onnxruntime.InferenceSession, artefact: Artefact, path: Path) -> None:

@@ -14,9 +14,12 @@ from ..errors import SanError
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
+    "bench": "Measure how fast a model is.",
     "demo": "Draw cameras of pedestrians, match them, write the report.",
     "embed": "Embed a folder of crops.",
-    "export": "Turn a checkpoint into an ONNX file that the edge runs.",
+    "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",
+    "export": "Turn a checkpoint into an ONNX file and an engine that the edge runs.",
+    "info": "Say what a model file is and where it runs, or what this machine has.",
     "match": "Match people across cameras, write the report.",
     "train": "Train a Sharp Attention Network.",
 }
@@ -76,8 +79,9 @@ def main() -> None:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        # PyTorch is in both extras; name the one that brings all that the command needs.
-        extra = "export" if sys.argv[1:2] == ["export"] else extra
+        if sys.argv[1:2] == ["export"] and extra == "train":
+            # PyTorch is in both extras; name the one that brings all that the command needs.
+            extra = "export"
         click.echo(
             f"Error: {error.name} is not installed. Install it: pip install 'san-deploy[{extra}]'.", err=True
         )
@@ -90,6 +94,6 @@ _EXTRAS = {
     "torch": "train",
     "safetensors": "train",
     "tensorboard": "train",
-    "onnx": "export",
+    "onnx": "convert",
     "onnxscript": "export",
 }

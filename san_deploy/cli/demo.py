@@ -51,6 +51,7 @@ CROPS_PER_TRACK = 8
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
 )
 @options.model
+@options.running
 @click.option("--threshold", type=float, help="Default: what the model was calibrated to.")
 @click.option("--force", is_flag=True, help="Replace the folder of an earlier demo.")
 def command(
@@ -61,6 +62,8 @@ def command(
     distractors: int,
     seed: int,
     model: Path | None,
+    backend: str,
+    device: str,
     threshold: float | None,
     force: bool,
 ) -> None:
@@ -79,11 +82,12 @@ def command(
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise SanError(f"{out} was not made by san demo", do="name another folder: san demo -o OUT")
     with atomic_folder(out, force=force, ours=("cameras", MARK, *OUTPUTS)) as folder:
-        backend = open_backend(model)
-        choose_threshold(threshold, backend.artefact.threshold)  # refused before anything is drawn
+        runtime = open_backend(model, backend=backend, device=device)
+        choose_threshold(threshold, runtime.artefact.threshold)  # refused before anything is drawn
+        options.say(runtime)
         matching, accuracy = run(
             folder,
-            backend,
+            runtime,
             people=people,
             cameras=cameras,
             distractors=distractors,

@@ -28,6 +28,7 @@ _NAMED = 10
     help="The file to write.",
 )
 @options.model
+@options.running
 @options.reading
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @options.as_json
@@ -36,6 +37,8 @@ def command(
     folder: Path,
     output: Path,
     model: Path | None,
+    backend: str,
+    device: str,
     batch: int,
     workers: int | None,
     strict: bool,
@@ -60,19 +63,26 @@ def command(
     from ..progress import bar
 
     files = sum(1 for _ in list_crops(folder))
-    backend = open_backend(model)
-    identity = _identity(model or STARTER, backend.artefact.as_dict())
-    click.echo(f"Embedding {files} crops with {identity} on {backend.name}", err=True)
+    runtime = open_backend(model, backend=backend, device=device)
+    identity = _identity(model or STARTER, runtime.artefact.as_dict())
+    note = f"; {runtime.note}" if runtime.note else ""
+    click.echo(f"Embedding {files} crops with {identity} on {runtime.name}{note}", err=True)
     with bar(files, "embedding", "crop") as advance:
-        result = embed_folder(folder, backend, batch=batch, workers=workers, strict=strict, progress=advance)
+        result = embed_folder(folder, runtime, batch=batch, workers=workers, strict=strict, progress=advance)
     write_embeddings(result, output)
     for line in _complaints(result):
         click.echo(line, err=True)
     if as_json:
-        summary = {"output": str(output), "model": result.model, "runtime": backend.name, **_figures(result)}
+        summary = {
+            "output": str(output),
+            "model": result.model,
+            "runtime": runtime.name,
+            "note": runtime.note,
+            **_figures(result),
+        }
         click.echo(json.dumps(summary, indent=2, sort_keys=True))
     else:
-        click.echo(_text(result, output, identity, backend.name))
+        click.echo(_text(result, output, identity, runtime.name))
 
 
 def _identity(path: Path, model: dict[str, Any]) -> str:

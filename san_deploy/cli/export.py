@@ -1,4 +1,4 @@
-"""`san export`: turn a checkpoint into an ONNX file that the edge runs."""
+"""`san export`: turn a checkpoint into an ONNX file and an engine that the edge runs."""
 
 from __future__ import annotations
 
@@ -9,126 +9,316 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from . import options
 
 if TYPE_CHECKING:
-    from ..export.checkpoint import Exported
+    from ..artefact import Artefact
+    from ..export.check import Parity
+    from ..export.pipeline import Exported
 
 
-@click.command("export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+class _Profile(click.ParamType):
+    name = "MIN,OPT,MAX"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            least, best, most = (int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not of the form MIN,OPT,MAX, for example 1,16,64", param, ctx)
+        if not 1 <= least <= best <= most <= 4096:
+            self.fail(f"'{value}' does not rise from at least 1 to at most 4096", param, ctx)
+        return least, best, most
+
+
+def _groups(ctx: click.Context, formatter: click.HelpFormatter, command: click.Command) -> None:
+    """Options under headings: there are many, and most people want the first group alone."""
+    rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+        if record is None:
+            continue
+        heading = next((name for name, members in _HEADINGS.items() if param.name in members), "Options")
+        rows[heading].append(record)
+    for heading, records in rows.items():
+        if records:
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+_HEADINGS = {
+    "Options": (),
+    "Graph (of a checkpoint)": ("mask", "input_form", "opset"),
+    "INT8": ("calib", "calib_count", "max_drop", "seed"),
+    "Engine": (
+        "engine",
+        "runtime",
+        "batch",
+        "targets",
+        "workspace",
+        "timing_cache",
+        "tf32",
+        "hardware_compatibility",
+        "version_compatible",
+    ),
+}
+
+
+class _Grouped(click.Command):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _groups(ctx, formatter, self)
+
+
+@click.command("export", cls=_Grouped)
+@click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    required=True,
-    help="The file to write, *.onnx; its description goes to *.onnx.json.",
+    help="The file to write, *.onnx or *.engine; descriptions go to *.json beside them.  "
+    "[default: beside SOURCE, named after it]",
 )
+@click.option("--fp16", is_flag=True, help="Half precision; masks and norms are computed in FP32.")
+@click.option("--int8", is_flag=True, help="8-bit integers, mask branches in floating point; needs --calib.")
+@click.option(
+    "--crops",
+    type=click.Path(path_type=Path),
+    help="A folder of crops to check the file on.  [default: drawn people; of --calib with --int8]",
+)
+@click.option(
+    "--min-cosine",
+    type=click.FloatRange(-1.0, 1.0),
+    help="Least cosine of an embedding with the reference's.  [default: by precision and mask]",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@options.as_json
 @click.option(
     "--mask",
     metavar="argmax|expected|ramp:EPS",
-    help="How features are gated. [default: argmax, the sharp mask]",
+    help="How features are gated.  [default: argmax, the sharp mask]",
 )
 @click.option(
     "--input",
     "input_form",
     type=click.Choice(["uint8", "float"]),
-    default="uint8",
-    show_default=True,
-    help="uint8: N x H x W x 3, BGR, as OpenCV delivers. float: N x 3 x H x W, RGB, 0..255.",
+    help="uint8: N x H x W x 3, BGR, as OpenCV delivers. float: N x 3 x H x W, RGB, 0..255.  [default: uint8]",
 )
+@click.option("--opset", type=click.IntRange(18, 22), help="ONNX operator set.  [default: 18]")
 @click.option(
-    "--crops",
+    "--calib",
     type=click.Path(path_type=Path),
-    help="A folder of crops to check the file on. [default: drawn people]",
+    help="A folder of crops from your own cameras. With an identities.csv its test people are left out.",
 )
 @click.option(
-    "--min-cosine",
-    type=click.FloatRange(-1.0, 1.0),
-    help="Least cosine of an embedding with PyTorch's. "
-    "[default: 0.999 for argmax, 0.9999 for ramp, else 0.99999]",
+    "--calib-num", "calib_count", type=click.IntRange(32, 100_000), help="Crops of it to use.  [default: 512]"
 )
 @click.option(
-    "--opset", type=click.IntRange(18, 22), default=18, show_default=True, help="ONNX operator set."
+    "--max-drop",
+    type=click.FloatRange(0.0, 1.0),
+    help="Largest loss of rank-1 and mAP (0.005: half a point) on the labelled crops of --calib; "
+    "the worst layers are given back until it holds.",
 )
-@click.option("--force", is_flag=True, help="Replace existing files.")
-@options.as_json
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the crops.")
+@click.option(
+    "--engine/--no-engine",
+    default=None,
+    help="Build a TensorRT engine, or stop at the ONNX file.  [default: where TensorRT is installed]",
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="What the file is for; cpu: ONNX Runtime's own form of INT8.",
+)
+@click.option("--batch", type=_Profile(), help="Crops per run of the engine.  [default: 1,16,64]")
+@click.option(
+    "--target",
+    "targets",
+    metavar="SM[,SM...]",
+    help="Build with TensorRT-RTX for these GPUs, without one: sm86,sm89,sm120.",
+)
+@click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Memory that a layer may use.")
+@click.option(
+    "--timing-cache", type=click.Path(path_type=Path), help="File that makes the next build faster."
+)
+@click.option(
+    "--tf32/--no-tf32", default=None, help="Allow TF32 in FP32 convolutions.  [default: not, for accuracy]"
+)
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["none", "same-sm", "ampere+"]),
+    help="GPUs that the engine runs on beside this one.  [default: none]",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    default=None,
+    help="For later TensorRT versions, too; the engine then carries code for the host.",
+)
 def command(
     *,
-    checkpoint: Path,
-    output: Path,
-    mask: str | None,
-    input_form: str,
+    source: Path | None,
+    output: Path | None,
+    fp16: bool,
+    int8: bool,
     crops: Path | None,
     min_cosine: float | None,
-    opset: int,
     force: bool,
     as_json: bool,
+    mask: str | None,
+    input_form: str | None,
+    opset: int | None,
+    calib: Path | None,
+    calib_count: int | None,
+    max_drop: float | None,
+    seed: int,
+    engine: bool | None,
+    runtime: str,
+    batch: tuple[int, int, int] | None,
+    targets: str | None,
+    workspace: int | None,
+    timing_cache: Path | None,
+    tf32: bool | None,
+    hardware_compatibility: str | None,
+    version_compatible: bool | None,
 ) -> None:
-    """Turn CHECKPOINT, written by san train, into an ONNX file that the edge runs.
+    """Turn SOURCE into an ONNX file and, where TensorRT is installed, into an engine that the edge runs.
 
-    Before the file gets its name, ONNX Runtime is compared with PyTorch, crop by crop and at several batch
-    sizes. Where they differ, nothing is written and the exit code is 3.
+    SOURCE is a checkpoint of san train, or an ONNX file of san export, which needs no PyTorch: engines are
+    built on the device that runs them. Without SOURCE, the starter model is exported into this folder.
+
+    Before a file gets its name it is compared with what it was made from, crop by crop and at several batch
+    sizes, and its precision is counted. Where either is not what was asked for, the exit code is 3.
     """
-    if min_cosine is not None and math.isnan(min_cosine):
-        raise click.BadParameter("nan is no cosine", param_hint="--min-cosine")
+    if fp16 and int8:
+        raise UsageError("--fp16 and --int8 contradict each other", do="give one of them")
+    for name, value in (("--min-cosine", min_cosine), ("--max-drop", max_drop)):
+        if value is not None and math.isnan(value):
+            raise click.BadParameter("nan is no number", param_hint=name)
 
-    from ..export.checkpoint import export_checkpoint
+    from ..export.check import Gate
+    from ..export.pipeline import export
+    from ..export.request import EngineOptions, Request
+    from ..progress import bar
 
-    exported = export_checkpoint(
-        checkpoint,
-        output,
-        mask=mask,
-        input_form=input_form,
-        crops=crops,
-        min_cosine=min_cosine,
-        opset=opset,
-        force=force,
+    exported = export(
+        Request(
+            source=source,
+            out=output,
+            precision="fp16" if fp16 else "int8" if int8 else None,
+            mask=mask,
+            input_form=input_form,
+            opset=opset,
+            crops=crops,
+            gate=None if min_cosine is None else Gate(min_cosine),
+            runtime=runtime,
+            engine=engine,
+            options=EngineOptions(
+                batch=batch,
+                workspace_mib=workspace,
+                timing_cache=timing_cache,
+                tf32=tf32,
+                hardware_compatibility=hardware_compatibility,
+                version_compatible=version_compatible,
+                targets=tuple(part.strip() for part in targets.split(",")) if targets else (),
+            ),
+            calib=calib,
+            calib_count=calib_count,
+            max_drop=max_drop,
+            seed=seed,
+            force=force,
+        ),
         report=lambda line: click.echo(line, err=True),
+        progress=bar,
     )
     if as_json:
-        click.echo(json.dumps(_plain(exported), indent=2, sort_keys=True))
+        click.echo(json.dumps(exported.as_dict(), indent=2, sort_keys=True))
     else:
-        click.echo(_text(exported, checkpoint))
+        click.echo(_text(exported, "the starter model" if source is None else str(source)))
+    if exported.missing:
+        click.echo(exported.missing, err=True)
 
 
-def _plain(exported: Exported) -> dict[str, Any]:
-    return {
-        "model": str(exported.path),
-        "bytes": exported.file_bytes,
-        "parameters": exported.parameters,
-        "opset": exported.opset,
-        "gate": exported.gate,
-        "artefact": exported.artefact.as_dict(),
-    }
-
-
-def _text(exported: Exported, checkpoint: Path) -> str:
-    artefact, parity = exported.artefact, exported.parity
+def _text(exported: Exported, source: str) -> str:
+    artefact = exported.artefact
+    what = f"{source}: {artefact.arch}, mask {artefact.mask}, {artefact.precision.upper()}"
+    if exported.parameters is not None:
+        what += f", {exported.parameters / 1e6:.2f} M parameters"
+    rows = [("exported", what)]
     height, width = artefact.size_hw
     shape = f"N x {height} x {width} x 3 uint8 BGR"
     if artefact.input == "float":
         shape = f"N x 3 x {height} x {width} float32 RGB 0..255"
-    size = f"{exported.file_bytes / 1e6:.1f} MB, opset {exported.opset}, SHA-256 {artefact.sha256[:12]}"
-    weights = f"{exported.parameters / 1e6:.2f} M parameters"
-    rows = [
-        ("exported", f"{checkpoint}: {artefact.arch}, {weights}, mask {artefact.mask}"),
-        ("to", f"{exported.path}: {size}"),
-        ("", f"crops {shape} to embeddings N x {artefact.embedding_dim} of norm 1"),
-        (
-            "checked",
-            f"ONNX Runtime against PyTorch on {parity.crops} {parity.source}, gate {exported.gate:g}",
-        ),
-    ]
-    for figures in parity.batches:
-        cosines = f"row cosine at least {figures.min_cosine:.7f}, mean {figures.mean_cosine:.7f}"
-        rows.append(("", f"batch {figures.batch:>2}: {cosines}, difference at most {figures.max_abs:.1e}"))
-    rows.append(("", f"a crop in another batch: row cosine at least {parity.invariance:.7f}"))
+    if exported.written:
+        size = f"{exported.onnx.stat().st_size / 1e6:.1f} MB, SHA-256 {artefact.sha256[:12]}"
+        rows.append(("to", f"{exported.onnx}: {size}"))
+        rows.append(("", f"crops {shape} to embeddings N x {artefact.embedding_dim} of norm 1"))
+        rows.append(("precision", _operands(artefact)))
+    if exported.graph is not None:
+        rows += _checked("checked", "ONNX Runtime against PyTorch, FP32,", exported.graph)
+    if exported.converted is not None:
+        name = artefact.precision.upper()
+        rows += _checked("checked", f"{name} against FP32, both in ONNX Runtime,", exported.converted.parity)
+        rows.append(("", f"gate: {exported.converted.gate}"))
+        if told := exported.converted.accuracy:
+            before, after = told["fp32"], told["int8"]
+            scores = ", ".join(
+                f"{key.replace('rank1', 'rank-1')} {before[key]:.1%} -> {after[key]:.1%}" for key in before
+            )
+            rows.append(("", f"{scores} on {told['on']}"))
+    if exported.engine is not None and exported.engine_path is not None:
+        rows += _engine(exported.engine, exported.engine_path)
+    # A plan that was built ahead of time does not run here.
+    here = exported.engine is not None and exported.engine.engine is not None and exported.engine.engine.gpu
+    model = exported.engine_path if here and exported.engine_path else exported.onnx
     threshold = ""
     if artefact.threshold is None:
         # san match refuses to guess; the command that is printed must run as it stands.
         threshold = " --threshold 0.5"
         rows.append(("", "no threshold was calibrated for this checkpoint; 0.5 below is a guess"))
-    rows.append(("next", f"san embed CROPS -o crops.npz -m {exported.path}"))
-    rows.append(("", f"san match CAM1 CAM2 -o report -m {exported.path}{threshold}"))
-    return "\n".join(f"{name:<10}{text}" for name, text in rows)
+    rows.append(("next", f"san embed CROPS -o crops.npz -m {model}"))
+    rows.append(("", f"san match CAM1 CAM2 -o report -m {model}{threshold}"))
+    return "\n".join(f"{name:<11}{text}" for name, text in rows)
+
+
+def _operands(artefact: Artefact) -> str:
+    operands = artefact.operands
+    if operands is None:
+        return f"{artefact.precision.upper()} was asked for; this older file does not say what it has"
+    shares = [
+        f"{share:.0%} {name}"
+        for name, share in (("INT8", operands.int8), ("FP16", operands.fp16), ("FP32", operands.fp32))
+        if share
+    ]
+    where = {
+        "onnx": "in the file",
+        "network": "in the network that was parsed, not yet seen on a GPU",
+        "engine": "in the engine, by its inspector",
+    }[operands.source]
+    return f"{' and '.join(shares)} of the {operands.count} operands of convolutions, counted {where}"
+
+
+def _checked(name: str, what: str, parity: Parity) -> list[tuple[str, str]]:
+    rows = [(name, f"{what} on {parity.crops} {parity.source}")]
+    for figures in parity.batches:
+        cosines = f"row cosine at least {figures.min_cosine:.7f}, mean {figures.mean_cosine:.7f}"
+        rows.append(("", f"batch {figures.batch:>2}: {cosines}, difference at most {figures.max_abs:.1e}"))
+    rows.append(("", f"a crop in another batch: row cosine at least {parity.invariance:.7f}"))
+    return rows
+
+
+def _engine(artefact: Artefact, path: Path) -> list[tuple[str, str]]:
+    engine = artefact.engine
+    assert engine is not None
+    where = f"built on {engine.gpu}" if engine.gpu else "built ahead of time"
+    least, best, most = engine.batch
+    return [
+        ("engine", f"{path}: {path.stat().st_size / 1e6:.1f} MB, {engine.runtime} {engine.version}, {where}"),
+        ("", f"for {', '.join(engine.sm)}; {least} to {most} crops per run, best at {best}"),
+        ("", _operands(artefact)),
+    ]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="Folder to write; must be new.",
 )
 @options.model
+@options.running
 @click.option(
     "--threshold",
     type=float,
@@ -53,6 +54,8 @@ def command(
     cameras: tuple[Path, ...],
     out: Path,
     model: Path | None,
+    backend: str,
+    device: str,
     threshold: float | None,
     top: int,
     labels: Path | None,
@@ -83,9 +86,11 @@ def command(
     check_folders(cameras)
     people = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
     with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
+        runtime = open_backend(model, backend=backend, device=device)
+        options.say(runtime)
         matching = match_folders(
             cameras,
-            open_backend(model),
+            runtime,
             threshold=threshold,
             top=top,
             batch=batch,

@@ -103,6 +103,7 @@ def exported(
         str(path),
         "--crops",
         str(crop_folder),
+        "--no-engine",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -129,7 +130,8 @@ def test_writes_a_file_and_its_description(exported: tuple[Path, Result], checkp
     assert told["threshold"]["similarity"] == 0.625
     assert set(told["versions"]) == {"san-deploy", "torch", "onnx", "onnxscript", "onnxruntime"}
     assert set(told["checks"]["min_cosine"]) == {"1", "3", "16"}
-    assert told["checks"]["gate"] == 0.999
+    assert told["checks"]["gate"] == {"min_cosine": 0.999}
+    assert told["precision"] == "fp32" and told["operands"]["fp32"] == 1.0
     assert min(told["checks"]["min_cosine"].values()) > 0.999
     assert told["checks"]["source"] == "crops of mine"
 
@@ -142,7 +144,7 @@ def test_says_what_was_done_and_nothing_else(exported: tuple[Path, Result], chec
     for word in (
         "batch  1",
         "batch 16",
-        "opset 18",
+        "FP32",
         "mask argmax",
         "N x 64 x 32 x 3 uint8 BGR",
         str(checkpoint),
@@ -182,11 +184,12 @@ def test_refuses_to_overwrite_and_replaces_with_force(
         other.with_name("other.onnx.json").write_text("{}")
         assert san("export", checkpoint, "-o", other).code == 1
         other.with_name("other.onnx.json").unlink()
-    result = san("export", checkpoint, "-o", path, "--crops", crop_folder, "--force", "--json")
+    result = san("export", checkpoint, "-o", path, "--crops", crop_folder, "--force", "--json", "--no-engine")
     assert result.code == 0, result.err
     told = json.loads(result.out)
     assert told["artefact"]["sha256"] == sha256_file(path)
-    assert told["opset"] == 18 and told["bytes"] == path.stat().st_size and told["parameters"] > 100_000
+    assert told["engine"] is None and told["missing"] == "" and told["written"]
+    assert told["bytes"] == path.stat().st_size and told["parameters"] > 100_000
     # Another process, another day: the same checkpoint gives the same bytes.
     assert path.read_bytes() == before
 
@@ -252,7 +255,12 @@ def test_flipped_bits_are_told_from_a_wrong_graph(
         (["-o", "m.onnx", "--min-cosine", "nan"], "min-cosine"),
         (["-o", "m.onnx", "--opset", "11"], "opset"),
         (["-o", "m.onnx", "--input", "rgb"], "uint8"),
-        ([], "output"),
+        (["-o", "m.onnx", "--fp16", "--int8"], "--int8"),
+        (["-o", "m.onnx", "--int8"], "--calib"),
+        (["-o", "m.onnx", "--batch", "8"], "MIN,OPT,MAX"),
+        (["-o", "m.onnx", "--batch", "8,4,16"], "rise"),
+        (["-o", "m.onnx", "--max-drop", "0.01"], "--int8"),
+        (["-o", "m.onnx", "--runtime", "cpu", "--engine"], "contradict"),
     ],
 )
 def test_usage_errors(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from san_deploy.export.check import BATCHES, default_gate, judge, measure, row_cosine
+from san_deploy.export.check import BATCHES, Gate, default_gate, judge, measure, row_cosine
 from san_deploy.export.crops import CheckCrops, draw_crops, read_crops
 
 from san_deploy.errors import SanError
@@ -38,7 +38,7 @@ def test_equal_networks_pass(count: int) -> None:
     assert parity.min_cosine == pytest.approx(1, abs=1e-7)
     assert parity.invariance == pytest.approx(1, abs=1e-7)
     assert [figures.equal_rows for figures in parity.batches] == [1, 1, 1]
-    assert judge(parity, 0.99999) == []
+    assert judge(parity, Gate(0.99999)) == []
 
 
 def test_one_bad_row_fails_and_is_named() -> None:
@@ -49,7 +49,7 @@ def test_one_bad_row_fails_and_is_named() -> None:
     assert parity.worst[0][0] == "crop17"
     assert parity.batches[0].mean_cosine > 0.97 > parity.min_cosine  # a mean would have hidden it
     assert parity.batches[0].equal_rows == pytest.approx(47 / 48)
-    (failure,) = judge(parity, 0.999)
+    (failure,) = judge(parity, Gate(0.999))
     assert "crop17" in failure and "crop0 " not in failure
 
 
@@ -62,7 +62,7 @@ def test_dependence_on_batch_mates_fails() -> None:
 
     parity = measure(centred, flat(crops.images), crops)
     assert parity.invariance < 0.99
-    assert any("depends on its batch" in failure for failure in judge(parity, 0.99))
+    assert any("depends on its batch" in failure for failure in judge(parity, Gate(0.99)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
@@ -70,7 +70,7 @@ def test_no_embedding_passes_no_gate(value: float) -> None:
     crops = some_crops(4)
     parity = measure(lambda images: np.full((len(images), 96), value, np.float32), flat(crops.images), crops)
     assert parity.min_cosine == -1
-    assert judge(parity, -0.5)
+    assert judge(parity, Gate(-0.5))
 
 
 def test_row_cosine_literally() -> None:
@@ -83,13 +83,38 @@ def test_row_cosine_literally() -> None:
     assert np.allclose(row_cosine(a, b), literal, atol=1e-12)
 
 
+def test_a_percentile_and_a_mean_have_gates_of_their_own() -> None:
+    crops = some_crops(200)
+    reference = flat(crops.images)
+    reference[:4] = np.roll(reference[:4], 1, axis=1)  # 2 % of the rows, more than the 1st percentile bears
+    parity = measure(flat, reference, crops, name="onnx fp32")
+    assert parity.reference == parity.as_dict()["reference"] == "onnx fp32"
+    figures = parity.batches[0]
+    cosine = row_cosine(flat(crops.images), reference)
+    assert figures.p1_cosine == pytest.approx(np.percentile(cosine, 1), abs=1e-6)
+    assert figures.min_cosine <= figures.p1_cosine < 0.9 < figures.mean_cosine < 1
+    assert judge(parity, Gate(-1.0)) == []
+    (failure,) = judge(parity, Gate(-1.0, p1_cosine=0.97, mean_cosine=0.9))
+    assert "1st percentile" in failure and "onnx fp32" in failure
+    (failure,) = judge(parity, Gate(-1.0, mean_cosine=0.9999))
+    assert "mean row cosine" in failure
+
+
+def test_a_gate_in_words() -> None:
+    gate = Gate(-1.0, p1_cosine=0.97, mean_cosine=0.99)
+    assert str(gate) == "1st percentile 0.97, mean 0.99"
+    assert gate.as_dict() == {"p1_cosine": 0.97, "mean_cosine": 0.99}
+    assert str(Gate(0.999)) == "minimum 0.999"
+
+
 def test_default_gates() -> None:
-    assert (
-        default_gate("argmax")
-        < default_gate("ramp:0.0625")
-        < default_gate("expected")
-        == default_gate("none")
-    )
+    least = [default_gate(mask).min_cosine for mask in ("argmax", "ramp:0.0625", "expected", "none")]
+    assert least == sorted(least) and least[0] < least[1] < least[2] == least[3]
+    # A lower precision never has a stricter gate than the one above it.
+    for mask in ("argmax", "ramp:0.0625", "expected"):
+        gates = [default_gate(mask, precision) for precision in ("fp32", "fp16", "int8")]
+        means = [max(gate.min_cosine, gate.mean_cosine) for gate in gates]
+        assert means == sorted(means, reverse=True)
 
 
 def test_drawn_crops_are_the_same_every_time() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from san_deploy.export.check import row_cosine
 from san_deploy.export.crops import CheckCrops
-from san_deploy.export.onnx import clean, write_onnx
+from san_deploy.export.deployed import DeployedNetwork
+from san_deploy.export.onnx import clean, to_onnx, write_onnx
+from san_deploy.export.operators import check_operators
+from san_deploy.train.attention import MaskMode
 from san_deploy.train.evaluate import embed
 from san_deploy.train.models import SharpAttentionNetwork
+from torch import Tensor
 
 from san_deploy.artefact import Artefact, Threshold, from_metadata
 
@@ -173,16 +179,86 @@ def test_writing_twice_gives_equal_bytes(argmax_model: onnx.ModelProto, tmp_path
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
-def test_tensorrt_parses_the_graph(argmax_model: onnx.ModelProto, expected_model: onnx.ModelProto) -> None:
+def build(model: onnx.ModelProto) -> int:
+    """Bytes of the plan that TensorRT-RTX makes of a graph, ahead of time and without a GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
-    for model in (argmax_model, expected_model):
-        parsed = trt.Builder(logger).create_network(0)
-        parser = trt.OnnxParser(parsed, logger)
-        assert parser.parse(model.SerializeToString()), [
-            parser.get_error(i).desc() for i in range(parser.num_errors)
-        ]
-        assert parsed.get_input(0).name == "crops"
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(model.SerializeToString()), [
+        parser.get_error(i).desc() for i in range(parser.num_errors)
+    ]
+    crops = network.get_input(0)
+    assert crops.name == "crops"
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    profile = builder.create_optimization_profile()
+    size = tuple(crops.shape)[1:]
+    profile.set_shape(crops.name, (1, *size), (16, *size), (64, *size))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None
+    return int(plan.nbytes)
+
+
+def test_tensorrt_builds_the_graph(
+    argmax_model: onnx.ModelProto, expected_model: onnx.ModelProto, ramp_model: onnx.ModelProto
+) -> None:
+    for model in (argmax_model, expected_model, ramp_model):
+        assert check_operators(model) == []
+        assert not count(model)["ConvTranspose"]
+        assert build(model) > 100_000
+
+
+@pytest.mark.parametrize(
+    ("upsample", "input_form", "opset"),
+    [("deconv", "uint8", 18), ("bilinear", "float", 22)],
+)
+def test_odd_sizes(
+    *,
+    make_network: Callable[..., SharpAttentionNetwork],
+    crops: CheckCrops,
+    upsample: str,
+    input_form: str,
+    opset: int,
+) -> None:
+    # Maps of 18 x 10, 9 x 5 and 5 x 3: what comes back from half of 9 is cut by a place.
+    size_hw = (72, 40)
+    network = make_network(upsample=upsample, size_hw=size_hw)
+    model = to_onnx(DeployedNetwork(network, input_form=input_form), size_hw, opset=opset)
+    assert check_operators(model) == []
+    assert not count(model)["ConvTranspose"]
+    images = np.pad(crops.images[:3], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
+    planar = np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
+    rows = run(model, images if input_form == "uint8" else planar)
+    assert row_cosine(rows, embed(network, images, mask="argmax")).min() > 0.999
+    assert build(model) > 100_000
+
+
+class Sampler(torch.nn.Module):
+    """As much of a network as an export needs, with an operator that TensorRT gets wrong since opset 20."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = MaskMode()
+        self.conv = torch.nn.Conv2d(3, 4, 1)
+        self.register_buffer("grid", torch.rand(1, 5, 5, 2) * 2 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.get_buffer("grid").expand(x.shape[0], -1, -1, -1)
+        return F.grid_sample(self.conv(x), grid, align_corners=False).mean((2, 3))
+
+
+def test_what_tensorrt_would_get_wrong_is_told_and_is_no_error() -> None:
+    told: list[str] = []
+    to_onnx(DeployedNetwork(Sampler()), (16, 8), report=told.append)
+    assert told == []
+    model = to_onnx(DeployedNetwork(Sampler()), (16, 8), opset=22, report=told.append)
+    assert count(model)["GridSample"] == 1
+    (line,) = told
+    assert "TensorRT 10.3" in line and "GridSample" in line and "opset below 20" in line and "\n" not in line
 
 
 def test_no_gradient_is_kept(network: SharpAttentionNetwork) -> None:

@@ -1,0 +1,178 @@
+"""A read-only view of an ONNX graph: who makes a value, who reads it, and of what type it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
+
+from san_deploy.errors import SanError
+
+#: Operators whose second input is a weight, or a second matrix: where a network's time goes.
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: Outputs of these do not grow with their inputs' values: all they do is choose and reorder.
+LAYOUT = frozenset(
+    {
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a pass over a model asks of it; built by `view`.
+
+    Attributes:
+        nodes: of the model, in order: a maker always stands before its readers.
+        maker: `{value: index of the node that makes it}`; inputs and initialisers have none.
+        readers: `{value: indices of the nodes that read it}`, each once, in order.
+        constants: initialisers, and outputs of Constant nodes.
+        types: `{value: TensorProto.FLOAT, ...}` of every value.
+        shapes: `{value: (2, None, 3)}`, None where a dimension is not known; only values of known rank.
+        inputs, outputs: of the graph.
+        opset: version of the standard operators.
+    """
+
+    nodes: tuple[NodeProto, ...]
+    maker: dict[str, int]
+    readers: dict[str, tuple[int, ...]]
+    constants: dict[str, TensorProto]
+    types: dict[str, int]
+    shapes: dict[str, tuple[int | None, ...]]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opset: int
+
+    def number(self, name: str) -> np.ndarray | None:
+        """A constant's values, or None where `name` is not constant."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def changing(self, node: NodeProto) -> list[str]:
+        """The inputs of a node that are there and not constant."""
+        return [name for name in node.input if name and name not in self.constants]
+
+
+def view(model: onnx.ModelProto) -> Graph:
+    """Look at a model; it is not changed.
+
+    Raises:
+        SanError: it does not infer, holds control flow or functions, or keeps weights in another file.
+    """
+    graph = model.graph
+    if model.functions or graph.sparse_initializer or any(map(_has_graph, graph.node)):
+        raise SanError(
+            "the graph holds functions, sparse weights or control flow (If, Loop, Scan)",
+            why="its precision cannot be told node by node",
+            do="export it without them",
+        )
+    if any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
+        raise SanError("the model keeps its weights in another file", do="save it as one file")
+    try:
+        # data_prop follows shapes through Shape, Gather and Concat, as exporters write them.
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise SanError("the types of the graph cannot be inferred", why=_first_line(error)) from error
+    constants = {weight.name: weight for weight in graph.initializer}
+    maker: dict[str, int] = {}
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        for name in dict.fromkeys(node.input):
+            if name:
+                readers.setdefault(name, []).append(index)
+        for name in node.output:
+            if name:
+                maker[name] = index
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _constant(node)
+    types = {name: tensor.data_type for name, tensor in constants.items()}
+    shapes: dict[str, tuple[int | None, ...]] = {
+        name: tuple(tensor.dims) for name, tensor in constants.items()
+    }
+    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+        tensor_type = value.type.tensor_type
+        types[value.name] = tensor_type.elem_type
+        if tensor_type.HasField("shape"):
+            shapes[value.name] = tuple(
+                item.dim_value if item.HasField("dim_value") else None for item in tensor_type.shape.dim
+            )
+    return Graph(
+        nodes=tuple(graph.node),
+        maker=maker,
+        readers={name: tuple(indices) for name, indices in readers.items()},
+        constants=constants,
+        types=types,
+        shapes=shapes,
+        inputs=tuple(item.name for item in graph.input if item.name not in constants),
+        outputs=tuple(item.name for item in graph.output),
+        opset=next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0),
+    )
+
+
+def copy_with(
+    model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]
+) -> onnx.ModelProto:
+    """A copy of a model with other nodes and weights, and without the shapes of what is between them."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:], result.graph.initializer[:], result.graph.value_info[:]
+    result.graph.node.extend(nodes)
+    result.graph.initializer.extend(weights)
+    return result
+
+
+def new_name(name: str, taken: set[str]) -> str:
+    """`name`, or the next like it that is not taken; it is taken from now on."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def ancestors(graph: Graph, ends: Iterable[int], within: set[int]) -> set[int]:
+    """The nodes of `within` that the nodes `ends` depend on through `within`, `ends` included."""
+    found = set(ends)
+    for index in sorted(within | found, reverse=True):
+        if index in within and any(
+            reader in found for name in graph.nodes[index].output for reader in graph.readers.get(name, ())
+        ):
+            found.add(index)
+    return found
+
+
+def _has_graph(node: NodeProto) -> bool:
+    kinds = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+    return any(attribute.type in kinds for attribute in node.attribute)
+
+
+def _constant(node: NodeProto) -> TensorProto:
+    (attribute,) = node.attribute
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, TensorProto):
+        return value
+    kinds = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    if attribute.name not in kinds:
+        raise SanError(f"the graph holds a Constant with {attribute.name}", do="export it without it")
+    return numpy_helper.from_array(np.asarray(value, kinds[attribute.name]), node.output[0])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -1,0 +1,196 @@
+"""Which nodes of a network stay in FP32 when the rest goes to FP16, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from .branches import find_branches
+from .graph import LAYOUT, PRODUCTS, Graph
+
+#: Sums, means among them: runtimes may add up in the type of the values, and 11 bits lose what comes late.
+_SUMS = frozenset(
+    {
+        "CumSum",
+        "GlobalAveragePool",
+        "GlobalLpPool",
+        "LpPool",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMean",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    }
+)
+#: Norms: sums of squares, a root and a quotient in one.
+_NORMS = frozenset(
+    {
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "LpNormalization",
+        "MeanVarianceNormalization",
+        "RMSNormalization",
+    }
+)
+#: These turn a small input's rounding, or an ordinary one's, into a large or infinite result.
+_STEEP = frozenset({"Div", "Exp", "Log", "LogSoftmax", "Pow", "Reciprocal", "Softmax", "Sqrt"})
+#: Between 64 and 128 FP16 knows sixteenths: too coarse for coordinates.
+_COORDINATES = frozenset({"AffineGrid", "GridSample"})
+_FRAGILE = _SUMS | _NORMS | _STEEP | _COORDINATES
+#: What a normalisation of pixels is made of.
+_PIXELWISE = LAYOUT | {"Add", "Cast", "Div", "Mul", "Sub"}
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Which places of a node take or give FP16 if asked, by the operator's schema.
+
+    Attributes:
+        inputs, outputs: for each place, whether its FP32 value may become FP16.
+    """
+
+    inputs: tuple[bool, ...]
+    outputs: tuple[bool, ...]
+
+    @property
+    def any(self) -> bool:
+        """Whether there is such a place."""
+        return any(self.inputs) or any(self.outputs)
+
+
+def slots(graph: Graph, node: NodeProto) -> Slots:
+    """Look a node up in the operators' schemas.
+
+    Constants of one node may be of several types: a Resize takes FP16 values and FP32 scales. An operator
+    of another domain has no schema here and keeps what it has.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return Slots((False,) * len(node.input), (False,) * len(node.output))
+    schema = onnx.defs.get_schema(node.op_type, graph.opset, "")
+    half = {
+        constraint.type_param_str
+        for constraint in schema.type_constraints
+        if {"tensor(float)", "tensor(float16)"} <= set(constraint.allowed_type_strs)
+    }
+
+    def places(names: list[str], formal: list[onnx.defs.OpSchema.FormalParameter]) -> tuple[bool, ...]:
+        # The last of a variadic operator's parameters stands for all that follow.
+        kinds = [formal[min(place, len(formal) - 1)].type_str for place in range(len(names))]
+        return tuple(
+            kind in half and graph.types.get(name) == TensorProto.FLOAT
+            for name, kind in zip(names, kinds, strict=True)
+        )
+
+    found = Slots(
+        places(list(node.input), list(schema.inputs)), places(list(node.output), list(schema.outputs))
+    )
+    # A generator (ConstantOfShape, RandomNormal) says its type in an attribute, not in its inputs.
+    return (
+        found
+        if any(found.inputs) or node.op_type == "Cast"
+        else Slots(found.inputs, (False,) * len(node.output))
+    )
+
+
+def fp32_islands(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
+    """The nodes that compute in FP32 while the others go to FP16.
+
+    - the normalisation of the pixels, up to the first operator that is none of arithmetic and layout;
+    - the threshold part of sharp masks: it is a step, and a rounded threshold flips bits; the span of a
+      nearly constant channel underflows;
+    - behind the last product, what works on whole rows: the L2 norm of the embedding;
+    - sums, means, norms, squares, and functions that are steep or have a pole;
+    - nodes with a single number that FP16 would round to zero or to infinity: an epsilon, a bound;
+    - what lies between two of these, so that no value is rounded on the way.
+
+    Args:
+        model: FP32, or mixed.
+        graph: its `view`.
+
+    Returns:
+        Indices of `graph.nodes`; nodes without floating point are left out.
+    """
+    typed = {index: slots(graph, node) for index, node in enumerate(graph.nodes)}
+    floating = {index for index, places in typed.items() if places.any}
+    threshold = {name for branch in find_branches(model) for name in branch.threshold}
+    found = {
+        index
+        for index in floating
+        if graph.nodes[index].output[0] in threshold
+        or graph.nodes[index].op_type in _FRAGILE
+        or _is_square(graph.nodes[index])
+        or _has_extreme_number(graph, graph.nodes[index])
+    }
+    found |= (_normalisation(graph) | _tail(graph)) & floating
+    return frozenset(_joined(graph, found, floating))
+
+
+def _is_square(node: NodeProto) -> bool:
+    return node.op_type == "Mul" and node.input[0] == node.input[1]
+
+
+def _has_extreme_number(graph: Graph, node: NodeProto) -> bool:
+    for name in node.input:
+        number = graph.number(name) if graph.types.get(name) == TensorProto.FLOAT else None
+        if number is not None and number.size == 1:
+            with np.errstate(over="ignore"):
+                rounded = number.astype(np.float16)
+            if np.any((rounded == 0) != (number == 0)) or np.any(np.isinf(rounded) != np.isinf(number)):
+                return True
+    return False
+
+
+def _normalisation(graph: Graph) -> set[int]:
+    """The nodes that do arithmetic on the inputs and constants alone."""
+    found: set[int] = set()
+    made = set(graph.inputs)
+    for index, node in enumerate(graph.nodes):
+        names = graph.changing(node)
+        if names and node.op_type in _PIXELWISE and made.issuperset(names):
+            found.add(index)
+            made.update(node.output)
+    return found
+
+
+def _tail(graph: Graph) -> set[int]:
+    """The nodes on rows, `(N, D)`, that no product follows: maps before a last pooling are not among them."""
+    found: set[int] = set()
+    for index in reversed(range(len(graph.nodes))):
+        node = graph.nodes[index]
+        if node.op_type in PRODUCTS:
+            continue
+        later = {reader for name in node.output for reader in graph.readers.get(name, ())}
+        values = [*node.output, *graph.changing(node)]
+        if later <= found and all(len(graph.shapes.get(name, (0,) * 4)) <= 2 for name in values):
+            found.add(index)
+    return found
+
+
+def _joined(graph: Graph, found: set[int], floating: set[int]) -> set[int]:
+    """`found`, with the nodes that take from it and give to it alone: a Cast less, and a rounding less."""
+    result = set(found)
+    while True:
+        more = {
+            index
+            for index in floating - result
+            if graph.nodes[index].op_type not in PRODUCTS
+            and any(graph.maker.get(name) in result for name in graph.nodes[index].input)
+            and _feeds_only(graph, index, result, floating)
+        }
+        if not more:
+            return result
+        result |= more
+
+
+def _feeds_only(graph: Graph, index: int, islands: set[int], floating: set[int]) -> bool:
+    readers = {
+        reader for name in graph.nodes[index].output for reader in graph.readers.get(name, ())
+    } & floating
+    return bool(readers) and readers <= islands

@@ -1,0 +1,138 @@
+"""PyTorch: a checkpoint as it was trained, in FP32. What every other runtime is compared with.
+
+The one module of the edge that needs PyTorch, and only when a checkpoint is opened.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..artefact import sha256_file
+from ..errors import SanError
+from .rows import check_rows
+
+if TYPE_CHECKING:
+    import torch
+
+#: One for all networks: `embed` sets the network's mask, but PyTorch's settings are of the whole process.
+_lock = threading.Lock()
+
+
+class TorchNetwork:
+    """A `Backend` that runs a checkpoint of `san train`.
+
+    In evaluation mode, in FP32 without TF32, with cuDNN's deterministic algorithms. Calls from several threads,
+    of other networks too, wait for each other.
+
+    Args:
+        path: the checkpoint, .safetensors.
+        device: `cpu`, `cuda` or `cuda:1`, as PyTorch names it.
+        mask: `argmax`, `expected` or `ramp:EPS`; None is argmax where the network has a sharp mask.
+        threads: of PyTorch while it runs here on the CPU; None leaves them as they are.
+
+    Attributes:
+        artefact: what an export of it with this mask would say of itself; its `sha256` is the checkpoint's.
+        name: `torch 2.13.0 (CPU)`.
+        note: empty.
+
+    Raises:
+        UsageError: the network has no sharp mask to choose, or `mask` is none.
+        SanError: no checkpoint, or PyTorch has no such device.
+        ModuleNotFoundError: PyTorch is not installed.
+    """
+
+    def __init__(
+        self, path: Path, *, device: str = "cpu", mask: str | None = None, threads: int | None = None
+    ) -> None:
+        import torch
+
+        from ..train.checkpoint import load_checkpoint
+        from ..train.describe import describe, resolve_mask
+
+        if threads is not None and threads < 1:
+            raise SanError(f"a model runs on 1 thread or more; received {threads}")
+        self._path = Path(path)
+        network, info = load_checkpoint(self._path)
+        self._device = _device(device)
+        self._network = network.to(self._device).eval()
+        sha256 = sha256_file(self._path)
+        self.artefact = describe(
+            network,
+            info,
+            mask=resolve_mask(network, mask),
+            input_form="uint8",
+            checkpoint_sha256=sha256,
+            sha256=sha256,
+        )
+        self._threads = threads
+        where = (
+            "CPU"
+            if self._device.type == "cpu"
+            else f"{self._device}, {torch.cuda.get_device_name(self._device)}"
+        )
+        self.name = f"torch {torch.__version__} ({where})"
+        self.note = ""
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        """Embed prepared crops.
+
+        Args:
+            crops: `(N, H, W, 3)` uint8 BGR, N >= 1; H and W as in `artefact.size_hw`.
+
+        Returns:
+            `(N, D)` float32, unit rows in the order of `crops`; a new array.
+
+        Raises:
+            SanError: other crops, no memory, or a row is not finite or not of norm 1.
+        """
+        import torch
+
+        from ..train.evaluate import embed
+
+        batch = self.artefact.to_input(crops)
+        if not len(batch):
+            raise SanError("the model was given no crops")
+        # A network without a sharp mask has nothing to switch.
+        mask = "argmax" if self.artefact.mask in ("none", "soft") else self.artefact.mask
+        with _lock, torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+            threads = torch.get_num_threads()
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
+            try:
+                rows = embed(self._network, batch, mask=mask)
+            except torch.cuda.OutOfMemoryError as error:
+                raise SanError(
+                    f"{len(batch)} crops do not fit into the memory of {self._device}",
+                    do="give a smaller --batch",
+                ) from error
+            finally:
+                torch.set_num_threads(threads)
+        shape = (len(crops), self.artefact.embedding_dim)
+        return check_rows(rows, shape=shape, path=self._path, do="train again, see docs/training.md")
+
+
+def cuda_reason() -> str:
+    """Why PyTorch cannot use a GPU here, in words; empty where it can."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"this PyTorch {torch.__version__} was built without CUDA"
+    return "" if torch.cuda.is_available() else "PyTorch finds no GPU"
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    device = torch.device(name)
+    if device.type == "cuda":
+        if why := cuda_reason():
+            raise SanError(
+                f"PyTorch cannot run on {name}", why=why, do="install a PyTorch for CUDA, see pytorch.org"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise SanError(f"there is no GPU {name}", why=f"PyTorch finds {torch.cuda.device_count()}")
+    return device

@@ -1,0 +1,186 @@
+"""`san info`: what a model file is and where it runs, or what this machine has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, words
+
+if TYPE_CHECKING:
+    from ..artefact import Artefact, Calibration, Engine
+    from ..checkpoint_info import CheckpointInfo
+    from ..here import Here
+    from ..info import FileInfo
+    from ..runs_here import Verdict
+
+#: Names of a long list that are told.
+_NAMED = 3
+
+
+@click.command("info")
+@click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@options.as_json
+def command(*, file: Path | None, as_json: bool) -> None:
+    """Say what FILE is: an ONNX file, an engine or a checkpoint; and whether it runs here.
+
+    Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed.
+    """
+    if file is None:
+        from ..here import here
+
+        found = here()
+        click.echo(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found))
+        return
+
+    from ..info import read_file
+
+    told = read_file(file)
+    with words.reading(file):
+        text = json.dumps(told.as_dict(), indent=2, allow_nan=False) if as_json else as_text(told)
+    click.echo(text)
+
+
+def as_text(told: FileInfo) -> str:
+    """What is printed of a file, without a newline at its end."""
+    beside = f"{told.sidecar} beside it agrees" if told.sidecar else "no description beside it"
+    rows = [
+        ("file", f"{told.path}: {told.kind}, {words.megabytes(told.bytes)}"),
+        ("SHA-256", f"{told.sha256}; {beside}"),
+    ]
+    if told.artefact is not None:
+        rows += _artefact(told.artefact)
+    if told.checkpoint is not None:
+        rows += _checkpoint(told.checkpoint, told.parameters or 0)
+    name = "runs here"
+    for (runs, why, do), backends in _alike(told.runs).items():
+        advice = f"; {do}" if do else ""
+        rows.append((name, f"{', '.join(backends)}: {'yes' if runs else 'no'}, {why}{advice}"))
+        name = ""
+    return words.columns(rows)
+
+
+def _alike(verdicts: tuple[Verdict, ...]) -> dict[tuple[bool, str, str], list[str]]:
+    """Names of the backends of which the same is said."""
+    found: dict[tuple[bool, str, str], list[str]] = {}
+    for verdict in verdicts:
+        name = f"{verdict.backend} on {verdict.device}" if verdict.device else verdict.backend
+        found.setdefault((verdict.runs, verdict.why, verdict.do), []).append(name)
+    return found
+
+
+def _artefact(artefact: Artefact) -> list[words.Row]:
+    from ..info import input_of, output_of
+
+    taken, given = input_of(artefact), output_of(artefact)
+    shape, out = (" x ".join(map(str, port["shape"])) for port in (taken, given))
+    mean, std = (
+        ", ".join(f"{value:g}" for value in values) for values in (artefact.mean_rgb, artefact.std_rgb)
+    )
+    rows = [
+        ("network", f"{artefact.arch}: {_settings(artefact.settings)}"),
+        ("mask", artefact.mask),
+        ("precision", words.precision(artefact)),
+        ("takes", f"'{taken['name']}', {shape} {taken['type']}, {taken['colour']}, 0..255"),
+        ("", f"resized with {artefact.resize}, aspect not kept"),
+        ("inside", f"normalisation (mean {mean}, deviation {std}, RGB, 0..1) and L2 norm: do neither again"),
+        ("gives", f"'{given['name']}', {out} {given['type']}, rows of norm 1"),
+        ("threshold", words.threshold(artefact.threshold)),
+        ("made from", f"checkpoint SHA-256 {artefact.checkpoint_sha256}"),
+    ]
+    if artefact.engine is not None:
+        rows.append(("", f"ONNX SHA-256 {artefact.engine.onnx_sha256}"))
+    rows.append(("made with", _pairs(artefact.versions)))
+    name = "checked"
+    for line in words.checks(artefact.checks):
+        rows.append((name, line))
+        name = ""
+    if artefact.calibration is not None:
+        rows += _calibration(artefact.calibration)
+    if artefact.engine is not None:
+        rows += _engine(artefact.engine)
+    return rows
+
+
+def _calibration(calibration: Calibration) -> list[words.Row]:
+    told = f"{calibration.method} over {calibration.crops} crops of {calibration.folder}, seed {calibration.seed}"
+    rows = [
+        ("calibrated", f"{told}, crops SHA-256 {calibration.crops_sha256[:12]}"),
+        ("", f"form for {'ONNX Runtime' if calibration.form == 'cpu' else 'TensorRT'}"),
+    ]
+    for name, layers in (("never quantised", calibration.left), ("given back", calibration.reverted)):
+        if layers:
+            more = ", ..." if len(layers) > _NAMED else ""
+            rows.append(("", f"{name} ({len(layers)}): {', '.join(layers[:_NAMED])}{more}"))
+    return rows
+
+
+def _engine(engine: Engine) -> list[words.Row]:
+    least, best, most = engine.batch
+    cuda = f", CUDA {engine.cuda}" if engine.cuda else ""
+    where = f"on {engine.gpu}" if engine.gpu else "ahead of time"
+    compatible = "and later versions" if engine.version_compatible else "this version alone"
+    return [
+        ("engine", f"{engine.runtime} {engine.version}{cuda}, built {where}, for {engine.system}"),
+        (
+            "",
+            f"for {', '.join(engine.sm)}; hardware compatibility {engine.hardware_compatibility}; {compatible}",
+        ),
+        ("", f"{least} to {most} crops per run, best at {best}; TF32 {'allowed' if engine.tf32 else 'off'}"),
+    ]
+
+
+def _checkpoint(info: CheckpointInfo, parameters: int) -> list[words.Row]:
+    rows = [
+        ("network", f"{info.arch}: {_settings(info.settings)}"),
+        ("", f"{parameters / 1e6:.2f} M parameters"),
+        ("trained", f"{info.epoch} epochs, resize {info.resize}"),
+    ]
+    rows += [("", f"on {line}") for line in info.data]
+    rows.append(("validated", _pairs(info.metrics) or "not"))
+    rows.append(("threshold", words.threshold(info.threshold)))
+    rows.append(("made with", _pairs(info.versions)))
+    return rows
+
+
+def _machine(found: Here) -> str:
+    at = found.machine
+    rows = [
+        ("san-deploy", found.san_deploy),
+        ("Python", at.python),
+        ("system", at.system),
+        ("processor", f"{at.processor}; {at.cores} of {at.cores_in_all} cores may be used"),
+        ("packages", _pairs(found.packages)),
+        ("providers", f"{', '.join(found.providers)} (of ONNX Runtime)"),
+    ]
+    rows += [(name, version) for name, version in found.tensorrt.items()]
+    rows += [(name, problem) for name, problem in found.tensorrt_problems.items()]
+    rows.append(("CUDA", f"runtime {found.cuda_runtime or 'none'}, driver {found.cuda_driver or 'none'}"))
+    rows += [("GPU", f"cuda:{gpu['index']} {gpu['name']} ({gpu['sm']})") for gpu in found.gpus]
+    if not found.gpus:
+        rows.append(("GPU", f"none: {found.no_gpu}"))
+    if found.starter is None or found.starter.artefact is None:
+        rows.append(("starter", found.starter_problem))
+    else:
+        rows.append(("starter", f"{found.starter.path}, {words.megabytes(found.starter.bytes)}"))
+        rows.append(("", f"{words.identity(found.starter.artefact)}, SHA-256 {found.starter.sha256[:12]}"))
+    return words.columns(rows)
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in sorted(values.items()))
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in sorted(values.items()))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_plain, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

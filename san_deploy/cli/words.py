@@ -1,0 +1,164 @@
+"""How commands tell in words what a model file says of itself. Nothing in it is trusted to be of its type."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SanError
+
+if TYPE_CHECKING:
+    from ..artefact import Artefact, Threshold
+
+Row = tuple[str, str]
+
+
+def columns(rows: list[Row]) -> str:
+    """Rows of a name and a text, aligned. A row without a name goes on with the one before."""
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{text}".rstrip() for name, text in rows)
+
+
+def megabytes(count: int) -> str:
+    """`13.2 MB`, of 10^6 bytes; two digits below ten."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+
+
+def identity(artefact: Artefact) -> str:
+    """`san-resnet18, 128 x 64, mask argmax, FP32`."""
+    height, width = artefact.size_hw
+    return f"{artefact.arch}, {height} x {width}, mask {artefact.mask}, {artefact.precision.upper()}"
+
+
+def precision(artefact: Artefact) -> str:
+    """What was asked for, and what the file has."""
+    asked = artefact.precision.upper()
+    has = artefact.operands
+    if has is None:
+        return f"{asked}, not counted in this older file"
+    shares = ((has.int8, "INT8"), (has.fp16, "FP16"), (has.fp32, "FP32"))
+    told = ", ".join(f"{share:.0%} {name}" for share, name in shares if share)
+    where = {
+        "onnx": "in the file",
+        "network": "in the network that TensorRT parsed",
+        "engine": "in the engine, by its inspector",
+    }
+    counted = where.get(has.source, f"in '{has.source}'")
+    return f"{asked} asked for; {told} of the {has.count} operands of convolutions and products, counted {counted}"
+
+
+def threshold(value: Threshold | None) -> str:
+    """The threshold with what it stands for and whose people it was calibrated on."""
+    if value is None:
+        return "none was calibrated: give one to san match with --threshold"
+    return (
+        f"{value.similarity:.4f}: reached by {value.false_match_rate:.2%} of {value.impostor_pairs} pairs of "
+        f"strangers and {value.true_match_rate:.1%} of {value.genuine_pairs} pairs of one person; {value.source}"
+    )
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Refuse a file of which the block cannot say what it says of itself.
+
+    Types of what a file says are not looked at before somebody needs them.
+    """
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        StopIteration,
+    ) as error:
+        raise SanError(
+            f"what {path} says of itself cannot be read", why=str(error).split("\n")[0], do="export it again"
+        ) from error
+
+
+def accuracy(artefact: Artefact) -> list[Row]:
+    """What a file tells of its accuracy: precision, checks, threshold."""
+    told = [("precision", precision(artefact))]
+    told += [("checked", line) for line in checks(artefact.checks)]
+    return [*told, ("threshold", threshold(artefact.threshold))]
+
+
+def checks(values: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each check that was made before the file got its name, with its figures."""
+    inner = {key: value for key, value in values.items() if _is_parity(value)}
+    if _is_parity(values):
+        # The change of precision came behind the check of the graph.
+        graph = "FP32: " if {"fp16", "int8"} & inner.keys() else ""
+        yield graph + _parity(values)
+    for name, value in inner.items():
+        yield f"{name.upper() if name in ('fp16', 'int8') else name}: {_parity(value)}"
+    known = {*inner, *_PARITY} if _is_parity(values) else {*inner}
+    for name, value in values.items():
+        if name == "accuracy" and _is_accuracy(value):
+            yield _accuracy(value)
+        elif name not in known:
+            yield f"{name}: {json.dumps(value, sort_keys=True)}"
+
+
+#: Keys of `export.check.Parity.as_dict`, and the gate that is written beside them.
+_PARITY = (
+    "reference",
+    "crops",
+    "source",
+    "min_cosine",
+    "p1_cosine",
+    "mean_cosine",
+    "max_abs",
+    "equal_rows",
+    "batch_invariance",
+    "gate",
+)
+
+
+def _is_parity(value: object) -> bool:
+    return (
+        isinstance(value, Mapping) and "reference" in value and isinstance(value.get("min_cosine"), Mapping)
+    )
+
+
+def _parity(value: Mapping[str, Any]) -> str:
+    """The worst of all batch sizes."""
+    told = [f"row cosine at least {min(value['min_cosine'].values()):.7f}"]
+    if "p1_cosine" in value:
+        told.append(f"1st percentile {min(value['p1_cosine'].values()):.7f}")
+    if "mean_cosine" in value:
+        told.append(f"mean {min(value['mean_cosine'].values()):.7f}")
+    if "batch_invariance" in value:
+        told.append(f"in another batch {value['batch_invariance']:.7f}")
+    if "gate" in value:
+        told.append(f"gate {_gate(value['gate'])}")
+    batches = ", ".join(sorted(value["min_cosine"], key=int))
+    where = f"on {value['crops']} {value['source']}, batches {batches}"
+    return f"against {value['reference']} {where}: {'; '.join(told)}"
+
+
+def _gate(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return f"{value:g}"
+    names = {"min_cosine": "minimum", "p1_cosine": "1st percentile", "mean_cosine": "mean"}
+    return ", ".join(f"{name} {value[key]:g}" for key, name in names.items() if key in value) or "none"
+
+
+def _is_accuracy(value: object) -> bool:
+    return isinstance(value, Mapping) and "on" in value and isinstance(value.get("fp32"), Mapping)
+
+
+def _accuracy(value: Mapping[str, Any]) -> str:
+    lower = next(key for key in value if key not in ("on", "fp32", "max_drop"))
+    told = (
+        f"{key.replace('rank1', 'rank-1')} {before:.1%} -> {value[lower][key]:.1%}"
+        for key, before in value["fp32"].items()
+    )
+    drop = f", {value['max_drop']:.1%} may be lost" if "max_drop" in value else ""
+    return f"FP32 -> {lower.upper()} on {value['on']}: {', '.join(told)}{drop}"

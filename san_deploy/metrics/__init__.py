@@ -1,0 +1,46 @@
+"""Ranking metrics, computed as the field does, in FP32, with a stated tie policy and no Q x G matrix.
+
+    scores = products(query, gallery)             # or rerank.Reranked(query, gallery)
+    answers = Answers(query_person=..., gallery_person=..., query_camera=..., gallery_camera=...)
+    result = rank_queries(scores, answers)        # rank of each right answer of each query
+    ranking = result.summary()                    # CMC, mAP, mINP
+
+`evaluate` is these lines in one call.
+"""
+
+from .answers import Answers
+from .cuhk03 import SingleShot, draw_single_shot, single_shot
+from .lists import RankList, rank_lists
+from .ranking import (
+    AP_DEFINITION,
+    QueryRanks,
+    Ranking,
+    evaluate,
+    rank_positives,
+    rank_queries,
+)
+from .scores import Products, Scores, TorchProducts, products
+from .tracklets import evaluate_tracklets, join_cameras, pool_cameras, pool_tracklets
+
+__all__ = [
+    "AP_DEFINITION",
+    "Answers",
+    "Products",
+    "QueryRanks",
+    "RankList",
+    "Ranking",
+    "Scores",
+    "SingleShot",
+    "TorchProducts",
+    "draw_single_shot",
+    "evaluate",
+    "evaluate_tracklets",
+    "join_cameras",
+    "pool_cameras",
+    "pool_tracklets",
+    "products",
+    "rank_lists",
+    "rank_positives",
+    "rank_queries",
+    "single_shot",
+]

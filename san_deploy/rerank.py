@@ -1,0 +1,224 @@
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017, arXiv 1701.08398) without a matrix of all against all.
+
+The published program keeps several N x N matrices of the N = Q + G crops. Here similarities are made a tile at a
+time and only the neighbours of each crop are kept; the k-reciprocal features are sparse, and the re-ranked
+distances of a tile of queries are made when they are asked for. The result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import UsageError
+from .metrics.nearest import nearest
+from .metrics.scores import checked_pair, products, unit_rows
+
+#: The paper's values (Sec. 4.2, 5).
+K1, K2, LAMBDA = 20, 6, 0.3
+#: Cells that are worked on at once.
+_BLOCK_CELLS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A sparse matrix by rows: row i has `column[start[i] : start[i + 1]]`, in ascending order, and `value`."""
+
+    start: np.ndarray
+    column: np.ndarray
+    value: np.ndarray
+
+    def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the entries of some rows are: which of `rows`, and the place in `column` and `value`."""
+        return spans(self.start[rows], self.start[rows + 1])
+
+    def transpose(self, rows: slice, columns: int) -> Sparse:
+        """By columns, some of the rows only, numbered from 0."""
+        first, end = self.start[rows.start], self.start[rows.stop]
+        column, value = self.column[first:end], self.value[first:end]
+        row = np.repeat(
+            np.arange(rows.stop - rows.start, dtype=np.int32), np.diff(self.start[rows.start : rows.stop + 1])
+        )
+        order = np.argsort(column, kind="stable")
+        start = np.zeros(columns + 1, np.int64)
+        np.cumsum(np.bincount(column, minlength=columns), out=start[1:])
+        return Sparse(start, row[order], value[order])
+
+
+def spans(first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count from `first[i]` to `end[i]` for every i, one after the other: `(i, place)`, both int64."""
+    length = end - first
+    which = np.repeat(np.arange(len(length)), length)
+    place = np.arange(len(which)) + np.repeat(first - (np.cumsum(length) - length), length)
+    return which, place
+
+
+class Reranked:
+    """Re-ranked distances, negative, as `metrics.Scores`: larger is more alike.
+
+    The distance is (1 - weight) x Jaccard distance of the k-reciprocal features + weight x squared Euclidean
+    distance over its largest value in the query's row (Eq. 12).
+
+    Args:
+        query: `(Q, D)`; rows are brought to length 1.
+        gallery: `(G, D)`, junk left out: it would be counted as a neighbour.
+        k1: neighbours that are looked at for reciprocity.
+        k2: neighbours whose features are averaged, 1 to k1 + 1; 1 averages none.
+        weight: of the original distance, the paper's lambda, 0 to 1.
+        device: where inner products are made, see `metrics.products`.
+        progress: is told how many more of the Q + G crops have found their neighbours.
+
+    Raises:
+        SanError: an embedding is not finite or of length 0.
+        UsageError: k1, k2 or weight is out of range.
+    """
+
+    def __init__(
+        self,
+        query: np.ndarray,
+        gallery: np.ndarray,
+        *,
+        k1: int = K1,
+        k2: int = K2,
+        weight: float = LAMBDA,
+        device: str = "cpu",
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        if k1 < 1 or not 1 <= k2 <= k1 + 1 or not 0.0 <= weight <= 1.0:
+            raise UsageError(
+                f"re-ranking with k1 {k1}, k2 {k2} and weight {weight} makes no sense",
+                do="give k1 >= 1, k2 from 1 to k1 + 1 and a weight from 0 to 1",
+            )
+        self.shape = queries, _ = len(query), len(gallery)
+        self._weight = weight
+        rows = unit_rows(np.concatenate(checked_pair(query, gallery)), "query or gallery")
+        neighbours = nearest(products(rows, rows, device), k1 + 1, progress)
+        # Squared Euclidean distance of unit rows is 2 - 2 x cosine; the largest is that of the least alike.
+        self._farthest = np.maximum(2.0 - 2.0 * neighbours.lowest, np.float32(1e-12))
+        feature = reciprocal_features(rows, neighbours.column, self._farthest, k1)
+        if k2 > 1:
+            feature = average(feature, neighbours.column[:, :k2])
+        self._feature = feature
+        self._inverted = feature.transpose(slice(queries, len(rows)), len(rows))
+        self._products = products(rows[:queries], rows[queries:], device)
+
+    def fill(self, start: int, stop: int, out: np.ndarray) -> None:
+        """As `metrics.Scores.fill`."""
+        self._products.fill(start, stop, out)
+        # -weight x (2 - 2 x cosine) / farthest - (1 - weight) x (1 - overlap)
+        slope = (2.0 * self._weight / self._farthest[start:stop]).astype(np.float32)
+        out *= slope[:, None]
+        out -= (slope + np.float32(1.0 - self._weight))[:, None]
+        height = max(1, _BLOCK_CELLS // self.shape[1])
+        for low in range(start, stop, height):
+            high = min(low + height, stop)
+            overlap = self._overlap(low, high)
+            overlap *= 1.0 - self._weight
+            out[low - start : high - start] += overlap
+
+    def distance(self) -> np.ndarray:
+        """`(Q, G)` float32, the whole matrix of re-ranked distances."""
+        result = np.empty(self.shape, np.float32)
+        self.fill(0, len(result), result)
+        return np.negative(result, out=result)
+
+    def _overlap(self, start: int, stop: int) -> np.ndarray:
+        """1 - Jaccard distance (Eq. 10), `(stop - start, G)` float64."""
+        gallery = self.shape[1]
+        row, place = self._feature.entries(np.arange(start, stop))
+        column, value = self._feature.column[place], self._feature.value[place]
+        entry, other = spans(self._inverted.start[column], self._inverted.start[column + 1])
+        common = np.bincount(
+            row[entry] * gallery + self._inverted.column[other],
+            weights=np.minimum(value[entry], self._inverted.value[other]),
+            minlength=(stop - start) * gallery,
+        ).reshape(stop - start, gallery)
+        # Features sum to 1: the sum of maxima is 2 - that of minima.
+        return np.divide(common, 2.0 - common, out=common)
+
+
+def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarray, k1: int) -> Sparse:
+    """The k-reciprocal features of all crops (Eq. 3 to 7): sparse, non-negative, rows of sum 1.
+
+    Args:
+        rows: `(N, D)` float32 unit rows.
+        index: `(N, K)` int32, the neighbours of each, itself among them, nearest first; K = k1 + 1 where
+            there are so many crops.
+        farthest: `(N,)` largest squared distance of each.
+        k1: as in the paper.
+    """
+    # The published program rounds half to even, and counts the crop itself besides.
+    half = int(np.around(k1 / 2)) + 1
+    mutual, mutual_half = reciprocal(index), reciprocal(index[:, :half])
+    size_half = mutual_half.sum(axis=1)
+    count = len(rows)
+    column, value, length = [], [], np.empty(count, np.int64)
+    height = max(1, _BLOCK_CELLS // count)
+    marks = np.zeros((height, count), bool)
+    for low in range(0, count, height):
+        block = slice(low, min(low + height, count))
+        row, place = np.nonzero(mutual[block])
+        near = index[block][row, place]  # R(p, k1) (Eq. 3), for all p of the block
+        marks[row, near] = True
+        # R(q, k1 / 2) for each q of them, counting those that are in R(p, k1) (Eq. 5).
+        pair, second = np.nonzero(mutual_half[near])
+        candidate = index[near[pair], second]
+        inside = np.bincount(pair, weights=marks[row[pair], candidate], minlength=len(near))
+        taken = (inside > 2.0 / 3 * size_half[near])[pair]
+        marks[row[pair[taken]], candidate[taken]] = True
+        cell = np.flatnonzero(marks)
+        at, other = cell // count, cell % count
+        marks[at, other] = False
+        weights = np.exp((2.0 * _cosines(rows, at + low, other) - 2.0) / farthest[low + at])
+        total = np.bincount(at, weights=weights)
+        column.append(other.astype(np.int32))
+        value.append((weights / total[at]).astype(np.float32))
+        length[block] = np.bincount(at, minlength=block.stop - low)
+    return Sparse(np.concatenate([[0], np.cumsum(length)]), np.concatenate(column), np.concatenate(value))
+
+
+def reciprocal(index: np.ndarray) -> np.ndarray:
+    """Which neighbours have the crop among theirs (Eq. 2): `(N, K)` bool of `(N, K)` int32."""
+    count, width = index.shape
+    result = np.empty(index.shape, bool)
+    height = max(1, _BLOCK_CELLS // width**2)
+    for low in range(0, count, height):
+        block = index[low : low + height]
+        itself = np.arange(low, low + len(block), dtype=index.dtype)
+        result[low : low + height] = (index[block] == itself[:, None, None]).any(axis=2)
+    return result
+
+
+def average(feature: Sparse, index: np.ndarray) -> Sparse:
+    """Each crop's feature becomes the mean of its nearest crops' (local query expansion, Eq. 11).
+
+    Args:
+        feature: of N crops.
+        index: `(N, k2)` int32, the nearest of each.
+    """
+    count, width = index.shape
+    column, value, length = [], [], np.empty(count, np.int64)
+    height = max(1, _BLOCK_CELLS * count // (width * max(1, len(feature.column))))
+    for low in range(0, count, height):
+        block = index[low : low + height]
+        near, place = feature.entries(block.ravel())
+        cell = near // width * count + feature.column[place]
+        order = np.argsort(cell, kind="stable")
+        cell = cell[order]
+        first = np.flatnonzero(np.diff(cell, prepend=-1))
+        value.append(np.add.reduceat(feature.value[place[order]], first) / np.float32(width))
+        column.append((cell[first] % count).astype(np.int32))
+        length[low : low + height] = np.bincount(cell[first] // count, minlength=len(block))
+    return Sparse(np.concatenate([[0], np.cumsum(length)]), np.concatenate(column), np.concatenate(value))
+
+
+def _cosines(rows: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Inner products of pairs of rows, `(n,)` float32."""
+    result = np.empty(len(a), np.float32)
+    height = max(1, _BLOCK_CELLS // rows.shape[1])
+    for low in range(0, len(a), height):
+        part = slice(low, low + height)
+        np.einsum("ij,ij->i", rows[a[part]], rows[b[part]], out=result[part])
+    return result
