@@ -30,9 +30,9 @@ import onnxruntime
 
 from san_deploy.artefact import INPUT_NAME
 from san_deploy.backends.onnxruntime import OnnxRuntime
+from san_deploy.bench.latency import ratio
 from san_deploy.embed import embed_folder
 from san_deploy.images import list_crops
-from san_deploy.latency import ratio
 from san_deploy.machine import machine
 from san_deploy.preprocess import read_crop
 

@@ -15,9 +15,9 @@ from ..errors import UsageError
 from . import options, words
 
 if TYPE_CHECKING:
-    from ..bench import Bench, ModelFigures
-    from ..bench_engine import EngineFigures
-    from ..latency import Ratio
+    from ..bench.engine import EngineFigures
+    from ..bench.latency import Ratio
+    from ..bench.models import Bench, ModelFigures
 
 
 class _Batches(click.ParamType):
@@ -119,9 +119,9 @@ def command(
             raise click.BadParameter("nan is no number", param_hint=name)
 
     from ..backends import STARTER, open_backend
-    from ..bench import bench, open_model
-    from ..bench_folder import open_crops
-    from ..turns import Plan
+    from ..bench.folder import open_crops
+    from ..bench.models import bench, open_model
+    from ..bench.turns import Plan
 
     paths = [model or STARTER, *others]
     if len({path.resolve() for path in paths}) < len(paths):

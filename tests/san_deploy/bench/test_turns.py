@@ -7,7 +7,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from san_deploy.turns import Plan, take_turns
+from san_deploy.bench.turns import Plan, take_turns
 
 
 class Clock:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from san_deploy.latency import Ratio, least_samples, ratio, settled, spread, summarise
+from san_deploy.bench.latency import Ratio, least_samples, ratio, settled, spread, summarise
 
 
 def test_percentiles_in_literal_form() -> None:

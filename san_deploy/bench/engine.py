@@ -10,8 +10,8 @@ from itertools import cycle, islice
 
 import numpy as np
 
+from ..backends import Backend
 from . import latency
-from .backends import Backend
 from .latency import Latency, Ratio
 from .turns import Plan, take_turns
 

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from san_deploy.backends.onnxruntime import OnnxRuntime
-from san_deploy.bench import Opened, bench, open_model
-from san_deploy.bench_engine import batches, measure_engines
-from san_deploy.bench_folder import decoding_cpu_ms, files_per_run, measure_folders, open_crops
+from san_deploy.bench.engine import batches, measure_engines
+from san_deploy.bench.folder import decoding_cpu_ms, files_per_run, measure_folders, open_crops
+from san_deploy.bench.models import Opened, bench, open_model
+from san_deploy.bench.turns import Plan
 from san_deploy.cli.bench import as_text
 from san_deploy.errors import SanError
-from san_deploy.turns import Plan
+from tests.tiny_models import tiny_artefact, tiny_model
 
-from ..tiny_models import tiny_artefact, tiny_model
 from .backends.test_tensorrt import Bench as Simulated
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..backends import Backend
+from ..embed import CALLS, embed_folder
+from ..errors import SanError
+from ..images import UnreadableImage, list_crops, open_rgb
+from ..preprocess import resize_rgb
 from . import latency
-from .backends import Backend
-from .bench_engine import batches
-from .embed import CALLS, embed_folder
-from .errors import SanError
-from .images import UnreadableImage, list_crops, open_rgb
+from .engine import batches
 from .latency import Ratio
-from .preprocess import resize_rgb
 from .turns import Plan, take_turns
 
 #: A run over a folder takes this share of the time limit, by the network's own speed, within these files.
@@ -92,7 +92,7 @@ def open_crops(folder: Path | None, count: int, *, seed: int) -> Iterator[Crops]
         SanError: no such folder, no image in it, or none that can be read.
     """
     if folder is None:
-        from .drawn import draw_cameras
+        from ..drawn import draw_cameras
 
         with tempfile.TemporaryDirectory(prefix="san-bench-") as name:
             drawn = Path(name) / "drawn"
