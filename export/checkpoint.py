@@ -92,7 +92,8 @@ def export_graph(
         tools=TOOLS,
     )
     report(f"exporting {artefact.arch}, mask {mask_name}, input {input_form}")
-    model = to_onnx(DeployedNetwork(network, mask=mask_name, input_form=input_form), size_hw, opset=opset)
+    deployed = DeployedNetwork(network, mask=mask_name, input_form=input_form)
+    model = to_onnx(deployed, size_hw, opset=opset, report=report)
     write_onnx(model, artefact, path)
     report(f"checking {len(chosen.images)} {chosen.source}, ONNX Runtime against PyTorch")
     parity = compare(network, path, chosen, mask=mask_name)

@@ -43,6 +43,7 @@ _NORMS = frozenset(
 _STEEP = frozenset({"Div", "Exp", "Log", "LogSoftmax", "Pow", "Reciprocal", "Softmax", "Sqrt"})
 #: Between 64 and 128 FP16 knows sixteenths: too coarse for coordinates.
 _COORDINATES = frozenset({"AffineGrid", "GridSample"})
+_FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 _FRAGILE = _SUMS | _NORMS | _STEEP | _COORDINATES
 #: What a normalisation of pixels is made of.
 _PIXELWISE = LAYOUT | {"Add", "Cast", "Div", "Mul", "Sub"}
@@ -92,11 +93,9 @@ def slots(graph: Graph, node: NodeProto) -> Slots:
         places(list(node.input), list(schema.inputs)), places(list(node.output), list(schema.outputs))
     )
     # A generator (ConstantOfShape, RandomNormal) says its type in an attribute, not in its inputs.
-    return (
-        found
-        if any(found.inputs) or node.op_type == "Cast"
-        else Slots(found.inputs, (False,) * len(node.output))
-    )
+    if any(found.inputs) or node.op_type == "Cast":
+        return found
+    return Slots(found.inputs, (False,) * len(node.output))
 
 
 def fp32_islands(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
@@ -137,6 +136,8 @@ def _is_square(node: NodeProto) -> bool:
 
 
 def _has_extreme_number(graph: Graph, node: NodeProto) -> bool:
+    if node.op_type in PRODUCTS:
+        return False
     for name in node.input:
         number = graph.number(name) if graph.types.get(name) == TensorProto.FLOAT else None
         if number is not None and number.size == 1:
@@ -174,7 +175,10 @@ def _tail(graph: Graph) -> set[int]:
 
 
 def _joined(graph: Graph, found: set[int], floating: set[int]) -> set[int]:
-    """`found`, with the nodes that take from it and give to it alone: a Cast less, and a rounding less."""
+    """`found`, with what takes from it and gives to it alone: a Cast less, and a rounding less.
+
+    What takes from it alone and gives no floating point (a QuantizeLinear) joins, too.
+    """
     result = set(found)
     while True:
         more = {
@@ -182,7 +186,7 @@ def _joined(graph: Graph, found: set[int], floating: set[int]) -> set[int]:
             for index in floating - result
             if graph.nodes[index].op_type not in PRODUCTS
             and any(graph.maker.get(name) in result for name in graph.nodes[index].input)
-            and _feeds_only(graph, index, result, floating)
+            and (_feeds_only(graph, index, result, floating) or _ends_in(graph, index, result))
         }
         if not more:
             return result
@@ -194,3 +198,11 @@ def _feeds_only(graph: Graph, index: int, islands: set[int], floating: set[int])
         reader for name in graph.nodes[index].output for reader in graph.readers.get(name, ())
     } & floating
     return bool(readers) and readers <= islands
+
+
+def _ends_in(graph: Graph, index: int, islands: set[int]) -> bool:
+    node = graph.nodes[index]
+    if any(graph.types.get(name) in _FLOATING for name in node.output):
+        return False
+    read = [name for name in graph.changing(node) if graph.types.get(name) in _FLOATING]
+    return all(graph.maker.get(name) in islands for name in read)

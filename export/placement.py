@@ -77,13 +77,13 @@ def _is_candidate(graph: Graph, node: NodeProto, form: str) -> bool:
         return False
     if node.op_type in _WITHOUT_KERNEL[form]:
         return False
+    # With its input transposed, or in groups along the axis of its scales, a product is of no network here.
+    numbers = {item.name: item.i for item in node.attribute}
+    if numbers.get("transA", 0) or (node.op_type == "ConvTranspose" and numbers.get("group", 1) > 1):
+        return False
     constant = all(name in graph.constants for name in node.input[1:] if name)
-    return (
-        constant
-        and node.input[0] not in graph.constants
-        and graph.types.get(node.input[0]) == TensorProto.FLOAT
-        and not any(item.name == "transA" and item.i for item in node.attribute)
-    )
+    given = node.input[0] not in graph.constants and graph.types.get(node.input[0]) == TensorProto.FLOAT
+    return constant and given
 
 
 def place(graph: Graph, products: frozenset[int], form: str) -> Placement:

@@ -184,8 +184,7 @@ def _emit(
 ) -> Iterator[onnx.NodeProto]:
     """The nodes of a chain: the first keeps the name of the node that it replaces, the last its output.
 
-    Args:
-        own: name for the first one's weight, where nothing else has it; empty for a new one.
+    `own` is the name for the weight, where nothing else has it; empty for a new name.
     """
     value = node.input[0]
     for place, (operator, constants, options) in enumerate(chain):

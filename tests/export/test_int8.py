@@ -173,8 +173,8 @@ def test_form_for_the_cpu_runs_in_integer_kernels(quantised: Quantised, tmp_path
         # Four sums lie between convolutions; the other four make a masked trunk.
         assert kernels["QLinearAdd"] == 4
         assert kernels["NhwcMaxPool"] == 1
-        # What runs in floating point: the context units, nine convolutions and three transposed ones.
-        assert kernels["Conv"] == 9 and kernels["ConvTranspose"] == 3
+        # What runs in floating point: the context units, three convolutions and a deconvolution in each.
+        assert kernels["Conv"] + kernels["ConvTranspose"] == 12
 
 
 def test_layers_given_back_really_run_in_fp32(
@@ -186,7 +186,7 @@ def test_layers_given_back_really_run_in_fp32(
     weights = numbers(model)
     assert all(weights[f"{name}.weight"].dtype == np.float32 for name in back)
     kernels = integer_kernels(model, tmp_path)
-    assert kernels["QLinearConv"] == 17 and kernels["Conv"] == 12
+    assert kernels["QLinearConv"] == 17 and kernels["Conv"] + kernels["ConvTranspose"] == 15
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -201,6 +201,9 @@ def test_tensorrt_builds_it_with_the_rest_in_fp16(quantised: Quantised, name: st
     convolutions = [node for node in mixed.graph.node if node.op_type == "Conv"]
     direct = [node for node in convolutions if by_name[node.input[0]].op_type == "DequantizeLinear"]
     assert len(direct) == 20
+    # The pixels are rounded as they come out of their normalisation.
+    first = next(node for node in mixed.graph.node if node.op_type == "QuantizeLinear")
+    assert by_name[first.input[0]].op_type in ("Mul", "Transpose")
     logger = trt.Logger(trt.Logger.ERROR)
     for model, capabilities in ((int8, ("SM86", "SM120")), (mixed, ("SM75", "SM86", "SM120"))):
         builder = trt.Builder(logger)
@@ -272,7 +275,7 @@ def test_wrong_arguments_are_named() -> None:
         quantise(model, noise()[:, :, :3], form="cpu")
     with pytest.raises(SanError, match="the form of INT8 is one of tensorrt, cpu; received gpu"):
         quantise(model, noise(), form="gpu")
-    with pytest.raises(SanError, match="the method of INT8 is one of .*; received max"):
+    with pytest.raises(SanError, match=r"the method of INT8 is one of .*; received max"):
         quantise(model, noise(), form="cpu", method="max")
     with pytest.raises(SanError, match="no layer c that INT8 could leave out"):
         quantise(model, noise(), form="cpu", reverted=["a", "c"])

@@ -16,9 +16,8 @@ from san_deploy.bench.models import Opened, bench, open_model
 from san_deploy.bench.turns import Plan
 from san_deploy.cli.bench import as_text
 from san_deploy.errors import SanError
+from tests.san_deploy.backends.test_tensorrt import Bench as Simulated
 from tests.tiny_models import tiny_artefact, tiny_model
-
-from .backends.test_tensorrt import Bench as Simulated
 
 
 class Timed:
