@@ -78,7 +78,7 @@ def main() -> None:
     san_train(run, [options.ward, drawn], recipe, recipe["train"], options.precision, start=start)
     model, info = load_checkpoint(run / "model.safetensors")
     save_checkpoint(HERE / "starter.safetensors", model, replace(info, threshold=threshold))
-    san("export", HERE / "starter.safetensors", "-o", PACKAGE_DATA / "starter.onnx", "--force")
+    san("export", HERE / "starter.safetensors", "-o", PACKAGE_DATA / "starter.onnx", "--no-engine", "--force")
 
 
 def san_train(
