@@ -56,6 +56,7 @@ class Request:
         source: a checkpoint (.safetensors), or an .onnx file of ours; None is the starter model.
         out: the ONNX file or the plan; None names it after the source.
         precision: `fp32`, `fp16` or `int8`; None keeps what an ONNX source has, and is FP32 for a checkpoint.
+        rest: what INT8 leaves alone: `fp32`, or `fp16` for TensorRT.
         mask, input_form, opset: of a checkpoint; None takes the default.
         crops: a folder of crops to check on.
         gate: what the asked precision must reach against FP32, or FP32 against PyTorch.
@@ -72,6 +73,7 @@ class Request:
     source: Path | None = None
     out: Path | None = None
     precision: str | None = None
+    rest: str = "fp32"
     mask: str | None = None
     input_form: str | None = None
     opset: int | None = None
@@ -179,6 +181,11 @@ def _check_int8(request: Request) -> None:
             raise UsageError(
                 "--int8 needs crops to find its ranges on", do="give --calib DIR, a folder of your own crops"
             )
+        if request.rest == "fp16" and request.runtime == "cpu":
+            raise UsageError(
+                "--int8 --fp16 is for TensorRT: a CPU computes the rest in FP32",
+                do="leave --fp16 or --runtime cpu out",
+            )
         return
     given = {"--calib": request.calib, "--calib-num": request.calib_count, "--max-drop": request.max_drop}
     for name, value in given.items():
@@ -241,7 +248,7 @@ def _names(request: Request, source: Path, *, keep: bool) -> tuple[Path, Path]:
     if out is None:
         folder = Path() if request.source is None else source.parent
         suffix = "" if request.precision in (None, "fp32") else f"-{request.precision}"
-        if request.precision == "int8" and request.runtime == "cpu":
-            suffix += "-cpu"
+        if request.precision == "int8":
+            suffix += "-cpu" if request.runtime == "cpu" else "-fp16" if request.rest == "fp16" else ""
         out = folder / f"{source.stem}{suffix}.onnx"
     return out, out.with_suffix(ending)

@@ -78,6 +78,7 @@ class Calibration:
         seed: that chose them.
         method: `minmax`, `entropy` or `percentile`.
         form: `tensorrt`, symmetric without INT32 bias; `cpu`, ONNX Runtime's own.
+        rest: what is not quantised, `fp32` or `fp16`.
         left: convolutions that were never quantised (the mask branches), by name.
         reverted: those that were given back to floating point to keep the accuracy, the worst first.
     """
@@ -88,6 +89,7 @@ class Calibration:
     seed: int
     method: str
     form: str
+    rest: str = "fp32"
     left: tuple[str, ...] = ()
     reverted: tuple[str, ...] = ()
 

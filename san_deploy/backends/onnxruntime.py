@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata
-from ..cores import usable_cores
+from ..cores import saturates_int8, usable_cores
 from ..errors import SanError
 from .cuda import require
 from .rows import check_rows
@@ -94,6 +95,8 @@ class OnnxRuntime:
         self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
         check_sidecar(self.artefact, path)
         _check_graph(self._session, self.artefact, path)
+        if device is None and (entries := _int8_entries(self.artefact)):
+            self._session = _open(data, path, entries=entries)
         self.note = _note(self.artefact, path, asked)
         if device is None:
             self._pool = ThreadPoolExecutor(threads, "san-onnxruntime")
@@ -170,6 +173,20 @@ def _note(artefact: Artefact, path: Path, provider: str) -> str:
     return ""
 
 
+def _int8_entries(artefact: Artefact) -> dict[str, str]:
+    """What an INT8 file needs on the CPU besides, as settings of the session."""
+    calibration = artefact.calibration
+    if calibration is None:
+        return {}
+    if calibration.rest == "fp16":
+        # ONNX Runtime 1.31 quantises such a file's FP16 biases when it fuses, which overflows: wrong rows.
+        return {"session.disable_quant_qdq": "1"}
+    if calibration.form == "cpu" and saturates_int8():
+        # Exact products, at 0.6 times the speed where it was measured.
+        return {"session.x64quantprecision": "1"}
+    return {}
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -200,8 +217,12 @@ def _options(path: Path) -> onnxruntime.SessionOptions:
     return options
 
 
-def _open(data: bytes, path: Path, *, optimise: bool = True) -> onnxruntime.InferenceSession:
+def _open(
+    data: bytes, path: Path, *, optimise: bool = True, entries: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
     options = _options(path)
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -255,7 +255,7 @@ def test_flipped_bits_are_told_from_a_wrong_graph(
         (["-o", "m.onnx", "--min-cosine", "nan"], "min-cosine"),
         (["-o", "m.onnx", "--opset", "11"], "opset"),
         (["-o", "m.onnx", "--input", "rgb"], "uint8"),
-        (["-o", "m.onnx", "--fp16", "--int8"], "--int8"),
+        (["-o", "m.onnx", "--fp16", "--int8", "--calib", ".", "--runtime", "cpu"], "--int8 --fp16"),
         (["-o", "m.onnx", "--int8"], "--calib"),
         (["-o", "m.onnx", "--batch", "8"], "MIN,OPT,MAX"),
         (["-o", "m.onnx", "--batch", "8,4,16"], "rise"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 from san_deploy.export import convert as convert_module
@@ -21,6 +22,7 @@ from san_deploy.train.models import SharpAttentionNetwork
 
 from san_deploy.artefact import read_sidecar, sha256_file
 from san_deploy.backends import STARTER, open_backend, trt
+from san_deploy.cores import saturates_int8
 from tests.conftest import Result
 from tests.export.conftest import bilinear, crops, make_network, network, one_thread  # noqa: F401  fixtures
 
@@ -240,3 +242,44 @@ def test_calibration_folders_that_are_no_good(
         "holds no image" in san("export", "--int8", "--calib", empty, "-o", tmp_path / "a.onnx", code=1).err
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "few"]
+
+
+def test_int8_with_the_rest_in_fp16(
+    san: San, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch, without_tensorrt: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = san("export", "--int8", "--fp16", "--calib", labelled, "--calib-num", 64, "--min-cosine", 0.5)
+    artefact = read_sidecar(tmp_path / "starter-int8-fp16.onnx")
+    assert artefact.precision == "int8" and artefact.calibration is not None and artefact.operands is not None
+    assert artefact.calibration.rest == "fp16" and artefact.operands.fp32 == 0 < artefact.operands.fp16
+    assert "every FP16 rounding" in result.out
+    # ONNX Runtime fuses such a file into something else unless it is told not to.
+    images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
+    rows, reference = open_backend(tmp_path / "starter-int8-fp16.onnx")(images), open_backend()(images)
+    assert (rows * reference).sum(1).min() > 0.9
+
+
+def test_where_8_bit_products_overflow_int8_is_run_exactly(
+    san: San, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch, without_tensorrt: None
+) -> None:
+    """A CPU without VNNI: the rows are the same as with it."""
+    out = tmp_path / "a.onnx"
+    options = ("--runtime", "cpu", "--calib-num", 64, "--min-cosine", 0.5)
+    san("export", "--int8", "--calib", labelled, "-o", out, *options)
+    images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
+    asked = []
+    original = onnxruntime.SessionOptions.add_session_config_entry
+
+    def noted(self: onnxruntime.SessionOptions, key: str, value: str) -> None:
+        asked.append(key)
+        original(self, key, value)
+
+    monkeypatch.setattr(onnxruntime.SessionOptions, "add_session_config_entry", noted)
+    rows = {}
+    for saturates in (False, True):
+        monkeypatch.setattr("san_deploy.backends.onnxruntime.saturates_int8", lambda value=saturates: value)
+        asked.clear()
+        rows[saturates] = open_backend(out)(images)
+        assert ("session.x64quantprecision" in asked) is saturates
+    if not saturates_int8():
+        assert np.array_equal(rows[False], rows[True])
