@@ -18,6 +18,8 @@ from .metrics.scores import checked_pair, products, unit_rows
 
 #: The paper's values (Sec. 4.2, 5).
 K1, K2, LAMBDA = 20, 6, 0.3
+#: A squared distance below this is FP32's rounding of a cosine near 1, and no scale to measure others by.
+_LEAST = np.float32(1e-6)
 #: Cells that are worked on at once.
 _BLOCK_CELLS = 1 << 21
 
@@ -33,6 +35,13 @@ class Sparse:
     def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the entries of some rows are: which of `rows`, and the place in `column` and `value`."""
         return spans(self.start[rows], self.start[rows + 1])
+
+    def rows(self, rows: np.ndarray) -> Sparse:
+        """Some of the rows, in their order."""
+        which, place = self.entries(rows)
+        start = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(np.bincount(which, minlength=len(rows)), out=start[1:])
+        return Sparse(start, self.column[place], self.value[place])
 
     def transpose(self, rows: slice, columns: int) -> Sparse:
         """By columns, some of the rows only, numbered from 0."""
@@ -62,8 +71,10 @@ class Reranked:
     distance over its largest value in the query's row (Eq. 12).
 
     Args:
-        query: `(Q, D)`; rows are brought to length 1.
+        query: `(Q, D)`; rows are brought to length 1. None where `query_rows` says which they are.
         gallery: `(G, D)`, junk left out: it would be counted as a neighbour.
+        query_rows: `(Q,)` int, the places of the queries in the gallery, where they all stand in it. Given twice,
+            each crop would find itself twice among its neighbours, and half as many others.
         k1: neighbours that are looked at for reciprocity.
         k2: neighbours whose features are averaged, 1 to k1 + 1; 1 averages none.
         weight: of the original distance, the paper's lambda, 0 to 1.
@@ -77,9 +88,10 @@ class Reranked:
 
     def __init__(
         self,
-        query: np.ndarray,
+        query: np.ndarray | None,
         gallery: np.ndarray,
         *,
+        query_rows: np.ndarray | None = None,
         k1: int = K1,
         k2: int = K2,
         weight: float = LAMBDA,
@@ -91,18 +103,25 @@ class Reranked:
                 f"re-ranking with k1 {k1}, k2 {k2} and weight {weight} makes no sense",
                 do="give k1 >= 1, k2 from 1 to k1 + 1 and a weight from 0 to 1",
             )
-        self.shape = queries, _ = len(query), len(gallery)
+        if query is None:
+            if query_rows is None:
+                raise UsageError("re-ranking needs queries: their embeddings, or their places in the gallery")
+            rows, asked, among = unit_rows(gallery, "gallery"), query_rows, slice(0, len(gallery))
+        else:
+            rows = unit_rows(np.concatenate(checked_pair(query, gallery)), "query or gallery")
+            asked, among = np.arange(len(query)), slice(len(query), len(rows))
+        self.shape = len(asked), len(gallery)
         self._weight = weight
-        rows = unit_rows(np.concatenate(checked_pair(query, gallery)), "query or gallery")
         neighbours = nearest(products(rows, rows, device), k1 + 1, progress)
         # Squared Euclidean distance of unit rows is 2 - 2 x cosine; the largest is that of the least alike.
-        self._farthest = np.maximum(2.0 - 2.0 * neighbours.lowest, np.float32(1e-12))
-        feature = reciprocal_features(rows, neighbours.column, self._farthest, k1)
+        farthest = np.maximum(2.0 - 2.0 * neighbours.lowest, _LEAST)
+        feature = reciprocal_features(rows, neighbours.column, farthest, k1)
         if k2 > 1:
             feature = average(feature, neighbours.column[:, :k2])
-        self._feature = feature
-        self._inverted = feature.transpose(slice(queries, len(rows)), len(rows))
-        self._products = products(rows[:queries], rows[queries:], device)
+        self._farthest = farthest[asked]
+        self._feature = feature.rows(asked)
+        self._inverted = feature.transpose(among, len(rows))
+        self._products = products(rows[asked], rows[among], device)
 
     def fill(self, start: int, stop: int, out: np.ndarray) -> None:
         """As `metrics.Scores.fill`."""
@@ -171,7 +190,7 @@ def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarra
         cell = np.flatnonzero(marks)
         at, other = cell // count, cell % count
         marks[at, other] = False
-        weights = np.exp((2.0 * _cosines(rows, at + low, other) - 2.0) / farthest[low + at])
+        weights = np.exp(2.0 * (_cosines(rows, at + low, other) - 1.0) / farthest[low + at])
         total = np.bincount(at, weights=weights)
         column.append(other.astype(np.int32))
         value.append((weights / total[at]).astype(np.float32))
@@ -215,10 +234,10 @@ def average(feature: Sparse, index: np.ndarray) -> Sparse:
 
 
 def _cosines(rows: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Inner products of pairs of rows, `(n,)` float32."""
+    """Inner products of pairs of unit rows, `(n,)` float32, at most 1 as no rounding may have it."""
     result = np.empty(len(a), np.float32)
     height = max(1, _BLOCK_CELLS // rows.shape[1])
     for low in range(0, len(a), height):
         part = slice(low, low + height)
         np.einsum("ij,ij->i", rows[a[part]], rows[b[part]], out=result[part])
-    return result
+    return np.minimum(result, 1.0, out=result)

@@ -150,3 +150,30 @@ def test_values_out_of_range(bad: dict[str, float]) -> None:
 def test_an_embedding_of_zeros_is_an_error() -> None:
     with pytest.raises(SanError, match="row of zeros"):
         Reranked(np.eye(2), np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(("k1", "k2", "weight"), [(5, 3, 0.3), (8, 1, 0.0), (20, 6, 0.3)])
+def test_queries_that_stand_in_the_gallery_are_one_crop_each(k1: int, k2: int, weight: float) -> None:
+    rows, _ = clusters(3, 24, 0)
+    queries = np.array([1, 2, 5, 17, 23])
+    scores = Reranked(None, rows, query_rows=queries, k1=k1, k2=k2, weight=weight)
+    distance = scores.distance()
+    assert scores.shape == distance.shape == (5, 24)
+    for n, query in enumerate(queries.tolist()):
+        others = np.delete(np.arange(24), query)
+        expected = literal(rows[[query]], rows[others], k1, k2, weight)[0]
+        np.testing.assert_allclose(distance[n, others], expected, atol=1e-5)
+        assert distance[n, query] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_queries_have_to_come_from_somewhere() -> None:
+    with pytest.raises(UsageError, match="needs queries"):
+        Reranked(None, clusters(3, 10, 0)[0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_that_are_all_alike_have_distances(seed: int) -> None:
+    """A cosine of a little over 1, which rounding gives, is no distance below 0."""
+    row = np.random.default_rng(seed).normal(size=(1, 37)).astype(np.float32)
+    rows = np.repeat(row, 12, axis=0)
+    assert np.isfinite(Reranked(rows[:3], rows[3:], k1=4, k2=2).distance()).all()

@@ -1,0 +1,244 @@
+"""`san eval`: a model on a labelled data set, by the field's protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..datasets import Options
+    from ..evaluation import Choices
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _apply(command: _Command, *decorators: Callable[[_Command], _Command]) -> _Command:
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def _data(command: _Command) -> _Command:
+    """How the data set is read, and what of it is evaluated: fields of `datasets.Options`, and the split."""
+    return _apply(
+        command,
+        click.option(
+            "--split", help="What to evaluate, or `all`.  [default: query against gallery, or `test`]"
+        ),
+        click.option("--layout", default="", help="The data set's layout, where its folder does not tell."),
+        click.option(
+            "--pattern",
+            default="",
+            metavar="NAME",
+            help="Read labels off file names: '{person}_c{camera}_{}.jpg'; also {track}, {split}.",
+        ),
+        click.option("--no-camera", is_flag=True, help="Compare all crops with each other, whatever camera."),
+        click.option("--distractors", is_flag=True, help="Add Market-1501's 500k distractors."),
+        click.option("--boxes", default="", metavar="labelled|detected", help="CUHK03's boxes."),
+        click.option("--protocol", default="", metavar="old|new", help="CUHK03's protocol."),
+        click.option(
+            "--testset", type=click.IntRange(1), help="Of CUHK03's old protocol, 1 to 20.  [default: 1]"
+        ),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Where CUHK03's crops are extracted to."
+        ),
+    )
+
+
+def _method(command: _Command) -> _Command:
+    """How it is evaluated: `evaluation.Choices`."""
+    return _apply(
+        command,
+        click.option(
+            "--tta",
+            default="none",
+            show_default=True,
+            metavar="none|flip|ten-crop",
+            help="Views of each crop whose embeddings are summed.",
+        ),
+        click.option(
+            "--tracklets", is_flag=True, help="Pool each tracklet's crops as well, as san match does."
+        ),
+        click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal neighbours."),
+        click.option("--k1", type=int, help="Of --rerank.  [default: 20]"),
+        click.option("--k2", type=int, help="Of --rerank.  [default: 6]"),
+        click.option("--lambda", "weight", type=float, help="Of --rerank.  [default: 0.3]"),
+        click.option("--query-expansion", is_flag=True, help="Draw queries towards their nearest answers."),
+        click.option("--neighbours", type=int, help="Of --query-expansion.  [default: 10]"),
+        click.option("--alpha", type=float, help="Of --query-expansion.  [default: 3]"),
+        click.option(
+            "--single-shot", is_flag=True, help="CUHK03's single-gallery-shot figures for any data set."
+        ),
+        click.option("--draws", type=click.IntRange(0, 10000), help="Of those galleries.  [default: 20]"),
+        click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the draws.  [default: 0]"),
+        click.option(
+            "--rank-device",
+            default="cpu",
+            show_default=True,
+            metavar="cpu|cuda[:N]",
+            help="Where similarities are computed; a GPU needs PyTorch.",
+        ),
+    )
+
+
+@click.command("eval", short_help="Evaluate a model on a labelled data set: CMC, mAP, mINP.")
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@options.model
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="A checkpoint of san train; needs PyTorch."
+)
+@click.option(
+    "--mask", metavar="argmax|expected|ramp:EPS", help="Of a checkpoint's network.  [default: argmax]"
+)
+@options.running
+@_data
+@_method
+@options.reading
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    help="Folder to write: eval.json, the page eval.html, the plot cmc.svg.",
+)
+@click.option(
+    "--lists",
+    type=click.IntRange(0, 100),
+    default=8,
+    show_default=True,
+    help="Worst rank lists on the page, and as many of the best.",
+)
+@click.option("--save-embeddings", is_flag=True, help="Write embeddings.npz into the folder as well.")
+@click.option("--force", is_flag=True, help="Replace an earlier output folder.")
+@options.as_json
+def command(
+    *,
+    data: Path,
+    model: Path | None,
+    checkpoint: Path | None,
+    mask: str | None,
+    backend: str,
+    device: str,
+    batch: int,
+    workers: int | None,
+    strict: bool,
+    split: str | None,
+    out: Path | None,
+    lists: int,
+    save_embeddings: bool,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Evaluate a model on DATA: CMC rank-1/5/10/20, mAP and mINP, as papers print them.
+
+    DATA is Market-1501, DukeMTMC-reID, CUHK03, MSMT17, WARD, a crop folder with identities.csv, or any folder
+    whose file names say who is on them (--pattern). docs/evaluation.md has their folder trees and protocols.
+    """
+    from ..atomic import atomic_folder
+    from ..backends import STARTER, open_backend
+    from ..datasets import evaluation_set, read_dataset
+    from ..errors import UsageError
+    from ..evaluation import evaluate_set
+    from ..evaluation.output import OUTPUTS, PAGE, as_dict, as_text
+    from ..evaluation.run import check
+
+    if model and checkpoint:
+        raise UsageError("-m and --checkpoint both name the model", do="give one of them")
+    if save_embeddings and not out:
+        raise UsageError("--save-embeddings needs a folder", do="give one: -o FOLDER")
+    if checkpoint and checkpoint.suffix != ".safetensors":
+        raise UsageError(f"{checkpoint} is no checkpoint (.safetensors)", do=f"give it as -m {checkpoint}")
+    read_options, choices = _options(given), _choices(given)
+    # Everything that can be refused is refused before the first crop is embedded, the folder included.
+    with atomic_folder(out, force=force, ours=OUTPUTS) if out else nullcontext() as folder:
+        dataset = read_dataset(data, read_options)
+        click.echo(dataset.summary(), err=True)
+        chosen = evaluation_set(dataset, split)
+        click.echo(chosen.summary(), err=True)
+        check(chosen, choices)
+        if given["draws"] is not None and not (chosen.single_shot or choices.single_shot):
+            raise UsageError(
+                f"--draws is not for {chosen.name}", do="--single-shot gives such figures for it"
+            )
+        runtime = open_backend(checkpoint or model, backend=backend, device=device, mask=mask)
+        options.say(runtime)
+        result = evaluate_set(chosen, runtime, choices, batch=batch, workers=workers, strict=strict)
+        told = as_dict(
+            result,
+            runtime,
+            read_options,
+            model=checkpoint or model or STARTER,
+            split=split,
+            batch=batch,
+            splits=dataset.rows(),
+        )
+        if folder:
+            from ..evaluation.files import write_evaluation
+
+            write_evaluation(folder, result, told, read_options, lists=lists, embeddings=save_embeddings)
+    if as_json:
+        click.echo(json.dumps(told, indent=2, allow_nan=False))
+    else:
+        click.echo(as_text(result, read_options))
+        if out:
+            click.echo(f"page      {out / PAGE}")
+
+
+def _options(given: dict[str, Any]) -> Options:
+    from ..datasets import Options
+
+    return Options(
+        layout=given["layout"],
+        pattern=given["pattern"],
+        no_camera=given["no_camera"],
+        distractors=given["distractors"],
+        boxes=given["boxes"],
+        protocol=given["protocol"],
+        testset=given["testset"] or 0,
+        cache=given["cache"],
+    )
+
+
+def _choices(given: dict[str, Any]) -> Choices:
+    from ..errors import UsageError
+    from ..evaluation import Choices, Expansion, Rerank, Views
+
+    def values(switch: str, **names: str) -> dict[str, Any] | None:
+        """Values that were given of something that is switched on; None where it is off."""
+        found = {name: given[option] for name, option in names.items() if given[option] is not None}
+        if found and not given[switch]:
+            spelt = {"weight": "lambda"}
+            option = names[next(iter(found))]
+            raise UsageError(
+                f"--{spelt.get(option, option)} belongs to --{switch.replace('_', '-')}", do="give both"
+            )
+        return found if given[switch] else None
+
+    rerank = values("rerank", k1="k1", k2="k2", weight="weight")
+    expansion = values("query_expansion", count="neighbours", alpha="alpha")
+    if given["seed"] is not None and given["draws"] == 0:
+        raise UsageError("--seed is of the draws, and there are none", do="give --draws, or no --seed")
+    choices = Choices(
+        views=Views(given["tta"]),
+        tracklets=given["tracklets"],
+        rerank=None if rerank is None else Rerank(**rerank),
+        expansion=None if expansion is None else Expansion(**expansion),
+        single_shot=given["single_shot"],
+        draws=20 if given["draws"] is None else given["draws"],
+        seed=given["seed"] or 0,
+        rank_device=given["rank_device"],
+    )
+    if given["single_shot"] and not choices.plain:
+        raise UsageError(
+            "--single-shot does not go with --rerank or --query-expansion",
+            why="they look at the whole gallery, of which a draw has one crop per person",
+        )
+    return choices
