@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from san_deploy.atomic import refuse_existing
-from san_deploy.datasets import Dataset, read_dataset
+from san_deploy.datasets import Dataset, Options, read_dataset
 from san_deploy.errors import SanError, UsageError
 
 from . import recipe as recipes
@@ -27,6 +27,7 @@ class Request:
 
     data: tuple[Path, ...]
     out: Path
+    options: Options = field(default_factory=Options)
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     epochs: int | None = None
@@ -58,7 +59,7 @@ def train(request: Request) -> None:
         raise SanError("tensorboard is not installed", do="pip install 'san-deploy[train]'") from error
     machine = choose_machine(request.device, request.precision, request.workers)
     _refuse_run(request)
-    datasets = [read_dataset(path) for path in request.data]
+    datasets = [read_dataset(path, request.options) for path in request.data]
     for dataset in datasets:
         click.echo(dataset.summary())
     recipe = _recipe(request, datasets)

@@ -32,23 +32,8 @@ def _data(command: _Command) -> _Command:
         click.option(
             "--split", help="What to evaluate, or `all`.  [default: query against gallery, or `test`]"
         ),
-        click.option("--layout", default="", help="The data set's layout, where its folder does not tell."),
-        click.option(
-            "--pattern",
-            default="",
-            metavar="NAME",
-            help="Read labels off file names: '{person}_c{camera}_{}.jpg'; also {track}, {split}.",
-        ),
-        click.option("--no-camera", is_flag=True, help="Compare all crops with each other, whatever camera."),
+        options.data_set,
         click.option("--distractors", is_flag=True, help="Add Market-1501's 500k distractors."),
-        click.option("--boxes", default="", metavar="labelled|detected", help="CUHK03's boxes."),
-        click.option("--protocol", default="", metavar="old|new", help="CUHK03's protocol."),
-        click.option(
-            "--testset", type=click.IntRange(1), help="Of CUHK03's old protocol, 1 to 20.  [default: 1]"
-        ),
-        click.option(
-            "--cache", type=click.Path(path_type=Path), help="Where CUHK03's crops are extracted to."
-        ),
     )
 
 
@@ -193,18 +178,7 @@ def command(
 
 
 def _options(given: dict[str, Any]) -> Options:
-    from ..datasets import Options
-
-    return Options(
-        layout=given["layout"],
-        pattern=given["pattern"],
-        no_camera=given["no_camera"],
-        distractors=given["distractors"],
-        boxes=given["boxes"],
-        protocol=given["protocol"],
-        testset=given["testset"] or 0,
-        cache=given["cache"],
-    )
+    return options.data_options(given, distractors=given["distractors"])
 
 
 def _choices(given: dict[str, Any]) -> Choices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ..backends import Backend
+    from ..datasets import Options
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -39,6 +40,56 @@ def reading(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def data_set(command: _Command) -> _Command:
+    """How a data set is read where its folder does not tell: fields of `datasets.Options`."""
+    for option in (
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Where CUHK03's crops are extracted to."
+        ),
+        click.option(
+            "--testset", type=click.IntRange(1), help="Of CUHK03's old protocol, 1 to 20.  [default: 1]"
+        ),
+        click.option(
+            "--protocol", default="", show_default=False, metavar="old|new", help="CUHK03's protocol."
+        ),
+        click.option(
+            "--boxes", default="", show_default=False, metavar="labelled|detected", help="CUHK03's boxes."
+        ),
+        click.option("--no-camera", is_flag=True, help="Every crop is a camera of its own."),
+        click.option(
+            "--pattern",
+            default="",
+            show_default=False,
+            metavar="NAME",
+            help="Read labels off file names: '{person}_c{camera}_{}.jpg'; also {track}, {split}.",
+        ),
+        click.option(
+            "--layout",
+            default="",
+            show_default=False,
+            help="The data set's layout, where its folder does not tell.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def data_options(given: Mapping[str, Any], *, distractors: bool = False) -> Options:
+    """What the options of `data_set` say."""
+    from ..datasets import Options
+
+    return Options(
+        layout=given["layout"],
+        pattern=given["pattern"],
+        no_camera=given["no_camera"],
+        distractors=distractors,
+        boxes=given["boxes"],
+        protocol=given["protocol"],
+        testset=given["testset"] or 0,
+        cache=given["cache"],
+    )
 
 
 def running(command: _Command) -> _Command:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from . import options
 
 
 @click.command(context_settings={"show_default": True})
@@ -27,7 +30,7 @@ import click
 @click.option(
     "--pretrained", metavar="FILE|URL|imagenet", help="Weights of the backbone, torchvision's names."
 )
-@click.option("--pretrained-sha256", default="", help="Checksum of --pretrained.")
+@click.option("--pretrained-sha256", default="", show_default=False, help="Checksum of --pretrained.")
 @click.option(
     "--start",
     type=click.Path(path_type=Path),
@@ -39,6 +42,7 @@ import click
     type=click.IntRange(0),
     help="People held out where the data has no val split.  [default: 12 or a tenth, at most a third; 0 trains on all]",
 )
+@options.data_set
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--precision",
@@ -69,8 +73,10 @@ def command(
     strict: bool,
     resume: bool,
     force: bool,
+    **given: Any,
 ) -> None:
-    """Train on DATA: crop folders (identities.csv) or Market-1501 folders, several at once if given.
+    """Train on DATA: a crop folder (identities.csv), Market-1501, DukeMTMC-reID, MSMT17, CUHK03, WARD, or any
+    folder by --pattern; several at once if given.
 
     Writes OUT/model.safetensors (the last), best.safetensors (the best validation), their descriptions
     as JSON, config.json, metrics.jsonl and TensorBoard's files. Ctrl-C loses at most the epochs since
@@ -81,6 +87,7 @@ def command(
     train(
         Request(
             data=data,
+            options=options.data_options(given),
             out=out,
             recipe=recipe,
             overrides=overrides,

@@ -133,6 +133,22 @@ def test_one_camera_trains_without_validation(tmp_path: Path) -> None:
     assert result.returncode == 0 and "uncalibrated" in result.stderr, result.stderr
 
 
+def test_any_folder_trains_by_a_pattern(tmp_path: Path) -> None:
+    folder = write_crop_folder(tmp_path / "data", people=4)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for row in (folder / "identities.csv").read_text().splitlines()[1:]:
+        camera, track, person = row.split(",")[:3]
+        for path in sorted((folder / camera / track).iterdir()):
+            path.rename(flat / f"{person}_{camera}_{path.name}")
+    wrong = san("train", flat, "-o", tmp_path / "run", *SMALL)
+    assert wrong.returncode == 1 and "no layout" in wrong.stderr
+    pattern = ["--pattern", "{person}_{camera}_{}.png", "--validation-people", 0]
+    result = san("train", flat, "-o", tmp_path / "run", *pattern, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "4 people" in result.stdout
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
