@@ -1,9 +1,10 @@
 """Accuracy of a model file on a labelled crop folder, as the edge computes it (ONNX Runtime, no PyTorch).
 
-    python tools/ward_figures.py ../shared/ward --split test [-m model.onnx] [--json]
+    python tools/ward_figures.py ../shared/ward --split test [-m model.onnx] [--rounded] [--json]
 
 Tracklets: each camera against each other camera, mean over the ordered pairs. Single crops: each a query
-against all others, Market-1501's rule.
+against all others, Market-1501's rule. `--rounded` puts every rounding of an FP16 file in, which ONNX Runtime
+leaves out on a CPU.
 """
 
 from __future__ import annotations
@@ -11,19 +12,32 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from san_deploy import metrics
-from san_deploy.backends import open_backend
+from san_deploy.backends import Backend, open_backend
 from san_deploy.datasets import labels, read_dataset
 from san_deploy.preprocess import read_crop
 
 
-def figures(root: Path, split: str, model: Path | None) -> dict[str, float]:
+def rounded(model: Path) -> Backend:
+    """An FP16 file as a GPU rounds it."""
+    import onnx
+    from san_deploy.export.onnx import write_onnx
+    from san_deploy.export.rounding import rounding_fp16
+
+    artefact = open_backend(model).artefact
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rounded.onnx"
+        write_onnx(rounding_fp16(onnx.load(model)), artefact, path)
+        return open_backend(path)
+
+
+def figures(root: Path, split: str, backend: Backend) -> dict[str, float]:
     """Shares in 0..1: `rank1`, `mean_ap`, `mean_inp` of crops, `tracklet_rank1`, `tracklet_map` of tracklets."""
     crops = read_dataset(root).splits[split]
-    backend = open_backend(model)
     size_hw = backend.artefact.size_hw
     rows = np.concatenate(
         [
@@ -58,8 +72,12 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("-m", "--model", type=Path)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounded", action="store_true")
     options = parser.parse_args()
-    result = figures(options.root, options.split, options.model)
+    if options.rounded and options.model is None:
+        parser.error("--rounded needs -m: the starter model is FP32")
+    backend = rounded(options.model) if options.rounded else open_backend(options.model)
+    result = figures(options.root, options.split, backend)
     if options.json:
         print(json.dumps(result, indent=2))
         return
