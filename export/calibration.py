@@ -71,9 +71,12 @@ def pick_crops(folder: Path, size_hw: tuple[int, int], *, count: int, seed: int)
         except UnreadableImage:
             unreadable += 1
     if len(images) < LEAST:
+        reasons = [f"{unreadable} files cannot be read"] if unreadable else []
+        if _labelled(folder):
+            reasons.append("crops of test, query and gallery people do not count")
         raise SanError(
             f"{folder} holds {len(images)} crops to calibrate on, at least {LEAST} are needed",
-            why="crops of test, query and gallery people do not count" if _labelled(folder) else "",
+            why="; ".join(reasons),
             do="give a folder of some hundred crops from your own cameras: --calib DIR",
         )
     used = min(count, len(images))
@@ -150,7 +153,11 @@ def read_labelled(folder: Path, size_hw: tuple[int, int], *, seed: int) -> Label
     person, camera, _ = labels(chosen)
     images = np.stack([read_crop(crop.path, size_hw) for crop in chosen])
     count = len(set(person.tolist()))
-    return Labelled(images, person, camera, f"{len(chosen)} crops of {count} {name} people of {folder.name}")
+    source = f"{len(chosen)} crops of {count} {name} people of {folder.resolve().name}"
+    if name != "val":
+        # On people whom it knows by heart a network has little to lose.
+        source += ", whom the network may have been trained on"
+    return Labelled(images, person, camera, source)
 
 
 def _labelled(folder: Path) -> bool:

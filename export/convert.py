@@ -91,12 +91,12 @@ def convert(
             request.calib,
             artefact.size_hw,
             count=request.calib_count or CALIBRATION_CROPS,
-            seed=request.seed,
+            seed=request.seed or 0,
         )
         crops = (
             chosen.check if request.crops is None else check_crops(request.crops, artefact.size_hw, report)
         )
-        labelled = read_labelled(request.calib, artefact.size_hw, seed=request.seed)
+        labelled = read_labelled(request.calib, artefact.size_hw, seed=request.seed or 0)
         lower, calibration, accuracy = _to_int8(
             model, artefact, fp32, chosen, labelled, request=request, form=form, report=report
         )

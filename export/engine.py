@@ -141,6 +141,35 @@ def build_engine(
     return described
 
 
+def check_engine(
+    runtime: str,
+    *,
+    batch: tuple[int, int, int],
+    workspace_mib: int | None,
+    timing_cache: Path | None,
+    hardware_compatibility: str,
+    version_compatible: bool,
+    targets: Sequence[str],
+) -> None:
+    """Refuse what `build_engine` would refuse before it looks at the file; to be asked before anything long.
+
+    Raises:
+        UsageError: options that do not fit together, the runtime or its version.
+        SanError: TensorRT does not load, or there is no GPU where one is needed.
+    """
+    options = BuildOptions(
+        batch=batch,
+        workspace_mib=workspace_mib,
+        timing_cache=timing_cache,
+        tf32=False,
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+        optimization_level=None,
+    )
+    _check_options(runtime, options, targets)
+    choose_target(load(runtime), runtime, targets, lambda line: None)
+
+
 def _check_options(runtime: str, options: BuildOptions, targets: Sequence[str]) -> None:
     least, best, most = options.batch
     if not 1 <= least <= best <= most <= MAX_BATCH:

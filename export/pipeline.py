@@ -84,6 +84,8 @@ def export(
         GateError: a check ran to its end and failed.
     """
     todo = plan(request)
+    if todo.engine is not None:
+        _check_engine(request, todo)
     base: _Base | None = None
     converted: Converted | None = None
     if todo.write_onnx:
@@ -170,6 +172,22 @@ def _refuse_form(artefact: Artefact, path: Path) -> None:
             f"{path} is INT8 in ONNX Runtime's form, which TensorRT refuses",
             do="export the form for TensorRT: san export CHECKPOINT --int8 --calib DIR",
         )
+
+
+def _check_engine(request: Request, todo: Plan) -> None:
+    """Say now what would otherwise be said after a long export."""
+    from .engine import check_engine
+
+    options = request.options
+    check_engine(
+        todo.runtime,
+        batch=options.batch or PROFILE,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache,
+        hardware_compatibility=options.hardware_compatibility or "none",
+        version_compatible=bool(options.version_compatible),
+        targets=options.targets,
+    )
 
 
 def _build(request: Request, todo: Plan, report: Report, progress: Progress | None) -> Artefact:

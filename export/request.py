@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from san_deploy.artefact import sidecar_path
 from san_deploy.atomic import refuse_existing
 from san_deploy.backends import STARTER, trt
+from san_deploy.backends.cuda import devices
 from san_deploy.errors import SanError, UsageError
 
 from .check import Gate
@@ -66,7 +68,7 @@ class Request:
         calib: a folder of crops to calibrate on.
         calib_count: crops of it that are used.
         max_drop: largest loss of rank-1 and of mAP, 0..1, on the labelled crops of `calib`.
-        seed: that chooses crops.
+        seed: that chooses crops; None is 0.
         force: replace existing files.
     """
 
@@ -85,7 +87,7 @@ class Request:
     calib: Path | None = None
     calib_count: int | None = None
     max_drop: float | None = None
-    seed: int = 0
+    seed: int | None = None
     force: bool = False
 
 
@@ -141,8 +143,8 @@ def plan(request: Request) -> Plan:
     if keep and not runtime:
         raise SanError(
             f"{source} is an ONNX file already, and there is nothing to do to it",
-            why=missing or "neither a precision nor an engine is asked for",
-            do="ask for --fp16, --int8 --calib DIR or --engine",
+            why=missing.partition(";")[0] or "neither a precision nor an engine is asked for",
+            do="build an engine where TensorRT is installed; a file in FP32 also takes --fp16 or --int8 --calib DIR",
         )
     if not keep and onnx.exists() and source.samefile(onnx):
         raise UsageError(f"{onnx} is the source itself", do="name another output: -o FILE.onnx")
@@ -160,7 +162,7 @@ def plan(request: Request) -> Plan:
         engine=engine if runtime else None,
         runtime=runtime,
         form="cpu" if request.runtime == "cpu" else "tensorrt",
-        missing=missing,
+        missing=missing.format(f"san export {shlex.quote(str(onnx))} --engine"),
     )
 
 
@@ -187,14 +189,21 @@ def _check_int8(request: Request) -> None:
                 do="leave --fp16 or --runtime cpu out",
             )
         return
-    given = {"--calib": request.calib, "--calib-num": request.calib_count, "--max-drop": request.max_drop}
+    given = {
+        "--calib": request.calib,
+        "--calib-num": request.calib_count,
+        "--max-drop": request.max_drop,
+        "--seed": request.seed,
+    }
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"{name} is for --int8", do="add --int8, or leave it out")
 
 
 def _builder(request: Request) -> tuple[str, str]:
-    """The runtime that builds the plan, empty for none; and one line on what a plan would need."""
+    """The runtime that builds the plan, empty for none; and one line on what a plan would need, with a place
+    for the command.
+    """
     wanted = request.engine is True or (request.out is not None and request.out.suffix in PLANS)
     wanted = wanted or bool(request.options.targets)
     given = request.options.given
@@ -212,18 +221,24 @@ def _builder(request: Request) -> tuple[str, str]:
     choices = ("tensorrt", "tensorrt-rtx") if request.runtime == "auto" else (request.runtime,)
     if request.options.targets:
         choices = ("tensorrt-rtx",)
-    installed = trt.available()
-    for runtime in choices:
-        if runtime in installed:
-            return runtime, ""
+    installed = [runtime for runtime in choices if runtime in trt.available()]
+    # TensorRT builds on a GPU alone: on a build server TensorRT-RTX may do what it cannot, or nobody.
+    able = [runtime for runtime in installed if runtime != "tensorrt" or devices()]
+    if able or (installed and (wanted or request.runtime != "auto")):
+        return (able or installed)[0], ""
     if wanted:
         # Says what is missing and how to get it.
         trt.load(choices[0])
+    if installed:
+        return (
+            "",
+            "no engine was built: TensorRT builds on the GPU that it is for, and there is none here; on it: {}",
+        )
     names = " nor ".join(choices)
     told = f"neither {names} is installed" if len(choices) > 1 else f"{names} is not installed"
     return "", (
         f"no engine was built: {told}; pip install tensorrt-cu12 (or -cu13; on a Jetson it comes with JetPack), "
-        "then: san export FILE.onnx --engine"
+        "then: {}"
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -47,8 +49,17 @@ def san() -> None:
     """Person re-identification with Sharp Attention Networks, from training to the edge."""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which `docker stop`, systemd and `timeout` send: cleaned up after as Ctrl-C is."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Run `san`; turn errors into one line and an exit code (0 ok, 1 error, 2 usage, 3 a gate failed)."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         san(standalone_mode=False)
         code = 0
@@ -60,9 +71,14 @@ def main() -> None:
     except SanError as error:
         click.echo(f"Error: {error}", err=True)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stopped:
         click.echo("Stopped. Nothing half-written was left.", err=True)
-        code = 130
+        # click makes an Abort of it.
+        code = 143 if isinstance(stopped.__cause__ or stopped, _Terminated) else 130
+    except MemoryError as error:
+        why = f" ({error})" if str(error) else ""
+        click.echo(f"Error: there is not enough memory{why}. Give smaller batches, or fewer crops.", err=True)
+        code = 1
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # `san ... | head`: the reader left. Nothing more can be said on stdout.
@@ -83,7 +99,9 @@ def main() -> None:
             # PyTorch is in both extras; name the one that brings all that the command needs.
             extra = "export"
         click.echo(
-            f"Error: {error.name} is not installed. Install it: pip install 'san-deploy[{extra}]'.", err=True
+            f"Error: {error.name} is not installed. Install the extra that brings it: "
+            f"pip install 'san-deploy[{extra}]', or '.[{extra}]' in a checkout.",
+            err=True,
         )
         code = 1
     sys.exit(code)

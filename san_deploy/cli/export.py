@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,15 @@ class _Profile(click.ParamType):
         if not 1 <= least <= best <= most <= 4096:
             self.fail(f"'{value}' does not rise from at least 1 to at most 4096", param, ctx)
         return least, best, most
+
+
+def _targets(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    targets = tuple(part.strip() for part in text.split(","))
+    if not all(targets):
+        raise click.BadParameter(f"'{text}' is not of the form sm86,sm89", param_hint="--target")
+    return targets
 
 
 def _groups(ctx: click.Context, formatter: click.HelpFormatter, command: click.Command) -> None:
@@ -125,7 +135,7 @@ class _Grouped(click.Command):
     help="Largest loss of rank-1 and mAP (0.005: half a point) on the labelled crops of --calib; "
     "the worst layers are given back until it holds.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the crops.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Chooses the crops.  [default: 0]")
 @click.option(
     "--engine/--no-engine",
     default=None,
@@ -179,7 +189,7 @@ def command(
     calib: Path | None,
     calib_count: int | None,
     max_drop: float | None,
-    seed: int,
+    seed: int | None,
     engine: bool | None,
     runtime: str,
     batch: tuple[int, int, int] | None,
@@ -227,7 +237,7 @@ def command(
                 tf32=tf32,
                 hardware_compatibility=hardware_compatibility,
                 version_compatible=version_compatible,
-                targets=tuple(part.strip() for part in targets.split(",")) if targets else (),
+                targets=_targets(targets),
             ),
             calib=calib,
             calib_count=calib_count,
@@ -287,8 +297,9 @@ def _text(exported: Exported, source: str) -> str:
         # san match refuses to guess; the command that is printed must run as it stands.
         threshold = " --threshold 0.5"
         rows.append(("", "no threshold was calibrated for this checkpoint; 0.5 below is a guess"))
-    rows.append(("next", f"san embed CROPS -o crops.npz -m {model}"))
-    rows.append(("", f"san match CAM1 CAM2 -o report -m {model}{threshold}"))
+    name = shlex.quote(str(model))
+    rows.append(("next", f"san embed CROPS -o crops.npz -m {name}"))
+    rows.append(("", f"san match CAM1 CAM2 -o report -m {name}{threshold}"))
     return "\n".join(f"{name:<11}{text}" for name, text in rows)
 
 

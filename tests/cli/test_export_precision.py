@@ -283,3 +283,47 @@ def test_where_8_bit_products_overflow_int8_is_run_exactly(
         assert ("session.x64quantprecision" in asked) is saturates
     if not saturates_int8():
         assert np.array_equal(rows[False], rows[True])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--target", "sm99"], "sm99"),
+        (["--target", "8.6"], "8.6"),
+        (["--target", ",,"], "sm86,sm89"),
+        (["--timing-cache", "x"], "timing cache"),
+        (["--hardware-compatibility", "ampere+"], "compatibility"),
+    ],
+)
+def test_engine_options_are_refused_before_the_export(
+    san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.chdir(tmp_path)
+    result = san("export", "--fp16", "--runtime", "tensorrt-rtx", *options, code=2)
+    assert told in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_printed_commands_can_be_pasted(san: San, tmp_path: Path, without_tensorrt: None) -> None:
+    out = tmp_path / "zwei W\u00f6rter" / "m d.onnx"
+    result = san("export", "-o", out)
+    assert f"-m '{out}'" in result.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_sigterm_is_cleaned_up_after(tmp_path: Path, labelled: Path) -> None:
+    """`docker stop`, systemd and `timeout` send it."""
+    words = [sys.executable, "-m", "san_deploy", "export", "--int8", "--calib", str(labelled), "-o", "a.onnx"]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "calibrating" in line:
+                assert list(folder.iterdir())  # a temporary file is there by now
+                process.terminate()
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 143 and "Stopped" in rest and "Traceback" not in rest
+    assert not list(folder.iterdir())

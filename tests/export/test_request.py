@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from san_deploy.export import request as request_module
 from san_deploy.export.check import Gate
 from san_deploy.export.request import EngineOptions, Plan, Request, plan
 
 from san_deploy.backends import STARTER, trt
+from san_deploy.backends.cuda import Device
 from san_deploy.errors import SanError, UsageError
 
 
@@ -23,8 +25,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch, *runtimes: str, gpu: bool = True) -> None:
     monkeypatch.setattr(trt, "available", lambda: list(runtimes))
+    monkeypatch.setattr(request_module, "devices", lambda: [Device("A GPU", "sm86", 0)] if gpu else [])
 
 
 def names(todo: Plan) -> tuple[str | None, str | None]:
@@ -112,6 +115,7 @@ def test_what_is_missing_is_one_line_with_the_command(folder: Path) -> None:
         (Request(precision="int8"), "--calib"),
         (Request(precision="fp16", calib=Path("crops")), "--calib"),
         (Request(max_drop=0.01), "--max-drop"),
+        (Request(precision="fp16", seed=5), "--seed"),
         (Request(engine=False, out=Path("a.engine")), "--no-engine"),
         (Request(engine=True, runtime="cpu"), "--engine"),
         (Request(engine=False, options=EngineOptions(batch=(1, 2, 3))), "--batch"),
@@ -130,6 +134,26 @@ def test_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch, request_:
     with pytest.raises(UsageError, match=told):
         plan(request_)
     assert not list((folder / "here").iterdir())
+
+
+def test_the_missing_line_has_the_file_in_it_as_a_shell_takes_it(folder: Path) -> None:
+    told = plan(Request(precision="fp16", out=folder / "two words.onnx")).missing
+    assert f"san export '{folder}/two words.onnx' --engine" in told
+
+
+def test_tensorrt_without_a_gpu_leaves_the_building_to_who_can(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build server."""
+    installed(monkeypatch, "tensorrt", "tensorrt-rtx", gpu=False)
+    assert plan(Request(precision="fp16")).runtime == "tensorrt-rtx"
+    assert (
+        plan(Request(precision="fp16", runtime="tensorrt")).runtime == "tensorrt"
+    )  # explicit, and refused later
+    installed(monkeypatch, "tensorrt", gpu=False)
+    todo = plan(Request(precision="fp16"))
+    assert not todo.runtime and "there is none here" in todo.missing and "--engine" in todo.missing
+    assert plan(Request(precision="fp16", engine=True)).runtime == "tensorrt"
 
 
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt", "tensorrt-rtx"])
