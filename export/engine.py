@@ -13,6 +13,7 @@ from san_deploy.artefact import (
     Artefact,
     Engine,
     Operands,
+    is_onnx_name,
     sha256_file,
     sidecar_path,
     write_sidecar,
@@ -29,6 +30,8 @@ from .engine_operands import count_in_engine
 from .engine_target import Target, choose_target
 from .pair import atomic_pair
 
+#: 1 TiB, more than any GPU has; TensorRT's own numbers end at 2^64 bytes.
+MAX_WORKSPACE_MIB = 1 << 20
 #: Endings that a plan may have.
 SUFFIXES = (".engine", ".plan")
 #: How much the share of operands in the asked precision may be below the ONNX file's own. TensorRT parses node by
@@ -133,6 +136,7 @@ def build_engine(
                 hardware_compatibility=hardware_compatibility,
                 version_compatible=version_compatible,
                 system=system(),
+                onnx=onnx.name if is_onnx_name(onnx.name) else "",
             ),
             versions={**artefact.versions, runtime: version(trt)},
             sha256=sha256_file(temporary),
@@ -177,8 +181,11 @@ def _check_options(runtime: str, options: BuildOptions, targets: Sequence[str]) 
             f"crops per run of {least}, {best}, {most} are no profile",
             do=f"give least, best and most in this order, from 1 to {MAX_BATCH}",
         )
-    if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise UsageError(f"a workspace of {options.workspace_mib} MiB is none")
+    if options.workspace_mib is not None and not 1 <= options.workspace_mib <= MAX_WORKSPACE_MIB:
+        raise UsageError(
+            f"a workspace of {options.workspace_mib} MiB is none",
+            do=f"give 1 to {MAX_WORKSPACE_MIB}, or leave it out",
+        )
     if options.hardware_compatibility not in LEVELS:
         raise UsageError(
             f"'{options.hardware_compatibility}' is no hardware compatibility",

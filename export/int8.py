@@ -23,10 +23,10 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from san_deploy.artefact import INPUT_NAME
 from san_deploy.errors import GateError, SanError
+from san_deploy.ort import onnxruntime, quiet_options
 
 from .graph import view
 from .placement import FORMS, candidates, place, product_name
@@ -191,10 +191,8 @@ def _ranked(
 
 def _embed(model: onnx.ModelProto, crops: np.ndarray) -> np.ndarray:
     """Unit rows, `(N, D)`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
     )
     planar = is_planar(model)
     rows = [

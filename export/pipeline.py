@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from san_deploy.artefact import Artefact, sha256_file, write_sidecar
+from san_deploy.backends.onnxruntime import export_int8
 from san_deploy.errors import SanError, UsageError
 
 from .check import Parity, open_checked
@@ -170,7 +171,7 @@ def _refuse_form(artefact: Artefact, path: Path) -> None:
     if artefact.calibration is not None and artefact.calibration.form == "cpu":
         raise SanError(
             f"{path} is INT8 in ONNX Runtime's form, which TensorRT refuses",
-            do="export the form for TensorRT: san export CHECKPOINT --int8 --calib DIR",
+            do=f"export the form for TensorRT: {export_int8(artefact)}",
         )
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto
 
 from san_deploy.artefact import INPUT_NAME
 from san_deploy.errors import SanError
+from san_deploy.ort import onnxruntime, quiet_options
 
 #: How ranges are cut: `minmax` not at all; `percentile` leaves out the `TAIL` that lies farthest from zero;
 #: `entropy` keeps the range whose INT8 histogram tells most about the full one.
@@ -87,8 +87,7 @@ def _session(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.Infere
     shown.CopyFrom(model)
     outputs = {output.name for output in model.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = quiet_options()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         shown.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 
 from .atomic import atomic_file
 from .errors import SanError
+from .record import read_record
+from .shown import shown
 
 SCHEMA_VERSION = 1
 PREFIX = "san."
@@ -110,6 +112,7 @@ class Engine:
         hardware_compatibility: `none`, `same-sm` or `ampere+`.
         version_compatible: whether later versions of the runtime may run it. Such a plan carries host code.
         system: operating system and processor, for example `linux-x86_64`; a plan runs on no other.
+        onnx: name of the file it was built from, without its folder; empty in plans from before it was kept.
     """
 
     runtime: str
@@ -123,8 +126,11 @@ class Engine:
     hardware_compatibility: str
     version_compatible: bool
     system: str
+    onnx: str = ""
 
 
+#: What a plan may be built with.
+RUNTIMES = ("tensorrt", "tensorrt-rtx")
 #: What may be asked for.
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -175,8 +181,8 @@ class Artefact:
     sha256: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON. Text is what it is shown as: names of folders need not be Unicode."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
     def metadata_props(self) -> dict[str, str]:
         """`{key: JSON}` for an ONNX file's metadata_props; without sha256: no file can hold its own."""
@@ -226,21 +232,8 @@ def from_metadata(metadata: Mapping[str, str], *, path: Path, sha256: str) -> Ar
         raise SanError(f"the metadata of {path} is damaged", why=str(error), do="export it again") from error
 
 
-#: Fields that are records themselves.
-_RECORDS: dict[str, type] = {
-    "threshold": Threshold,
-    "operands": Operands,
-    "calibration": Calibration,
-    "engine": Engine,
-}
-
-
 def _build(values: dict[str, Any]) -> Artefact:
-    values = _known(Artefact, values)
-    for key, record in _RECORDS.items():
-        if values.get(key) is not None:
-            values[key] = record(**_known(record, values[key]))
-    artefact = Artefact(**values)
+    artefact = read_record(Artefact, values)
     height, width = artefact.size_hw
     if not (0 < height <= 4096 and 0 < width <= 4096 and artefact.embedding_dim > 0):
         raise ValueError(f"size {artefact.size_hw} or embedding_dim {artefact.embedding_dim} is out of range")
@@ -249,20 +242,33 @@ def _build(values: dict[str, Any]) -> Artefact:
     if artefact.precision not in PRECISIONS:
         raise ValueError(f"precision is '{artefact.precision}'")
     if artefact.engine is not None:
-        least, best, most = artefact.engine.batch
-        if not 1 <= least <= best <= most <= MAX_BATCH:
-            raise ValueError(f"the engine's batch is {artefact.engine.batch}")
+        _check_engine(artefact.engine)
     return artefact
 
 
-def _known(record: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a record among `values`, lists as tuples where the record has tuples."""
-    result = {}
-    for item in fields(record):
-        if item.name in values:
-            value = values[item.name]
-            result[item.name] = tuple(value) if str(item.type).startswith("tuple") else value
-    return result
+def _check_engine(engine: Engine) -> None:
+    least, best, most = engine.batch
+    if not 1 <= least <= best <= most <= MAX_BATCH:
+        raise ValueError(f"the engine's batch is {engine.batch}")
+    if engine.runtime not in RUNTIMES:
+        raise ValueError(f"field engine.runtime is '{engine.runtime}', not {' or '.join(RUNTIMES)}")
+    # It becomes part of a command that a user types.
+    if engine.onnx and not is_onnx_name(engine.onnx):
+        raise ValueError(f"field engine.onnx is {engine.onnx!a}, not the name of an ONNX file")
+
+
+def is_onnx_name(text: str) -> bool:
+    """Whether it names an ONNX file beside another file: none elsewhere, and no option of a command."""
+    odd = text.startswith("-") or bool(set(text) & set("/\\:"))
+    return text.endswith(".onnx") and text.isprintable() and not odd
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {shown(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return shown(value) if isinstance(value, str) else value
 
 
 def sidecar_path(path: Path) -> Path:
@@ -315,6 +321,8 @@ def check_sidecar(artefact: Artefact, path: Path) -> None:
     target = sidecar_path(path)
     try:
         told = json.loads(target.read_text(encoding="utf-8"))["sha256"]
+        if not isinstance(told, str):
+            raise ValueError("its sha256 is no text")
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -324,7 +332,7 @@ def check_sidecar(artefact: Artefact, path: Path) -> None:
     if told != artefact.sha256:
         raise SanError(
             f"{path} is not the file that {target.name} describes",
-            why=f"SHA-256 {artefact.sha256[:12]} here, {str(told)[:12]} there",
+            why=f"SHA-256 {artefact.sha256[:12]} here, {shown(told)[:12]} there",
             do="fetch both again, or export the model again",
         )
 

@@ -60,7 +60,7 @@ class Here:
 
 def here() -> Here:
     """This machine. What is missing is told, and is no error."""
-    import onnxruntime
+    from .ort import onnxruntime
 
     runtimes = [loaded(runtime) for runtime in trt.MODULES]
     found, no_gpu = cuda.probe()

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from .artefact import INPUT_NAME, OUTPUT_NAME, PREFIX, Artefact, read_sidecar, sha256_file, sidecar_path
 from .backends.onnxruntime import CPU, OnnxRuntime
 from .backends.plan import read_plan
 from .checkpoint_info import CheckpointInfo, read_header, read_info
 from .errors import SanError
+from .ort import onnxruntime, quiet_options
 from .runs_here import Verdict, runs_checkpoint, runs_onnx, runs_plan
+from .shown import shown
 
 #: What a file is by its ending.
 WHAT = {
@@ -26,7 +26,6 @@ WHAT = {
 }
 #: No ONNX file without external data is larger.
 _MAX_BYTES = 2**31
-_FATAL_ONLY = 4
 #: Ends of the names of tensors that are counted, not learned.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -64,7 +63,7 @@ class FileInfo:
             if self.artefact is None
             else {"input": input_of(self.artefact), "output": output_of(self.artefact)}
         )
-        return asdict(self) | {"path": str(self.path)} | ports
+        return asdict(self) | {"path": shown(self.path)} | ports
 
 
 def input_of(artefact: Artefact) -> dict[str, Any]:
@@ -150,13 +149,8 @@ def _foreign_ports(path: Path) -> str | None:
     """Inputs and outputs of an ONNX file that says nothing of itself; None for ours and for what does not open."""
     if path.stat().st_size > _MAX_BYTES:
         return None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    # External data would be looked for in the working directory; nothing can lie below a file.
-    folder = str(path.absolute() / "none")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[CPU])
+        session = onnxruntime.InferenceSession(path.read_bytes(), quiet_options(), providers=[CPU])
     except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
         return None
     if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .artefact import Artefact
 from .backends import KINDS, cuda, trt
-from .backends.onnxruntime import CUDA, TENSORRT, OnnxRuntime, missing_provider
+from .backends.onnxruntime import CUDA, TENSORRT, OnnxRuntime, export_int8, missing_provider
 from .backends.plan import Plan, check_device, check_system, check_version
 from .errors import SanError
 from .versions import versions
@@ -76,7 +76,7 @@ def _as_engine(path: Path, artefact: Artefact, runtime: str) -> Verdict:
             "",
             False,
             "its INT8 is of ONNX Runtime's form, which TensorRT refuses",
-            "export it for TensorRT: san export CHECKPOINT --int8 --calib DIR",
+            f"export it for TensorRT: {export_int8(artefact)}",
         )
     words = ["san", "export", str(path), "--engine"]
     words += [] if runtime == "tensorrt" else ["--runtime", runtime]

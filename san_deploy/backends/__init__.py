@@ -155,8 +155,8 @@ def _kind(path: Path, backend: str) -> str:
     if path.suffix not in _PLANS:
         return fitting[0] if backend == "auto" else backend
     engine = read_sidecar(path).engine
-    # What is no engine by its description, or of no known runtime, is refused when it is opened.
-    built = engine.runtime if engine is not None and engine.runtime in fitting else fitting[0]
+    # What is no engine by its description is refused when it is opened.
+    built = engine.runtime if engine is not None else fitting[0]
     if backend not in ("auto", built):
         raise UsageError(
             f"--backend {backend} does not run {path}",

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata
+from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata, read_sidecar
 from ..cores import saturates_int8, usable_cores
 from ..errors import SanError
+from ..ort import onnxruntime, quiet_options
+from . import STARTER
 from .cuda import require
 from .rows import check_rows
 
@@ -25,7 +26,6 @@ _PART = 16
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
-_FATAL_ONLY = 4
 _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
 #: Both packages are one folder: side by side they overwrite each other.
@@ -146,6 +146,15 @@ def missing_provider(name: str) -> str:
     return f"this ONNX Runtime {onnxruntime.__version__} has no {name}, but {has}"
 
 
+def export_int8(artefact: Artefact) -> str:
+    """The command that makes an INT8 file in another form, from what its user has."""
+    try:
+        of_starter = read_sidecar(STARTER).checkpoint_sha256 == artefact.checkpoint_sha256
+    except SanError:
+        of_starter = False
+    return f"san export {'' if of_starter else 'FP32.onnx '}--int8 --calib DIR"
+
+
 def _gpu(index: int, asked: str) -> str:
     """The GPU in words; SanError where there is none, or this ONNX Runtime cannot use it."""
     if missing := missing_provider(asked):
@@ -163,10 +172,10 @@ def _note(artefact: Artefact, path: Path, provider: str) -> str:
             return ""
         raise SanError(
             f"{path} is INT8 in the form for CPUs, which does not run on a GPU",
-            do="run it with --device cpu, or export the form for GPUs: san export CHECKPOINT --int8 --calib DIR",
+            do=f"run it with --device cpu, or export the form for GPUs: {export_int8(artefact)}",
         )
     if provider == CPU:
-        command = "san export CHECKPOINT --int8 --calib DIR --runtime cpu"
+        command = f"{export_int8(artefact)} --runtime cpu"
         return f"INT8 in the form for TensorRT is slower than FP32 on a CPU; for a CPU: {command}"
     if provider == CUDA:
         return "ONNX Runtime's CUDA provider has no INT8 convolutions, TensorRT has: san export FILE.onnx --engine"
@@ -204,23 +213,18 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _options(path: Path) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
+def _options() -> onnxruntime.SessionOptions:
+    options = quiet_options()
     # Parts of a batch are run side by side, each by one thread: see the class.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # What it would print is in the exception, and becomes one line.
-    options.log_severity_level = _FATAL_ONLY
-    # External data would be looked for in the working directory; nothing can lie below a file.
-    folder = str(path.absolute() / "none")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     return options
 
 
 def _open(
     data: bytes, path: Path, *, optimise: bool = True, entries: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
-    options = _options(path)
+    options = _options()
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if not optimise:
@@ -238,7 +242,7 @@ def _open(
 
 
 def _open_gpu(data: bytes, path: Path, index: int, asked: str) -> onnxruntime.InferenceSession:
-    options = _options(path)
+    options = _options()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # TF32 has 10 bits of mantissa. Convolutions chosen by timing differ from run to run, by rounding and so by
     # mask bits, and the choice would be made anew for every batch size.

@@ -39,6 +39,11 @@ class Plan:
     artefact: Artefact
     engine: Engine
 
+    @property
+    def source(self) -> Path:
+        """Where the ONNX file that it was built from lies, if it lies beside it."""
+        return self.path.with_name(self.engine.onnx) if self.engine.onnx else self.path.with_suffix(".onnx")
+
 
 def read_plan(path: Path) -> Plan:
     """Read a plan and its sidecar.
@@ -128,16 +133,15 @@ def rebuild(plan: Plan, *, runtime: str = "") -> str:
         plan: whose options are taken over.
         runtime: to build with; empty takes its own.
     """
-    engine, path = plan.engine, plan.path
+    engine, path, source = plan.engine, plan.path, plan.source
     runtime = runtime or engine.runtime
-    source = path.with_suffix(".onnx")
     words = ["san", "export", str(source), "--engine", "--batch", ",".join(map(str, engine.batch))]
     words += ["--runtime", runtime] if runtime != "tensorrt" else []
     words += ["--tf32"] if engine.tf32 else []
     if engine.hardware_compatibility != "none":
         words += ["--hardware-compatibility", engine.hardware_compatibility]
     words += ["--version-compatible"] if engine.version_compatible else []
-    words += ["-o", str(path)] if path.suffix != ".engine" else []
+    words += ["-o", str(path)] if path != source.with_suffix(".engine") else []
     command = shlex.join([*words, "--force"])
     if not source.is_file():
         return (

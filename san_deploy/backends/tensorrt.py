@@ -74,6 +74,7 @@ class TensorRT:
         check_device(plan, gpu)
         self.artefact = plan.artefact
         self._path = plan.path
+        self._source = plan.source
         cuda.set_device(device)
         engine, note = _deserialise(module, plan)
         _check_engine(module, engine, plan)
@@ -126,7 +127,7 @@ class TensorRT:
             rows,
             shape=(len(crops), self.artefact.embedding_dim),
             path=self._path,
-            do=f"see whether {self._path.with_suffix('.onnx').name} gives them too, and build the engine again",
+            do=f"see whether {self._source.name} gives them too, and build the engine again",
         )
 
     def profile(self, crops: np.ndarray) -> dict[str, float]:

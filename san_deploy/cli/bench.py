@@ -6,15 +6,18 @@ import json
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from . import options, words
+from ..shown import shown
+from . import options, recount, words
 
 if TYPE_CHECKING:
+    from ..artefact import Artefact
     from ..bench.engine import EngineFigures
     from ..bench.latency import Ratio
     from ..bench.models import Bench, ModelFigures
@@ -131,9 +134,14 @@ def command(
     ]
 
     # What is printed in the end must not fail in the end.
+    known = []
     for item in models:
+        artefact, how = recount.counted(
+            item.backend.artefact, recount.recount(item.path, item.backend.artefact)
+        )
+        known.append((artefact, how))
         with words.reading(item.path):
-            words.accuracy(item.backend.artefact)
+            words.accuracy(artefact, how)
             json.dumps(item.backend.artefact.as_dict(), allow_nan=False)
 
     def report(line: str) -> None:
@@ -154,11 +162,17 @@ def command(
     if as_json:
         click.echo(json.dumps({"command": repeat, **result.as_dict()}, indent=2))
     else:
-        click.echo(as_text(result, repeat))
+        click.echo(shown(as_text(result, repeat, known)))
 
 
-def as_text(result: Bench, repeat: str) -> str:
-    """The summary that is printed, without a newline at its end."""
+def as_text(result: Bench, repeat: str, known: Sequence[tuple[Artefact, str]]) -> str:
+    """The summary that is printed, without a newline at its end.
+
+    Args:
+        result: of `bench`.
+        repeat: the command.
+        known: of each model, from `recount.counted`.
+    """
     names = _names([model.path for model in result.models])
     rows: list[words.Row] = []
     for name, model in zip(names, result.models, strict=True):
@@ -174,9 +188,9 @@ def as_text(result: Bench, repeat: str) -> str:
     parts = [words.columns(rows), _engines(result, names), _folders(result, names)]
 
     rows = []
-    for name, model in zip(names, result.models, strict=True):
+    for name, (artefact, how) in zip(names, known, strict=True):
         whose = f"{name}: " if len(names) > 1 else ""
-        rows += [(what, whose + line) for what, line in words.accuracy(model.artefact)]
+        rows += [(what, whose + line) for what, line in words.accuracy(artefact, how)]
     parts.append("what the file tells of its accuracy, which is not measured here\n" + words.columns(rows))
 
     rows = [("note", note) for note in result.notes]

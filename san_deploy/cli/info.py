@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, words
+from ..shown import shown
+from . import options, recount, words
 
 if TYPE_CHECKING:
-    from ..artefact import Artefact, Calibration, Engine
+    from ..artefact import Artefact, Calibration, Engine, Operands
     from ..checkpoint_info import CheckpointInfo
     from ..here import Here
     from ..info import FileInfo
@@ -33,26 +35,32 @@ def command(*, file: Path | None, as_json: bool) -> None:
         from ..here import here
 
         found = here()
-        click.echo(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found))
+        click.echo(shown(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found)))
         return
 
     from ..info import read_file
 
     told = read_file(file)
+    counted = None if told.artefact is None else recount.recount(file, told.artefact)
     with words.reading(file):
-        text = json.dumps(told.as_dict(), indent=2, allow_nan=False) if as_json else as_text(told)
-    click.echo(text)
+        text = _json(told, counted) if as_json else as_text(told, counted)
+    click.echo(shown(text))
 
 
-def as_text(told: FileInfo) -> str:
-    """What is printed of a file, without a newline at its end."""
+def _json(told: FileInfo, found: Operands | None) -> str:
+    values = {**told.as_dict(), "operands_counted": None if found is None else asdict(found)}
+    return json.dumps(values, indent=2, allow_nan=False)
+
+
+def as_text(told: FileInfo, found: Operands | None) -> str:
+    """What is printed of a file and of what was counted in it, without a newline at its end."""
     beside = f"{told.sidecar} beside it agrees" if told.sidecar else "no description beside it"
     rows = [
         ("file", f"{told.path}: {told.kind}, {words.megabytes(told.bytes)}"),
         ("SHA-256", f"{told.sha256}; {beside}"),
     ]
     if told.artefact is not None:
-        rows += _artefact(told.artefact)
+        rows += _artefact(*recount.counted(told.artefact, found))
     if told.checkpoint is not None:
         rows += _checkpoint(told.checkpoint, told.parameters or 0)
     name = "runs here"
@@ -72,7 +80,7 @@ def _alike(verdicts: tuple[Verdict, ...]) -> dict[tuple[bool, str, str], list[st
     return found
 
 
-def _artefact(artefact: Artefact) -> list[words.Row]:
+def _artefact(artefact: Artefact, known: str) -> list[words.Row]:
     from ..info import input_of, output_of
 
     taken, given = input_of(artefact), output_of(artefact)
@@ -83,7 +91,7 @@ def _artefact(artefact: Artefact) -> list[words.Row]:
     rows = [
         ("network", f"{artefact.arch}: {_settings(artefact.settings)}"),
         ("mask", artefact.mask),
-        ("precision", words.precision(artefact)),
+        ("precision", words.precision(artefact, known)),
         ("takes", f"'{taken['name']}', {shape} {taken['type']}, {taken['colour']}, 0..255"),
         ("", f"resized with {artefact.resize}, aspect not kept"),
         ("inside", f"normalisation (mean {mean}, deviation {std}, RGB, 0..1) and L2 norm: do neither again"),

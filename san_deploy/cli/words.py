@@ -33,8 +33,8 @@ def identity(artefact: Artefact) -> str:
     return f"{artefact.arch}, {height} x {width}, mask {artefact.mask}, {artefact.precision.upper()}"
 
 
-def precision(artefact: Artefact) -> str:
-    """What was asked for, and what the file has."""
+def precision(artefact: Artefact, known: str = "") -> str:
+    """What was asked for, and what the file has; `known` says how that is known, see `recount.counted`."""
     asked = artefact.precision.upper()
     has = artefact.operands
     if has is None:
@@ -47,7 +47,8 @@ def precision(artefact: Artefact) -> str:
         "engine": "in the engine, by its inspector",
     }
     counted = where.get(has.source, f"in '{has.source}'")
-    return f"{asked} asked for; {told} of the {has.count} operands of convolutions and products, counted {counted}"
+    how = known or f"counted {counted}"
+    return f"{asked} asked for; {told} of the {has.count} operands of convolutions and products, {how}"
 
 
 def threshold(value: Threshold | None) -> str:
@@ -82,9 +83,9 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def accuracy(artefact: Artefact) -> list[Row]:
-    """What a file tells of its accuracy: precision, checks, threshold."""
-    told = [("precision", precision(artefact))]
+def accuracy(artefact: Artefact, known: str = "") -> list[Row]:
+    """What a file tells of its accuracy: precision, checks, threshold; `known` as in `precision`."""
+    told = [("precision", precision(artefact, known))]
     told += [("checked", line) for line in checks(artefact.checks)]
     return [*told, ("threshold", threshold(artefact.threshold))]
 

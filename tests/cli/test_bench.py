@@ -25,7 +25,7 @@ def test_a_folder_of_crops(san: San, crops: Path, model: Path) -> None:
         "6 crops of crops",
         "the engine alone",
         "files to embeddings: batch 3, 1 threads decode, ",
-        "FP32, not counted in this older file",
+        "FP32 asked for; 100% FP32 of the 2 operands of convolutions and products, counted again here",
         "none was calibrated",
         "MB at its peak",
         f"san bench {crops} -m {model} --batch 1,3",
@@ -155,4 +155,4 @@ def test_bad_input_is_one_line(san: San, crops: Path, model: Path, tmp_path: Pat
     odd = tiny_model(tmp_path / "odd.onnx", told={"checks": {"a": float("nan")}})
     result = san("bench", crops, "-m", odd, *QUICK, code=1)
     # Before anything is measured.
-    assert "odd.onnx says of itself cannot be read" in result.err and "batch 1:" not in result.err
+    assert "odd.onnx is damaged. Field checks is nan" in result.err and "batch 1:" not in result.err

@@ -22,10 +22,11 @@ from san_deploy.artefact import (
     Engine,
     Operands,
     Threshold,
+    read_sidecar,
     sidecar_path,
     write_sidecar,
 )
-from san_deploy.backends import KINDS, plan
+from san_deploy.backends import KINDS, STARTER, plan
 from san_deploy.backends.cuda import Device
 from san_deploy.errors import SanError
 
@@ -93,7 +94,7 @@ def test_an_onnx_file(san: San, model: Path, monkeypatch: pytest.MonkeyPatch) ->
         f"{model}: ONNX, ",
         "no description beside it",
         "tiny: seed 0",
-        "FP32, not counted in this older file",
+        "FP32 asked for; 100% FP32 of the 2 operands of convolutions and products, counted again here",
         "'crops', N x 32 x 16 x 3 uint8, BGR, 0..255",
         "L2 norm: do neither again",
         "'embedding', N x 8 float32, rows of norm 1",
@@ -108,14 +109,23 @@ def test_an_onnx_file(san: San, model: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert hashlib.sha256(model.read_bytes()).hexdigest() in result.out and result.err == ""
 
 
-def test_everything_that_it_says_of_itself(san: San, tmp_path: Path) -> None:
+def test_everything_that_it_says_of_itself(san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {
         "precision": "int8",
         "mask": "argmax",
         "threshold": dataclasses.asdict(THRESHOLD),
         "operands": dataclasses.asdict(Operands(20, 0.1, 0.3, 0.6)),
         "calibration": dataclasses.asdict(
-            Calibration(512, "c" * 64, "ward", 3, "percentile", "tensorrt", ("a", "b", "c", "d"), ("e",))
+            Calibration(
+                512,
+                "c" * 64,
+                "ward",
+                3,
+                "percentile",
+                "tensorrt",
+                left=("a", "b", "c", "d"),
+                reverted=("e",),
+            )
         ),
         "checks": {
             **PARITY,
@@ -130,10 +140,12 @@ def test_everything_that_it_says_of_itself(san: San, tmp_path: Path) -> None:
         },
         "versions": {"torch": "2.13.0", "onnx": "1.23.2"},
     }
+    monkeypatch.setitem(sys.modules, "onnx", None)
     path = tiny_model(tmp_path / "a.onnx", input="float", told=told)
     out = san("info", path).out
     for part in (
-        "INT8 asked for; 60% INT8, 30% FP16, 10% FP32 of the 20 operands of convolutions and products",
+        "INT8 asked for; 60% INT8, 30% FP16, 10% FP32 of the 20 operands of convolutions and products, "
+        "by its own word: onnx is not installed",
         "'crops', N x 3 x 32 x 16 float32, RGB, 0..255",
         "0.6100: reached by 5.00% of 1000 pairs of strangers and 90.0% of 100 pairs of one person; ten people",
         "FP32: against torch fp32 on 48 drawn crops, seed 0, batches 1, 3, 16: row cosine at least 0.9991000",
@@ -182,12 +194,53 @@ def test_the_sidecar_agrees_or_the_file_is_refused(san: San, model: Path) -> Non
     assert "not readable" in san("info", model, code=1).err
 
 
-def test_int8_of_the_cpus_form_is_none_for_tensorrt(san: San, tmp_path: Path) -> None:
+def test_int8_of_the_cpus_form_is_none_for_tensorrt(
+    san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
     calibration = dataclasses.asdict(Calibration(8, "c" * 64, "crops", 0, "minmax", "cpu"))
     path = tiny_model(tmp_path / "a.onnx", told={"precision": "int8", "calibration": calibration})
     told = json.loads(san("info", path, "--json").out)
     for runtime in ("tensorrt", "tensorrt-rtx"):
         assert "which TensorRT refuses" in verdict(told, runtime)["why"]
+        assert "san export FP32.onnx --int8 --calib DIR" in verdict(told, runtime)["do"]
+    # Of the starter, nobody has a checkpoint.
+    of_starter = {"checkpoint_sha256": read_sidecar(STARTER).checkpoint_sha256}
+    tiny_model(path, told={"precision": "int8", "calibration": calibration} | of_starter)
+    told = json.loads(san("info", path, "--json").out)
+    assert verdict(told, "tensorrt")["do"].endswith(": san export --int8 --calib DIR")
+
+
+FP16 = {"precision": "fp16", "operands": dataclasses.asdict(Operands(2, 0.0, 1.0, 0.0))}
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (FP16, "says that it has 100% FP16 of 2 operands, but has 100% FP32 of 2 operands"),
+        ({"precision": "fp16"}, "says that it is FP16, but has 100% FP32 of 2 operands"),
+        (
+            {"operands": dataclasses.asdict(Operands(2, 1.0, 0.0, 0.0, "engine"))},
+            "but has 100% FP32 of 2 operands",
+        ),
+    ],
+)
+def test_a_file_that_lies_of_its_precision(
+    san: San, tmp_path: Path, crops: Path, told: dict[str, Any], says: str
+) -> None:
+    path = tiny_model(tmp_path / "lies.onnx", told=told)
+    assert says in san("info", path, code=1).err
+    assert says in san("bench", crops, "-m", path, "--rounds", 1, code=1).err
+
+
+def test_the_precision_is_counted_again(san: San, tmp_path: Path) -> None:
+    told = {"operands": dataclasses.asdict(Operands(2, 1.0, 0.0, 0.0))}
+    path = tiny_model(tmp_path / "a.onnx", told=told)
+    assert (
+        "FP32 asked for; 100% FP32 of the 2 operands of convolutions and products, counted again here"
+        in san("info", path).out
+    )
+    assert json.loads(san("info", path, "--json").out)["operands_counted"] == told["operands"]
 
 
 def test_an_onnx_file_that_a_gpu_may_run_is_opened_there(
@@ -388,23 +441,70 @@ def test_what_is_refused(san: San, model: Path, tmp_path: Path, name: str, messa
 @pytest.mark.parametrize(
     "told",
     [
-        {"threshold": {**dataclasses.asdict(THRESHOLD), "similarity": "high"}},
-        {"operands": {"count": 1, "fp32": "all", "fp16": 0, "int8": 0}},
         {"checks": PARITY | {"min_cosine": {}}},
         {"checks": PARITY | {"gate": "low"}},
-        {"mean_rgb": (None, 0, 0)},
-        {"settings": 5},
-        {"versions": [1]},
     ],
 )
-def test_fields_that_are_not_of_their_type(san: San, tmp_path: Path, told: dict[str, Any]) -> None:
+def test_checks_that_cannot_be_told(san: San, tmp_path: Path, told: dict[str, Any]) -> None:
     path = tiny_model(tmp_path / "odd.onnx", told=told)
     assert "says of itself cannot be read" in san("info", path, code=1).err
 
 
 def test_nan_is_no_json(san: San, tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "nan.onnx", told={"checks": PARITY | {"batch_invariance": float("nan")}})
-    assert "says of itself cannot be read" in san("info", path, "--json", code=1).err
+    assert "Field checks is nan, not a finite number" in san("info", path, "--json", code=1).err
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"sha256": None}, "Field sha256 is null, not text"),
+        ({"sha256": 5}, "Field sha256 is 5, not text"),
+        ({"versions": {"torch": 2}}, "Field versions is 2, not text"),
+        ({"arch": "\udcff"}, "Field arch is '\\udcff', which is no Unicode text"),
+        ({"engine": {"version": 7}}, "Field engine.version is 7, not text"),
+        ({"engine": {"version": None}}, "Field engine.version is null, not text"),
+        ({"engine": {"runtime": []}}, "Field engine.runtime is [], not text"),
+        ({"engine": {"runtime": "foo"}}, "Field engine.runtime is 'foo', not tensorrt or tensorrt-rtx"),
+        ({"engine": {"gpu": "\ud800"}}, "Field engine.gpu is '\\ud800', which is no Unicode text"),
+        ({"engine": {"onnx": "../a.onnx"}}, "Field engine.onnx is '../a.onnx', not the name of an ONNX file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["info", "embed"])
+def test_a_description_of_an_engine_with_a_wrong_field(
+    san: San, tmp_path: Path, crops: Path, command: str, change: dict[str, Any], field: str
+) -> None:
+    path = write_plan(tmp_path / "a.engine")
+    beside = sidecar_path(path)
+    told = json.loads(beside.read_text())
+    changed = {key: {**told[key], **value} if key == "engine" else value for key, value in change.items()}
+    beside.write_text(json.dumps(told | changed))
+    arguments = (
+        ["info", path] if command == "info" else ["embed", crops, "-m", path, "-o", tmp_path / "a.npz"]
+    )
+    err = san(*arguments, code=1).err
+    assert field in err and "a.engine.json" in err
+
+
+def test_a_description_from_before_a_field_came(san: San, tmp_path: Path) -> None:
+    path = write_plan(tmp_path / "a.engine")
+    told = json.loads(sidecar_path(path).read_text())
+    del told["engine"]["onnx"], told["operands"], told["calibration"]
+    sidecar_path(path).write_text(json.dumps(told))
+    assert "built on NVIDIA T4" in san("info", path).out
+
+
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+@pytest.mark.parametrize("name", [b"m\xff.onnx", b"fo\xffld/m.onnx", "m\u00fc.onnx".encode()])
+def test_a_path_that_is_no_text(tmp_path: Path, model: Path, name: bytes, locale: dict[str, str]) -> None:
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.rename(model, path)
+    for options in ([], ["--json"]):
+        command = [sys.executable, "-m", "san_deploy", "info", path, *options]
+        result = subprocess.run(command, capture_output=True, check=False, env=os.environ | locale)
+        assert result.returncode == 0, result.stderr
+        assert b"tiny" in result.stdout and b"Traceback" not in result.stderr
 
 
 def test_this_machine(san: San, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,7 @@ def test_the_starter_becomes_an_engine(rtx: Any, no_gpu: None, tmp_path: Path) -
     assert engine is not None
     assert (engine.runtime, engine.version) == ("tensorrt-rtx", rtx.__version__)
     assert engine.gpu == "" and engine.batch == (1, 16, 64) and engine.onnx_sha256 == sha256_file(STARTER)
+    assert engine.onnx == "starter.onnx"
     assert not engine.tf32 and engine.hardware_compatibility == "none" and not engine.version_compatible
     assert written.versions["tensorrt-rtx"] == rtx.__version__
     # What it embeds is what the ONNX file says.
@@ -328,6 +329,7 @@ def refused(tmp_path: Path, out: str = "model.engine", **options: Any) -> SanErr
         ({"batch": (1, 16, 8)}, "are no profile"),
         ({"batch": (1, 16, 4097)}, "from 1 to 4096"),
         ({"workspace_mib": 0}, "a workspace of 0 MiB"),
+        ({"workspace_mib": 1 << 43}, f"a workspace of {1 << 43} MiB is none. Give 1 to 1048576"),
         ({"hardware_compatibility": "hopper"}, "choose among none, same-sm, ampere+"),
         ({"targets": ["sm86"]}, r"targets (sm86) are of TensorRT-RTX"),
         ({"runtime": "tensorrt-rtx", "timing_cache": Path("a.cache")}, "does not fit TensorRT-RTX"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from san_deploy.artefact import (
+    Calibration,
     Threshold,
     check_sidecar,
     from_metadata,
@@ -70,11 +72,38 @@ def test_refuses_what_is_not_ours() -> None:
         ("input", '"nhwc"'),
         ("threshold", '{"similarity": 1}'),
         ("threshold", "3"),
+        ("threshold", json.dumps(dataclasses.asdict(THRESHOLD) | {"similarity": "high"})),
+        ("threshold", json.dumps(dataclasses.asdict(THRESHOLD) | {"similarity": True})),
+        ("threshold", json.dumps(dataclasses.asdict(THRESHOLD) | {"similarity": 10**400})),
+        ("operands", '{"count": 1, "fp32": "all", "fp16": 0, "int8": 0}'),
+        ("operands", '{"count": 1.5, "fp32": 1, "fp16": 0, "int8": 0}'),
+        ("mean_rgb", "[null, 0, 0]"),
+        ("std_rgb", "[NaN, 1, 1]"),
+        ("versions", "[1]"),
+        ("versions", '{"onnx": 1}'),
+        ("checks", '{"a": [{"b": Infinity}]}'),
+        ("checks", '{"\\ud800": 1}'),
+        ("settings", "5"),
+        ("arch", '"\\udcff"'),
+        ("mask", "null"),
         ("settings", "[" * 100_000),
     ],
 )
 def test_refuses_damaged_metadata(key: str, value: str | None) -> None:
     assert "damaged" in refusal(**{key: value})
+
+
+def test_whole_numbers_are_numbers() -> None:
+    metadata = tiny_artefact().metadata_props() | {"san.mean_rgb": "[0, 0, 0]", "san.std_rgb": "[1, 1, 1.0]"}
+    assert from_metadata(metadata, path=PATH, sha256="") == tiny_artefact()
+
+
+def test_the_name_of_a_folder_need_not_be_unicode() -> None:
+    """It is told in words, and what is written must be read again."""
+    calibration = Calibration(8, "c" * 64, "f\udcff", 0, "minmax", "cpu", left=("a",))
+    metadata = tiny_artefact(calibration=calibration).metadata_props()
+    read = from_metadata(metadata, path=PATH, sha256="").calibration
+    assert read == dataclasses.replace(calibration, folder="f\\udcff")
 
 
 def test_sidecar(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_the_tensorrt_provider(sessions: Sessions, model: Path) -> None:
 
 def test_the_options_are_known_to_onnx_runtime(model: Path) -> None:
     """The session's own options are set on a real session; the providers' are in libraries that are not here."""
-    options = module._options(model)
+    options = module._options()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # A session that was asked for nothing but the CPU has it refused, and so the option does something.
     with pytest.raises(Exception, match=r"(?i)fallback"):
@@ -179,7 +179,7 @@ def test_int8_of_the_cpu_is_for_no_gpu(sessions: Sessions, tmp_path: Path) -> No
     assert open_backend(path, device="cpu").note == ""
     for arguments in ({"device": "cuda"}, {"backend": "onnxruntime-tensorrt"}):
         with pytest.raises(
-            SanError, match=r"form for CPUs.*san export CHECKPOINT --int8 --calib DIR"
+            SanError, match=r"form for CPUs.*san export FP32.onnx --int8 --calib DIR"
         ) as caught:
             open_backend(path, **arguments)
         assert str(path) in str(caught.value)

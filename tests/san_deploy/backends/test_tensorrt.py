@@ -525,6 +525,20 @@ def test_the_command_that_rebuilds(tmp_path: Path) -> None:
     assert refusal(bench).endswith(f"Rebuild it here: {command}.")
 
 
+def test_the_onnx_file_of_another_name(tmp_path: Path) -> None:
+    """What is named is what was there, not what the engine's own name suggests."""
+    told = {"sm": ("sm75",), "onnx": "model-fp16.onnx"}
+    bench = Bench(tmp_path, told=told)
+    onnx = tmp_path / "model-fp16.onnx"
+    message = refusal(bench)
+    assert "Copy model-fp16.onnx (SHA-256 abababababab) beside it" in message
+    onnx.write_bytes(b"model")
+    told["onnx_sha256"] = hashlib.sha256(b"model").hexdigest()
+    fake_plan(bench.path, told=told)
+    command = f"san export {onnx} --engine --batch 1,4,8 -o {bench.path} --force"
+    assert refusal(bench).endswith(f"Rebuild it here: {command}.")
+
+
 def test_a_plan_that_is_not_what_its_sidecar_says(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     data = bench.path.read_bytes()

@@ -237,5 +237,5 @@ def test_an_engine_on_simulated_devices_tells_its_steps(crops: Path, tmp_path: P
         "batch 1 is filled up: the engine takes 2 at least",
         "batch 9 is run in parts: the engine takes 8 at most",
     ]
-    told = as_text(result, "san bench")
+    told = as_text(result, "san bench", [(figures.artefact, "")])
     assert "  batch 9: copy-in " in told and ", copy-out " in told
