@@ -12,6 +12,8 @@ from .errors import SanError, UsageError
 from .metrics.nearest import nearest
 from .metrics.scores import checked_pair, products, unit_rows
 
+#: Beyond it a neighbour of cosine 0.9 has no weight left in FP32 beside the row itself.
+MOST_ALPHA = 100.0
 #: Cells of the neighbours that are gathered at once.
 _BLOCK_CELLS = 1 << 22
 
@@ -34,7 +36,7 @@ def expand_queries(
         query: `(Q, D)`; rows are brought to length 1 first.
         gallery: `(G, D)`, likewise.
         count: neighbours, at least 1.
-        alpha: 0 is average query expansion.
+        alpha: 0 is average query expansion; at most `MOST_ALPHA`.
         gallery_too: the gallery's rows are expanded as well, by their nearest but themselves.
         device: where inner products are made, see `metrics.products`.
 
@@ -45,10 +47,10 @@ def expand_queries(
         SanError: an embedding is not finite or of length 0, or cancels out against its neighbours.
         UsageError: count or alpha is out of range.
     """
-    if count < 1 or not 0.0 <= alpha < np.inf:
+    if count < 1 or not 0.0 <= alpha <= MOST_ALPHA:
         raise UsageError(
             f"query expansion by {count} neighbours and alpha {alpha} makes no sense",
-            do="give at least one neighbour and a finite alpha of 0 or more",
+            do=f"give at least one neighbour and an alpha from 0 to {MOST_ALPHA:g}",
         )
     query, gallery = checked_pair(query, gallery)
     query, gallery = unit_rows(query, "query"), unit_rows(gallery, "gallery")

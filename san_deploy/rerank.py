@@ -7,8 +7,9 @@ distances of a tile of queries are made when they are asked for. The result is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,11 @@ K1, K2, LAMBDA = 20, 6, 0.3
 _LEAST = np.float32(1e-6)
 #: Cells that are worked on at once.
 _BLOCK_CELLS = 1 << 21
+#: Cells that stay in the cache between the passes over them.
+_CACHE_CELLS = 1 << 16
+#: Where k1 is a large share of all crops, full matrices are faster. A step by indices takes as long as about so many
+#: multiplications of a matrix product, and as so many minima of two full rows.
+_PRODUCT_STEPS, _MINIMUM_STEPS = 256, 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,13 @@ class Sparse:
         start = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.bincount(which, minlength=len(rows)), out=start[1:])
         return Sparse(start, self.column[place], self.value[place])
+
+    def dense(self, rows: slice, columns: int) -> np.ndarray:
+        """Some of the rows as a full matrix, `(rows, columns)` float32."""
+        which, place = self.entries(np.arange(rows.start, rows.stop))
+        result = np.zeros((rows.stop - rows.start, columns), np.float32)
+        result[which, self.column[place]] = self.value[place]
+        return result
 
     def transpose(self, rows: slice, columns: int) -> Sparse:
         """By columns, some of the rows only, numbered from 0."""
@@ -64,6 +77,13 @@ def spans(first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return which, place
 
 
+def chunks(length: np.ndarray) -> Iterator[slice]:
+    """Cut entries that make `length` steps each into parts of about as many steps as are made at once."""
+    total = np.cumsum(length)
+    cuts = np.searchsorted(total, np.arange(0, total[-1] if len(total) else 0, _BLOCK_CELLS), "right")
+    yield from (slice(low, high) for low, high in pairwise([*cuts.tolist(), len(length)]))
+
+
 class Reranked:
     """Re-ranked distances, negative, as `metrics.Scores`: larger is more alike.
 
@@ -75,7 +95,7 @@ class Reranked:
         gallery: `(G, D)`, junk left out: it would be counted as a neighbour.
         query_rows: `(Q,)` int, the places of the queries in the gallery, where they all stand in it. Given twice,
             each crop would find itself twice among its neighbours, and half as many others.
-        k1: neighbours that are looked at for reciprocity.
+        k1: neighbours that are looked at for reciprocity; all crops where there are fewer.
         k2: neighbours whose features are averaged, 1 to k1 + 1; 1 averages none.
         weight: of the original distance, the paper's lambda, 0 to 1.
         device: where inner products are made, see `metrics.products`.
@@ -118,6 +138,7 @@ class Reranked:
         feature = reciprocal_features(rows, neighbours.column, farthest, k1)
         if k2 > 1:
             feature = average(feature, neighbours.column[:, :k2])
+        self._crops = len(rows)
         self._farthest = farthest[asked]
         self._feature = feature.rows(asked)
         self._inverted = feature.transpose(among, len(rows))
@@ -130,7 +151,7 @@ class Reranked:
         slope = (2.0 * self._weight / self._farthest[start:stop]).astype(np.float32)
         out *= slope[:, None]
         out -= (slope + np.float32(1.0 - self._weight))[:, None]
-        height = max(1, _BLOCK_CELLS // self.shape[1])
+        height = max(1, _BLOCK_CELLS // self._crops)
         for low in range(start, stop, height):
             high = min(low + height, stop)
             overlap = self._overlap(low, high)
@@ -145,17 +166,40 @@ class Reranked:
 
     def _overlap(self, start: int, stop: int) -> np.ndarray:
         """1 - Jaccard distance (Eq. 10), `(stop - start, G)` float64."""
-        gallery = self.shape[1]
         row, place = self._feature.entries(np.arange(start, stop))
-        column, value = self._feature.column[place], self._feature.value[place]
-        entry, other = spans(self._inverted.start[column], self._inverted.start[column + 1])
-        common = np.bincount(
-            row[entry] * gallery + self._inverted.column[other],
-            weights=np.minimum(value[entry], self._inverted.value[other]),
-            minlength=(stop - start) * gallery,
-        ).reshape(stop - start, gallery)
+        length = np.diff(self._inverted.start)[self._feature.column[place]]
+        cells = (stop - start) * self.shape[1] * self._crops
+        if int(length.sum()) * _MINIMUM_STEPS > cells:
+            common = self._common_full(start, stop)
+        else:
+            common = np.zeros((stop - start) * self.shape[1])
+            for part in chunks(length):
+                self._add_common(row[part], place[part], common)
+            common = common.reshape(stop - start, self.shape[1])
         # Features sum to 1: the sum of maxima is 2 - that of minima.
         return np.divide(common, 2.0 - common, out=common)
+
+    def _add_common(self, row: np.ndarray, place: np.ndarray, common: np.ndarray) -> None:
+        """Add the minima of some entries of the queries' features and those of the gallery."""
+        column, value = self._feature.column[place], self._feature.value[place]
+        entry, other = spans(self._inverted.start[column], self._inverted.start[column + 1])
+        common += np.bincount(
+            row[entry] * self.shape[1] + self._inverted.column[other],
+            weights=np.minimum(value[entry], self._inverted.value[other]),
+            minlength=len(common),
+        )
+
+    def _common_full(self, start: int, stop: int) -> np.ndarray:
+        """Sums of minima of full rows, `(stop - start, G)` float64."""
+        asked = self._feature.dense(slice(start, stop), self._crops)
+        common = np.zeros((stop - start, self.shape[1]))
+        height = max(1, _CACHE_CELLS // self.shape[1])
+        for low in range(0, self._crops, height):
+            part = slice(low, min(low + height, self._crops))
+            others = self._inverted.dense(part, self.shape[1])
+            for row, values in enumerate(asked[:, part]):
+                common[row] += np.minimum(others, values[:, None]).sum(axis=0)
+        return common
 
 
 def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarray, k1: int) -> Sparse:
@@ -168,28 +212,22 @@ def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarra
         farthest: `(N,)` largest squared distance of each.
         k1: as in the paper.
     """
-    # The published program rounds half to even, and counts the crop itself besides.
-    half = int(np.around(k1 / 2)) + 1
-    mutual, mutual_half = reciprocal(index), reciprocal(index[:, :half])
-    size_half = mutual_half.sum(axis=1)
     count = len(rows)
+    # The published program rounds half to even, and counts the crop itself besides.
+    half = index[:, : int(np.around(min(k1, 2 * count) / 2)) + 1]
+    mutual, mutual_half = reciprocal(index), reciprocal(half)
+    size_half = mutual_half.sum(axis=1)
+    full = int(size_half[index[mutual]].sum()) * _PRODUCT_STEPS > count**3
     column, value, length = [], [], np.empty(count, np.int64)
     height = max(1, _BLOCK_CELLS // count)
-    marks = np.zeros((height, count), bool)
     for low in range(0, count, height):
         block = slice(low, min(low + height, count))
         row, place = np.nonzero(mutual[block])
-        near = index[block][row, place]  # R(p, k1) (Eq. 3), for all p of the block
-        marks[row, near] = True
-        # R(q, k1 / 2) for each q of them, counting those that are in R(p, k1) (Eq. 5).
-        pair, second = np.nonzero(mutual_half[near])
-        candidate = index[near[pair], second]
-        inside = np.bincount(pair, weights=marks[row[pair], candidate], minlength=len(near))
-        taken = (inside > 2.0 / 3 * size_half[near])[pair]
-        marks[row[pair[taken]], candidate[taken]] = True
+        marks = np.zeros((block.stop - low, count), bool)
+        marks[row, index[block][row, place]] = True  # R(p, k1) (Eq. 3), for all p of the block
+        marks = (_expand_full if full else _expand)(marks, half, mutual_half, size_half)
         cell = np.flatnonzero(marks)
         at, other = cell // count, cell % count
-        marks[at, other] = False
         weights = np.exp(2.0 * (_cosines(rows, at + low, other) - 1.0) / farthest[low + at])
         total = np.bincount(at, weights=weights)
         column.append(other.astype(np.int32))
@@ -198,15 +236,58 @@ def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarra
     return Sparse(np.concatenate([[0], np.cumsum(length)]), np.concatenate(column), np.concatenate(value))
 
 
+def _expand(marks: np.ndarray, index: np.ndarray, mutual: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Add to R(p, k1) each R(q, k1 / 2) of which it holds more than two thirds (Eq. 5).
+
+    Args:
+        marks: `(P, N)` bool, who is in R(p, k1), for some p.
+        index: `(N, K)` int32 neighbours of all crops.
+        mutual: `(N, K)` bool, which of them are in R(q, k1 / 2).
+        size: `(N,)` int64, how many.
+    """
+    result = marks.copy()
+    rows, members = np.nonzero(marks)
+    height = max(1, _BLOCK_CELLS // index.shape[1])
+    for low in range(0, len(members), height):
+        row, near = rows[low : low + height], members[low : low + height]
+        pair, second = np.nonzero(mutual[near])
+        candidate = index[near[pair], second]
+        inside = np.bincount(pair, weights=marks[row[pair], candidate], minlength=len(near))
+        taken = (inside > 2.0 / 3 * size[near])[pair]
+        result[row[pair[taken]], candidate[taken]] = True
+    return result
+
+
+def _expand_full(marks: np.ndarray, index: np.ndarray, mutual: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The same by products of full matrices; whole numbers are exact in FP32."""
+    result, count = marks.copy(), len(index)
+    members = marks.astype(np.float32)
+    height = max(1, _BLOCK_CELLS // count)
+    for low in range(0, count, height):
+        part = slice(low, min(low + height, count))
+        row, place = np.nonzero(mutual[part])
+        near = np.zeros((part.stop - low, count), np.float32)
+        near[row, index[part][row, place]] = 1.0
+        taken = (members @ near.T > 2.0 / 3 * size[part]) & marks[:, part]
+        result |= taken.astype(np.float32) @ near > 0.0
+    return result
+
+
 def reciprocal(index: np.ndarray) -> np.ndarray:
     """Which neighbours have the crop among theirs (Eq. 2): `(N, K)` bool of `(N, K)` int32."""
     count, width = index.shape
     result = np.empty(index.shape, bool)
-    height = max(1, _BLOCK_CELLS // width**2)
+    # By neighbour: all places of crop 0, then of crop 1, ...
+    order = np.argsort(index, axis=None, kind="stable")
+    first = np.concatenate([[0], np.cumsum(np.bincount(index.ravel(), minlength=count))])
+    height = max(1, _BLOCK_CELLS // count)
     for low in range(0, count, height):
-        block = index[low : low + height]
-        itself = np.arange(low, low + len(block), dtype=index.dtype)
-        result[low : low + height] = (index[block] == itself[:, None, None]).any(axis=2)
+        high = min(low + height, count)
+        place = order[first[low] : first[high]]
+        # Who has crop `low`, `low + 1`, ... among the neighbours.
+        holders = np.zeros((high - low, count), bool)
+        holders[index.ravel()[place] - low, place // width] = True
+        result[low:high] = np.take_along_axis(holders, index[low:high], axis=1)
     return result
 
 
@@ -219,18 +300,39 @@ def average(feature: Sparse, index: np.ndarray) -> Sparse:
     """
     count, width = index.shape
     column, value, length = [], [], np.empty(count, np.int64)
-    height = max(1, _BLOCK_CELLS * count // (width * max(1, len(feature.column))))
+    steps = width * len(feature.column) // count
+    # Rows that are nearly full are added up in place, others sorted.
+    full = 4 * steps > count
+    height = max(1, _BLOCK_CELLS // max(1, count if full else steps))
     for low in range(0, count, height):
         block = index[low : low + height]
-        near, place = feature.entries(block.ravel())
-        cell = near // width * count + feature.column[place]
-        order = np.argsort(cell, kind="stable")
-        cell = cell[order]
-        first = np.flatnonzero(np.diff(cell, prepend=-1))
-        value.append(np.add.reduceat(feature.value[place[order]], first) / np.float32(width))
-        column.append((cell[first] % count).astype(np.int32))
-        length[low : low + height] = np.bincount(cell[first] // count, minlength=len(block))
+        cell, total = (_sums_full if full else _sums)(feature, block)
+        value.append((total / width).astype(np.float32))
+        column.append((cell % count).astype(np.int32))
+        length[low : low + height] = np.bincount(cell // count, minlength=len(block))
     return Sparse(np.concatenate([[0], np.cumsum(length)]), np.concatenate(column), np.concatenate(value))
+
+
+def _sums(feature: Sparse, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the features of the crops in each row: cells, row x N + column, and values."""
+    near, place = feature.entries(index.ravel())
+    cell = near // index.shape[1] * (len(feature.start) - 1) + feature.column[place]
+    order = np.argsort(cell, kind="stable")
+    cell = cell[order]
+    first = np.flatnonzero(np.diff(cell, prepend=-1))
+    return cell[first], np.add.reduceat(feature.value[place[order]], first)
+
+
+def _sums_full(feature: Sparse, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same by full rows."""
+    crops, count = index.ravel(), len(feature.start) - 1
+    total = np.zeros(len(index) * count)
+    for part in chunks(np.diff(feature.start)[crops]):
+        near, place = feature.entries(crops[part])
+        cell = (part.start + near) // index.shape[1] * count + feature.column[place]
+        total += np.bincount(cell, weights=feature.value[place], minlength=len(total))
+    cell = np.flatnonzero(total)
+    return cell, total[cell]
 
 
 def _cosines(rows: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

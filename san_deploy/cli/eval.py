@@ -65,10 +65,10 @@ def _method(command: _Command) -> _Command:
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the draws.  [default: 0]"),
         click.option(
             "--rank-device",
-            default="cpu",
-            show_default=True,
+            default="auto",
             metavar="cpu|cuda[:N]",
-            help="Where similarities are computed; a GPU needs PyTorch.",
+            help="Where similarities are computed; a GPU needs PyTorch or CuPy.  [default: a GPU where one can "
+            "be used, else the CPU]",
         ),
     )
 
@@ -96,9 +96,7 @@ def _method(command: _Command) -> _Command:
 @click.option(
     "--lists",
     type=click.IntRange(0, 100),
-    default=8,
-    show_default=True,
-    help="Worst rank lists on the page, and as many of the best.",
+    help="Worst rank lists on the page, and as many of the best.  [default: 8]",
 )
 @click.option("--save-embeddings", is_flag=True, help="Write embeddings.npz into the folder as well.")
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
@@ -116,7 +114,7 @@ def command(
     strict: bool,
     split: str | None,
     out: Path | None,
-    lists: int,
+    lists: int | None,
     save_embeddings: bool,
     force: bool,
     as_json: bool,
@@ -133,28 +131,35 @@ def command(
     from ..errors import UsageError
     from ..evaluation import evaluate_set
     from ..evaluation.output import OUTPUTS, PAGE, as_dict, as_text
-    from ..evaluation.run import check
+    from ..evaluation.run import check, check_choices, wants_single_shot
 
     if model and checkpoint:
         raise UsageError("-m and --checkpoint both name the model", do="give one of them")
-    if save_embeddings and not out:
-        raise UsageError("--save-embeddings needs a folder", do="give one: -o FOLDER")
+    for name, asked in (("save-embeddings", save_embeddings), ("lists", lists is not None)):
+        if asked and not out:
+            raise UsageError(f"--{name} needs a folder", do="give one: -o FOLDER")
     if checkpoint and checkpoint.suffix != ".safetensors":
         raise UsageError(f"{checkpoint} is no checkpoint (.safetensors)", do=f"give it as -m {checkpoint}")
     read_options, choices = _options(given), _choices(given)
-    # Everything that can be refused is refused before the first crop is embedded, the folder included.
+    check_choices(choices)
+    # Everything that can be refused is refused before the first crop is embedded, the folder included; what is
+    # wrong with the command line and the model before the data set is read.
     with atomic_folder(out, force=force, ours=OUTPUTS) if out else nullcontext() as folder:
+        runtime = open_backend(checkpoint or model, backend=backend, device=device, mask=mask)
         dataset = read_dataset(data, read_options)
         click.echo(dataset.summary(), err=True)
         chosen = evaluation_set(dataset, split)
         click.echo(chosen.summary(), err=True)
         check(chosen, choices)
-        if given["draws"] is not None and not (chosen.single_shot or choices.single_shot):
+        unused = [name for name in ("draws", "seed") if given[name] is not None]
+        if unused and not wants_single_shot(chosen, choices):
             raise UsageError(
-                f"--draws is not for {chosen.name}", do="--single-shot gives such figures for it"
+                f"--{unused[0]} is not for {chosen.name}",
+                do="--single-shot gives such figures for it, without --rerank and --query-expansion",
             )
-        runtime = open_backend(checkpoint or model, backend=backend, device=device, mask=mask)
         options.say(runtime)
+        if choices.rank_device != "cpu":
+            click.echo(f"Similarities are computed on {choices.rank_device}.", err=True)
         result = evaluate_set(chosen, runtime, choices, batch=batch, workers=workers, strict=strict)
         told = as_dict(
             result,
@@ -168,7 +173,14 @@ def command(
         if folder:
             from ..evaluation.files import write_evaluation
 
-            write_evaluation(folder, result, told, read_options, lists=lists, embeddings=save_embeddings)
+            write_evaluation(
+                folder,
+                result,
+                told,
+                read_options,
+                lists=8 if lists is None else lists,
+                embeddings=save_embeddings,
+            )
     if as_json:
         click.echo(json.dumps(told, indent=2, allow_nan=False))
     else:
@@ -184,6 +196,7 @@ def _options(given: dict[str, Any]) -> Options:
 def _choices(given: dict[str, Any]) -> Choices:
     from ..errors import UsageError
     from ..evaluation import Choices, Expansion, Rerank, Views
+    from ..metrics import rank_device
 
     def values(switch: str, **names: str) -> dict[str, Any] | None:
         """Values that were given of something that is switched on; None where it is off."""
@@ -208,7 +221,7 @@ def _choices(given: dict[str, Any]) -> Choices:
         single_shot=given["single_shot"],
         draws=20 if given["draws"] is None else given["draws"],
         seed=given["seed"] or 0,
-        rank_device=given["rank_device"],
+        rank_device=rank_device(given["rank_device"]),
     )
     if given["single_shot"] and not choices.plain:
         raise UsageError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import SanError
 from .listing import Tree
 from .options import Options
-from .records import Crop, Dataset
+from .records import LARGEST, Crop, Dataset
 
 LAYOUT = "a crop folder: identities.csv (camera,track,person[,split]) beside CAMERA/TRACK/*.jpg"
 OPTIONS: frozenset[str] = frozenset()
@@ -64,11 +64,11 @@ def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = {"camera", "track", "person"} - set(reader.fieldnames or ())
-            if missing:
+            found = reader.fieldnames
+            if not {"camera", "track", "person"} <= set(found or ()):
                 raise SanError(
-                    f"{path} has no column {', '.join(sorted(missing))}",
-                    do="its first line is camera,track,person,split",
+                    f"the first line of {path} must be camera,track,person or camera,track,person,split",
+                    why=f"found {','.join(found)[:100]!r}" if found else "it is empty",
                 )
             for row in reader:
                 camera, track = (row["camera"] or "").strip(), (row["track"] or "").strip()
@@ -79,8 +79,9 @@ def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool
                     person = int(row["person"])
                 except (TypeError, ValueError):
                     person = -1
-                if person < 0:
-                    raise SanError(f"{where}: person '{row['person']}' is not a whole number >= 0")
+                if not 0 <= person <= LARGEST:
+                    told = f"{where}: person '{str(row['person'])[:40]}' is not a whole number"
+                    raise SanError(f"{told} from 0 to {LARGEST}")
                 if (camera, track) in rows:
                     raise SanError(f"{where}: {camera}/{track} is named a second time")
                 split = (row.get("split") or "").strip()

@@ -35,7 +35,7 @@ INSIDE: tuple[str, ...] = ("cuhk03", "CUHK03", "cuhk03-np", "CUHK03-NP")
 _BOXES = {"labelled": "labeled", "detected": "detected"}
 _MAT = ("cuhk03_release/cuhk-03.mat", "cuhk-03.mat")
 _NAME = re.compile(r"([1-9])_(\d{3})_([12])_\d{2}\.\w+")
-_NP_NAME = re.compile(r"(\d{4,})_c(\d+)_")
+_NP_NAME = re.compile(r"(\d{4,18})_c(\d+)_")
 #: Where our own extraction keeps the old protocol, so that the .mat is read once.
 TESTSETS = "testsets.json"
 

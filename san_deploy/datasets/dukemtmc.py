@@ -18,7 +18,7 @@ LAYOUT = (
 )
 OPTIONS: frozenset[str] = frozenset()
 INSIDE: tuple[str, ...] = ("DukeMTMC-reID",)
-_NAME = re.compile(r"(\d{4,})_c(\d+)_f\d+")
+_NAME = re.compile(r"(\d{4,18})_c(\d+)_f\d+")
 
 
 def matches(root: Path) -> bool:

@@ -25,7 +25,7 @@ _FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "boundin
 #: Where distractors_500k.zip comes to lie: it holds a folder images/.
 _DISTRACTORS = ("images", "distractors_500k/images", "distractors_500k")
 # Matched against the base name alone: a parent folder such as x1_c2/ must not be read as a label.
-_NAME = re.compile(r"(-1|\d{4,})_c(\d+)(s\d+)?_")
+_NAME = re.compile(r"(-1|\d{4,18})_c(\d+)(s\d+)?_")
 
 
 def matches(root: Path) -> bool:
@@ -40,7 +40,7 @@ def read(root: Path, options: Options) -> Dataset:
         SanError: a folder is missing or empty, a file name does not have the form, or the distractors were
             asked for and are not there.
     """
-    own = re.match(r"(-1|\d{4,})_c\d+s\d+_", first_image(root / "query"))
+    own = re.match(r"(-1|\d{4,18})_c\d+s\d+_", first_image(root / "query"))
     name = "Market-1501" if own else "Market-1501 layout"
     dataset = read_folders(root, name, _NAME, "0002_c1s1_000451_03.jpg", LAYOUT)
     folder = next((name for name in _DISTRACTORS if (root / name).is_dir()), None)

@@ -23,6 +23,7 @@ OPTIONS: frozenset[str] = frozenset()
 INSIDE: tuple[str, ...] = ("MSMT17_V2", "MSMT17_V1")
 _VERSIONS = {"MSMT17 v2": ("mask_train_v2", "mask_test_v2"), "MSMT17 v1": ("train", "test")}
 _NAME = re.compile(r"\d+_\d+_(\d+)_")
+_PERSON = re.compile(r"\d{1,18}")
 
 
 def matches(root: Path) -> bool:
@@ -50,6 +51,12 @@ def read(root: Path, options: Options) -> Dataset:
         path = root / f"list_{split}.txt"
         if path.is_file():
             lists[split] = _read_list(tree, path, folder)
+            if lists[split]:
+                continue
+            if split in ("query", "gallery"):
+                raise SanError(f"{path} names no crop")
+            notes.append(f"{path.name} names no crop.")
+            del lists[split]
         elif split in ("query", "gallery"):
             raise SanError(f"{path} does not exist", do=f"expected {LAYOUT}")
         elif split == "train":
@@ -70,7 +77,7 @@ def read(root: Path, options: Options) -> Dataset:
 
 
 def _read_list(tree: Tree, path: Path, folder: str) -> list[tuple[str, int, str]]:
-    """`(file below the root, person, camera)` of each line."""
+    """`(file below the root, person, camera)` of each line; empty where there is none."""
     rows: list[tuple[str, int, str]] = []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -85,14 +92,12 @@ def _read_list(tree: Tree, path: Path, folder: str) -> list[tuple[str, int, str]
         file = file.rstrip()
         found = _NAME.match(posixpath.basename(file))
         inside = posixpath.normpath(file) == file and not file.startswith(("/", "../"))
-        if not found or not person.isdecimal() or not inside:
+        if not found or not _PERSON.fullmatch(person) or not inside:
             raise SanError(
                 f"{path}, line {number}: '{line.strip()[:100]}' is no file and person",
                 do="a line is 0000/0000_045_12_0303morning_0006_2.jpg 0",
             )
         rows.append((f"{folder}/{file}", int(person), f"c{int(found[1])}"))
-    if not rows:
-        raise SanError(f"{path} names no crop")
     folders = {posixpath.dirname(file) for file, _, _ in rows}
     there = {
         f"{name}/{file}" for name in folders if (tree.root / name).is_dir() for file in tree.images(name)

@@ -24,7 +24,7 @@ from ..errors import SanError, UsageError
 from ..images import SUFFIXES
 from .listing import Tree
 from .options import Options
-from .records import DISTRACTOR, JUNK, Crop, Dataset
+from .records import DISTRACTOR, JUNK, LARGEST, Crop, Dataset
 
 LAYOUT = "a folder of crops read by --pattern, for example '{person}_c{camera}_{}.jpg'"
 OPTIONS = frozenset({"pattern"})
@@ -149,7 +149,7 @@ def read(root: Path, options: Options) -> Dataset:
             f"none of the {len(files)} images in {root} fits --pattern '{pattern.text}'",
             why=f"the first is {files[0]}",
         )
-    numbers = _number(root, {labels["person"] for _, labels in found})
+    numbers = _number(root, {labels["person"]: file for file, labels in found})
     splits: dict[str, list[Crop]] = {}
     junk: dict[str, int] = {}
     for file, labels in found:
@@ -171,7 +171,8 @@ def read(root: Path, options: Options) -> Dataset:
     )
 
 
-def _number(root: Path, names: set[str]) -> dict[str, int]:
+def _number(root: Path, names: dict[str, str]) -> dict[str, int]:
+    """The numbers of people by name; `names` has a file of each."""
     if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
         numbers = {name: int(name) for name in names}
         if min(numbers.values()) < JUNK:
@@ -179,6 +180,13 @@ def _number(root: Path, names: set[str]) -> dict[str, int]:
                 f"{root} has a person {min(numbers.values())}",
                 why="persons are numbers from 1; 0 is a distractor, -1 is junk",
                 do="check the pattern",
+            )
+        largest = max(numbers, key=lambda name: numbers[name])
+        if numbers[largest] > LARGEST:
+            raise SanError(
+                f"{root / names[largest]} is of person {largest[:40]}",
+                why=f"the largest number of a person is {LARGEST}",
+                do="check the pattern, or rename the files",
             )
         return numbers
     return {name: number for number, name in enumerate(sorted(names), 1)}

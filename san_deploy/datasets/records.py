@@ -13,6 +13,8 @@ from .summary import Row, count, table
 
 #: Person number of a gallery crop of somebody who is never asked for (Market-1501 calls it 0).
 DISTRACTOR = 0
+#: The largest person number: sums of two still fit into 64 bits.
+LARGEST = 10**18 - 1
 #: Person number of a crop that counts neither as right nor as wrong (a bad box). Readers drop these.
 JUNK = -1
 

@@ -38,7 +38,7 @@ class Choices:
         single_shot: give CUHK03's single-gallery-shot figures as well, whichever the data set.
         draws: of its galleries; 0 gives the exact expectation alone.
         seed: of the draws.
-        rank_device: where similarities are computed, `cpu` or a device of PyTorch.
+        rank_device: where similarities are computed, see `metrics.rank_device`.
     """
 
     views: Views = field(default_factory=Views)

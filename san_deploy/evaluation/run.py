@@ -45,6 +45,7 @@ def evaluate_set(
             the model fails.
         UsageError: values of the re-ranking or the expansion are out of range.
     """
+    check_choices(choices)
     check(chosen, choices)
     # A query that stands in the gallery, or in both under one path, is embedded once.
     paths = list(dict.fromkeys(crop.path for crop in (*chosen.query, *chosen.gallery)))
@@ -90,8 +91,8 @@ def check(chosen: EvaluationSet, choices: Choices) -> None:
     """Refuse what can give no figure.
 
     Raises:
-        SanError: the data set gives none, has no tracklets, or the ranking device is not there.
-        UsageError: values of the re-ranking or the expansion are out of range.
+        SanError: the data set gives none, or has no tracklets.
+        UsageError: query expansion and re-ranking, where every query stands in the gallery.
     """
     if error := why_not(chosen):
         raise error
@@ -101,15 +102,23 @@ def check(chosen: EvaluationSet, choices: Choices) -> None:
             why="neither its layout nor a field {track} of --pattern names any, or cameras are ignored",
             do="leave --tracklets out",
         )
-    # Values out of range and a device that is not there: of two crops, so that hours are not spent first.
-    rows = np.eye(2, dtype=np.float32)
-    _scores(rows, rows, None, choices, _quiet)
     if chosen.query_rows is not None and choices.rerank and choices.expansion:
         raise UsageError(
             "--query-expansion does not go with --rerank here",
             why="every query stands in the gallery, and re-ranking takes it for one crop with one embedding",
             do="give one of them",
         )
+
+
+def check_choices(choices: Choices) -> None:
+    """Refuse choices that suit no data set: two crops are ranked by them.
+
+    Raises:
+        SanError: the ranking device is not there.
+        UsageError: values of the re-ranking or the expansion are out of range, or there is no such device.
+    """
+    rows = np.eye(2, dtype=np.float32)
+    _scores(rows, rows, None, choices, _quiet)
 
 
 def _quiet(total: int, label: str, unit: str) -> Progress:

@@ -10,6 +10,7 @@
 
 from .answers import Answers
 from .cuhk03 import SingleShot, draw_single_shot, single_shot
+from .device import rank_device
 from .lists import RankList, rank_lists
 from .ranking import (
     AP_DEFINITION,
@@ -19,12 +20,13 @@ from .ranking import (
     rank_positives,
     rank_queries,
 )
-from .scores import Products, Scores, TorchProducts, products
+from .scores import CupyProducts, Products, Scores, TorchProducts, products
 from .tracklets import evaluate_tracklets, join_cameras, pool_cameras, pool_tracklets
 
 __all__ = [
     "AP_DEFINITION",
     "Answers",
+    "CupyProducts",
     "Products",
     "QueryRanks",
     "RankList",
@@ -39,6 +41,7 @@ __all__ = [
     "pool_cameras",
     "pool_tracklets",
     "products",
+    "rank_device",
     "rank_lists",
     "rank_positives",
     "rank_queries",

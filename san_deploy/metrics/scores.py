@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import SanError
+from .device import has_cupy, rank_device, torch_has_cuda
 
 #: Queries of one tile: fewer, and the matrix product pays for reading the gallery over and over.
 _TILE_ROWS = 512
@@ -97,12 +98,18 @@ def products(query: np.ndarray, gallery: np.ndarray, device: str = "cpu") -> Sco
     Args:
         query: `(Q, D)`.
         gallery: `(G, D)`.
-        device: `cpu`, or a device of PyTorch, for example `cuda`, which must be there.
+        device: see `rank_device`. On a GPU PyTorch makes them, or CuPy where PyTorch cannot.
 
     Raises:
         SanError: the embeddings are not finite or not of one size, or the device is not there.
+        UsageError: no such device.
     """
-    return Products(query, gallery) if device == "cpu" else TorchProducts(query, gallery, device)
+    device = rank_device(device)
+    if device == "cpu":
+        return Products(query, gallery)
+    if has_cupy() and not torch_has_cuda():
+        return CupyProducts(query, gallery, device)
+    return TorchProducts(query, gallery, device)
 
 
 class Products:
@@ -158,6 +165,29 @@ class TorchProducts(Products):
             torch.from_numpy(out).copy_(self._query[start:stop] @ self._gallery.T)
         finally:
             torch.set_float32_matmul_precision(precision)
+
+
+class CupyProducts(Products):
+    """Inner products by CuPy, as by PyTorch. Tested with a stand-in for CuPy, not yet run on a GPU."""
+
+    def __init__(self, query: np.ndarray, gallery: np.ndarray, device: str) -> None:
+        super().__init__(query, gallery)
+        # CuPy fails in many ways where its CUDA is not the driver's, its import among them.
+        try:
+            import cupy
+
+            self._cupy: Any = cupy
+            self._device = cupy.cuda.Device(int(device.partition(":")[2] or 0))
+            with self._device:
+                self._query, self._gallery = (cupy.asarray(rows) for rows in (self._query, self._gallery))
+        except Exception as error:
+            why = (str(error) or repr(error)).splitlines()[0]
+            raise SanError(f"CuPy cannot use the device {device}", why=why, do="take cpu") from error
+
+    def _multiply(self, start: int, stop: int, out: np.ndarray) -> None:
+        # In FP32: CuPy takes TF32 only where CUPY_TF32 is set.
+        with self._device:
+            out[:] = self._cupy.asnumpy(self._query[start:stop] @ self._gallery.T)
 
 
 def _copies(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

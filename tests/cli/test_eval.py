@@ -89,6 +89,8 @@ def test_every_layout(san: San, model: Path, tmp_path: Path) -> None:
         (["--rerank", "--single-shot"], 2, "does not go with --rerank"),
         (["--draws", "5"], 2, "--draws is not for crop folder"),
         (["--seed", "5", "--draws", "0"], 2, "--seed"),
+        (["--seed", "5"], 2, "--seed is not for crop folder"),
+        (["--lists", "3"], 2, "--lists needs a folder"),
         (["--tta", "ten"], 2, "none, flip, ten-crop"),
         (["--save-embeddings"], 2, "-o FOLDER"),
         (["--checkpoint", "a.safetensors"], 2, "both name the model"),
@@ -98,6 +100,7 @@ def test_every_layout(san: San, model: Path, tmp_path: Path) -> None:
         (["--layout", "market"], 2, "market1501"),
         (["--pattern", "{person}_{}.png"], 2, "--no-camera"),
         (["--rank-device", "cuda:9"], 1, "cuda:9"),
+        (["--rank-device", "cup"], 2, "--rank-device cup is unknown. Did you mean cpu?"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -107,6 +110,48 @@ def test_options_that_do_not_fit(
     # Before the network was opened.
     assert "Running on" not in result.err
     assert words in result.err and result.out == "" and "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["-m", "nowhere.onnx"], 1, "nowhere.onnx does not exist"),
+        (["--device", "foo"], 2, "--device foo"),
+        (["--backend", "foo"], 2, "--backend foo"),
+        (["--mask", "expected"], 2, "Its mask is part of the file"),
+        (["--rerank", "--lambda", "nan"], 2, "makes no sense"),
+        (["--rerank", "--k1", "0"], 2, "makes no sense"),
+        (["--query-expansion", "--alpha", "1e308"], 2, "an alpha from 0 to 100"),
+        (["--rank-device", "foo"], 2, "--rank-device foo"),
+    ],
+)
+def test_the_command_line_and_the_model_come_before_the_data(
+    san: San, data: Path, arguments: list[str], code: int, words: str
+) -> None:
+    result = san("eval", data, *arguments, code=code)
+    assert words in result.err and len(result.err.splitlines()) == 1
+
+
+def test_draws_of_what_is_re_ranked_are_refused(san: San, model: Path, tmp_path: Path) -> None:
+    root = cuhk03(tmp_path / "cuhk03")
+    result = san("eval", root, "-m", model, "--rerank", "--seed", 3, code=2)
+    assert "--seed is not for" in result.err and "without --rerank" in result.err
+
+
+def test_a_gpu_that_ranks_is_named(
+    san: San, data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from san_deploy import metrics
+    from san_deploy.metrics import device, scores
+
+    monkeypatch.setattr(device.cuda, "devices", lambda: [object()])
+    monkeypatch.setattr(device, "torch_has_cuda", lambda: True)
+    # The GPU is a stand-in, the choice is not.
+    monkeypatch.setattr(scores, "TorchProducts", lambda query, gallery, _: metrics.Products(query, gallery))
+    result = san("eval", data, "-m", model, "--json")
+    assert "Similarities are computed on cuda." in result.err
+    assert json.loads(result.out)["protocol"]["rank_device"] == "cuda"
+    assert "Similarities" not in san("eval", data, "-m", model, "--rank-device", "cpu").err
 
 
 def test_a_checkpoint_by_its_option_alone(san: San, data: Path, model: Path, tmp_path: Path) -> None:
@@ -172,7 +217,5 @@ def test_pytorch_missing_is_one_line(data: Path, tmp_path: Path) -> None:
     (tmp_path / "san.safetensors").write_bytes(b"x")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert (
-        done.stderr.splitlines()[-1]
-        == "Error: torch is not installed. Install it: pip install 'san-deploy[train]'."
-    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Error: torch is not installed. ") and "pip install 'san-deploy[train]'" in last

@@ -49,7 +49,16 @@ def test_rows_that_cancel_out_are_an_error() -> None:
         expand_queries(np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]]), count=1, alpha=0.0)
 
 
-@pytest.mark.parametrize("bad", [{"count": 0}, {"alpha": -1.0}, {"alpha": np.nan}, {"alpha": np.inf}])
+@pytest.mark.filterwarnings("error")
+def test_the_largest_alpha_is_quiet() -> None:
+    rows = np.random.default_rng(1).normal(size=(30, 4))
+    expanded, _ = expand_queries(rows[:5], rows, alpha=query_expansion.MOST_ALPHA)
+    assert np.isfinite(expanded).all()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"count": 0}, {"alpha": -1.0}, {"alpha": np.nan}, {"alpha": np.inf}, {"alpha": 1e308}]
+)
 def test_values_out_of_range(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="query expansion by"):
         expand_queries(np.eye(2), np.eye(2), **bad)  # type: ignore[arg-type]

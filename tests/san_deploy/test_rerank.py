@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,6 +114,41 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     some = np.empty((5, 90), np.float32)
     again.fill(11, 16, some)
     assert np.abs(-some - whole[11:16]).max() < 1e-6
+
+
+@pytest.mark.parametrize("steps", [0, 1 << 40])
+@pytest.mark.parametrize("cells", [50, 400, 1 << 21])
+@pytest.mark.parametrize(("k1", "k2"), [(8, 4), (30, 6), (60, 40)])
+def test_full_matrices_change_nothing(
+    k1: int, k2: int, cells: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, gallery = clusters(8, 20, 60)
+    monkeypatch.setattr(rerank, "_BLOCK_CELLS", cells)
+    monkeypatch.setattr(rerank, "_CACHE_CELLS", cells)
+    monkeypatch.setattr(rerank, "_PRODUCT_STEPS", steps)
+    monkeypatch.setattr(rerank, "_MINIMUM_STEPS", steps)
+    result = Reranked(query, gallery, k1=k1, k2=k2).distance()
+    assert np.abs(result - literal(query, gallery, k1, k2)).max() < 1e-5
+
+
+@pytest.mark.parametrize("k1", [79, 80, 200, 99999999999, 10**400], ids=lambda k1: str(k1)[:12])
+def test_k1_of_all_crops_and_more(k1: int) -> None:
+    query, gallery = clusters(9, 20, 60)
+    expected = literal(query, gallery, min(k1, 1000), 6)
+    assert np.abs(Reranked(query, gallery, k1=k1).distance() - expected).max() < 1e-5
+
+
+def test_memory_does_not_grow_with_the_square_of_k1() -> None:
+    count = 600
+    query, gallery = clusters(10, 100, count - 100)
+    tracemalloc.start()
+    try:
+        Reranked(query, gallery, k1=10**11).distance()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Some dozens of bytes for each pair of crops and for each cell of a block; the published program keeps as much.
+    assert peak < 60 * (count**2 + rerank._BLOCK_CELLS)
 
 
 def test_length_of_embeddings_does_not_matter() -> None:

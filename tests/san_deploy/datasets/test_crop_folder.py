@@ -71,12 +71,21 @@ def test_byte_order_mark_of_a_spreadsheet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "has no column camera, person, track"),
-        ("camera,track\ncam1,t001\n", "has no column person"),
+        ("", "must be camera,track,person or camera,track,person,split. It is empty."),
+        (
+            "camera,track\ncam1,t001\n",
+            "must be camera,track,person or camera,track,person,split. Found 'camera,track'",
+        ),
+        ("camera\ttrack\tperson\ncam1\tt001\t7\n", r"Found 'camera\ttrack\tperson'"),
         (HEADER, "names no tracklet"),
         (HEADER + "cam1,t001,seven,test\n", "line 2: person 'seven' is not a whole number"),
         (HEADER + "cam1,t001,-1,test\n", "person '-1'"),
         (HEADER + "cam1,t001,1.5,test\n", "person '1.5'"),
+        (
+            HEADER + f"cam1,t001,{10**18},test\n",
+            "line 2: person '1000000000000000000' is not a whole number from 0 to 9",
+        ),
+        (HEADER + f"cam1,t001,{'9' * 5000},test\n", f"line 2: person '{'9' * 40}' is not"),
         (HEADER + "cam1,t001\n", "person 'None'"),
         (HEADER + "cam1,t001,7,test\ncam1,t001,8,test\n", "line 3: cam1/t001 is named a second time"),
         (HEADER + "cam1,../../etc,7,test\n", "'cam1/../../etc' is no name"),

@@ -57,6 +57,17 @@ def test_lists_that_may_be_missing(tmp_path: Path) -> None:
         read_dataset(root)
 
 
+def test_lists_that_may_be_empty(tmp_path: Path) -> None:
+    root = layouts.msmt17(tmp_path)
+    (root / "list_val.txt").write_text("\n")
+    dataset = read_dataset(root)
+    assert list(dataset.splits) == ["train", "query", "gallery"]
+    assert "list_val.txt names no crop." in dataset.summary()
+    (root / "list_query.txt").write_text("")
+    with pytest.raises(SanError, match=r"list_query\.txt names no crop"):
+        read_dataset(root)
+
+
 def test_crops_that_are_not_there(tmp_path: Path) -> None:
     root = layouts.msmt17(tmp_path)
     (root / "test/0002/0002_000_15_0113noon_1_0.jpg").unlink()
@@ -72,6 +83,7 @@ def test_crops_that_are_not_there(tmp_path: Path) -> None:
     [
         "0000/0000_000_05_0303morning_0015_0.jpg",
         "0000/0000_000_05_0303morning_0015_0.jpg -1",
+        "0000/0000_000_05_0303morning_0015_0.jpg " + "9" * 19,
         "0000/person.jpg 0",
         "../test/0000/0000_000_05_0303morning_0015_0.jpg 0",
         "0000/../0000/0000_000_05_0303morning_0015_0.jpg 0",

@@ -159,6 +159,13 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         read(tmp_path, "{person}_{camera}")
 
 
+def test_a_number_too_large_for_64_bits(tmp_path: Path) -> None:
+    root = touch(tmp_path, ["1_1.jpg", "9" * 30 + "_1.jpg"])
+    with pytest.raises(SanError, match=r"9{30}_1\.jpg is of person 9{30}"):
+        read(root, "{person}_{camera}.jpg")
+    assert read(touch(tmp_path / "most", ["9" * 18 + "_1.jpg"]), "{person}_{camera}.jpg").splits
+
+
 def test_pattern_and_layout(tmp_path: Path) -> None:
     touch(tmp_path, ["1_1.jpg"])
     assert read_dataset(tmp_path, Options(layout="pattern", pattern="{person}_{camera}")).splits["train"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
 from san_deploy.errors import SanError
-from san_deploy.metrics import Answers, Products, TorchProducts, products, rank_queries
+from san_deploy.metrics import Answers, CupyProducts, Products, TorchProducts, products, rank_queries
+from san_deploy.metrics import scores as scores_module
 from san_deploy.metrics.scores import checked_rows, tiles, unit_rows
 
 
@@ -88,8 +92,50 @@ def test_torch_makes_the_same_tiles() -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
+class _Cupy:
+    """Stands in for CuPy: arrays that only its own functions turn into NumPy's, on a device that is current."""
+
+    def __init__(self) -> None:
+        self.current: list[int] = []
+        outer = self
+
+        class Device:
+            def __init__(self, index: int) -> None:
+                if index > 1:
+                    raise RuntimeError("cudaErrorInvalidDevice")
+                self.index = index
+
+            def __enter__(self) -> None:
+                outer.current.append(self.index)
+
+            def __exit__(self, *_: object) -> None:
+                outer.current.pop()
+
+        self.cuda = types.SimpleNamespace(Device=Device)
+
+    def asarray(self, rows: np.ndarray) -> np.ndarray:
+        assert self.current == [1]
+        return rows.copy()
+
+    def asnumpy(self, rows: np.ndarray) -> np.ndarray:
+        assert self.current == [1]
+        return rows
+
+
+def test_cupy_makes_the_same_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", _Cupy())  # type: ignore[arg-type]
+    monkeypatch.setattr(scores_module, "has_cupy", lambda: True)
+    monkeypatch.setattr(scores_module, "torch_has_cuda", lambda: False)
+    query, gallery = rows(0, 20), rows(1, 50)
+    scores = products(query, gallery, "cuda:1")
+    assert isinstance(scores, CupyProducts)
+    assert np.allclose(next(tiles(scores))[1], query @ gallery.T, atol=1e-5)
+    with pytest.raises(SanError, match=r"CuPy cannot use the device cuda:2.*InvalidDevice"):
+        products(query, gallery, "cuda:2")
+
+
 def test_a_device_that_is_not_there_is_an_error() -> None:
     torch = pytest.importorskip("torch")
-    device = "nonsense" if torch.cuda.is_available() else "cuda"
+    device = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(SanError, match=f"cannot use the device {device}"):
         products(rows(0, 2), rows(1, 2), device)
