@@ -20,8 +20,9 @@ from san_deploy.preprocess import RESIZE
 from .check import BATCHES, EQUAL, Gate, Parity, default_gate, judge, measure, open_checked
 from .crops import CheckCrops, check_crops
 from .deployed import DeployedNetwork
-from .onnx import to_onnx, write_onnx
+from .onnx import to_onnx
 from .operands import count_operands
+from .write import write_onnx
 
 #: The tools whose version changes what is written.
 TOOLS = ("san-deploy", "torch", "onnx", "onnxscript", "onnxruntime")

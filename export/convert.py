@@ -19,10 +19,10 @@ from .calibration import CalibrationCrops, Labelled, pick_crops, read_labelled
 from .check import BATCHES, Gate, Parity, default_gate, judge, measure, open_checked, row_cosine
 from .crops import CheckCrops, check_crops
 from .fp16 import to_fp16
-from .onnx import write_onnx
 from .operands import count_operands
 from .request import CALIBRATION_CROPS, Request
 from .rounding import rounding_fp16
+from .write import write_onnx
 
 #: Least share of the convolutions' operands in the precision that was asked for. The rest are the mask
 #: branches, which INT8 leaves alone, and what --max-drop gave back.

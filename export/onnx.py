@@ -7,13 +7,12 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import onnx
 import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
 import torch
 
-from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
+from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME
 from san_deploy.errors import SanError
 
 from .deployed import DeployedNetwork
@@ -118,19 +117,6 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     return result
-
-
-def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
-    """Write `model` with the contract in its metadata_props; equal arguments give equal bytes.
-
-    Args:
-        model: of `to_onnx`; its metadata is replaced.
-        artefact: what to write into it.
-        path: an existing folder; the caller cares for the file's final name.
-    """
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dict(sorted(artefact.metadata_props().items())))
-    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager

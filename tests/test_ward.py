@@ -77,7 +77,7 @@ def test_int8_calibrated_on_the_train_people(form: str, tmp_path: Path) -> None:
     import onnx
     from san_deploy.export.calibration import pick_crops
     from san_deploy.export.int8 import quantise
-    from san_deploy.export.onnx import write_onnx
+    from san_deploy.export.write import write_onnx
 
     artefact = open_backend().artefact
     chosen = pick_crops(WARD, artefact.size_hw, count=512, seed=0)

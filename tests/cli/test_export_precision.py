@@ -129,6 +129,25 @@ def test_the_engine_path_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     assert read_sidecar(tmp_path / "model.engine").precision == "fp32"
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_change_of_precision_needs_no_pytorch(tmp_path: Path, labelled: Path, precision: str) -> None:
+    """An edge install with the extra `convert`."""
+    options = ["--int8", "--calib", str(labelled), "--calib-num", "32"] if precision == "int8" else ["--fp16"]
+    words = ["san", "export", *options, "--no-engine", "-o", "out.onnx", "--min-cosine", "0.5"]
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnxscript', 'safetensors', 'scipy', 'h5py', 'sympy'): sys.modules[name] = None\n"
+        f"sys.argv = {words!r}\n"
+        "from san_deploy.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_sidecar(tmp_path / "out.onnx").precision == precision
+
+
 def test_fp16_from_a_checkpoint_says_both_checks(
     san: San, tmp_path: Path, checkpoint: Path, without_tensorrt: None
 ) -> None:

@@ -15,8 +15,9 @@ from san_deploy.export.deployed import DeployedNetwork
 from san_deploy.export.engine import build_engine
 from san_deploy.export.fp16 import to_fp16
 from san_deploy.export.int8 import quantise
-from san_deploy.export.onnx import to_onnx, write_onnx
+from san_deploy.export.onnx import to_onnx
 from san_deploy.export.operands import count_operands
+from san_deploy.export.write import write_onnx
 from san_deploy.train.checkpoint import CheckpointInfo
 from san_deploy.train.models import SanSettings, SharpAttentionNetwork
 

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from san_deploy.export.check import row_cosine
 from san_deploy.export.crops import CheckCrops
 from san_deploy.export.deployed import DeployedNetwork
-from san_deploy.export.onnx import clean, to_onnx, write_onnx
+from san_deploy.export.onnx import clean, to_onnx
 from san_deploy.export.operators import check_operators
+from san_deploy.export.write import write_onnx
 from san_deploy.train.attention import MaskMode
 from san_deploy.train.evaluate import embed
 from san_deploy.train.models import SharpAttentionNetwork

@@ -20,9 +20,9 @@ from san_deploy.export.check import open_checked, row_cosine
 from san_deploy.export.checkpoint import export_graph
 from san_deploy.export.fp16 import to_fp16
 from san_deploy.export.int8 import quantise
-from san_deploy.export.onnx import write_onnx
 from san_deploy.export.ranges import METHODS
 from san_deploy.export.rounding import rounding_fp16
+from san_deploy.export.write import write_onnx
 
 from san_deploy import metrics
 from san_deploy.artefact import Artefact
