@@ -10,12 +10,12 @@ import numpy as np
 
 from san_deploy import metrics
 from san_deploy.backends import Backend
-from san_deploy.datasets import Crop, crop_folder, labels, market1501, read_dataset
+from san_deploy.datasets import Crop, is_dataset, labels, read_dataset
 from san_deploy.errors import SanError
 from san_deploy.images import UnreadableImage, list_crops
 from san_deploy.preprocess import read_crop
 
-from .check import BATCHES
+from .check import BATCHES, embed_in_batches
 from .crops import COUNT, CheckCrops
 
 #: Fewer crops give ranges that the next crop leaves.
@@ -72,7 +72,7 @@ def pick_crops(folder: Path, size_hw: tuple[int, int], *, count: int, seed: int)
             unreadable += 1
     if len(images) < LEAST:
         reasons = [f"{unreadable} files cannot be read"] if unreadable else []
-        if _labelled(folder):
+        if is_dataset(folder):
             reasons.append("crops of test, query and gallery people do not count")
         raise SanError(
             f"{folder} holds {len(images)} crops to calibrate on, at least {LEAST} are needed",
@@ -109,17 +109,8 @@ class Labelled:
         Raises:
             SanError: nobody is seen by two cameras.
         """
-        rows = np.concatenate(
-            [backend(self.images[start : start + _BATCH]) for start in range(0, len(self.images), _BATCH)]
-        )
-        ranking = metrics.evaluate(
-            rows,
-            rows,
-            query_person=self.person,
-            gallery_person=self.person,
-            query_camera=self.camera,
-            gallery_camera=self.camera,
-        )
+        rows = embed_in_batches(backend, self.images, _BATCH)
+        ranking = metrics.evaluate_among(rows, person=self.person, camera=self.camera)
         return {"rank1": ranking.rank1, "mAP": ranking.mean_ap}
 
 
@@ -134,7 +125,7 @@ def read_labelled(folder: Path, size_hw: tuple[int, int], *, seed: int) -> Label
     Raises:
         SanError: the labels are damaged, or nobody is left.
     """
-    if not _labelled(folder):
+    if not is_dataset(folder):
         return None
     splits = _open_splits(folder)
     name = "val" if "val" in splits else ", ".join(splits)
@@ -160,15 +151,11 @@ def read_labelled(folder: Path, size_hw: tuple[int, int], *, seed: int) -> Label
     return Labelled(images, person, camera, source)
 
 
-def _labelled(folder: Path) -> bool:
-    return crop_folder.matches(folder) or market1501.matches(folder)
-
-
 def _open_splits(folder: Path) -> dict[str, list[Crop]]:
     return {name: crops for name, crops in read_dataset(folder).splits.items() if name not in _JUDGES}
 
 
 def _calibration_paths(folder: Path) -> list[Path]:
-    if folder.is_dir() and _labelled(folder):
+    if is_dataset(folder):
         return sorted(crop.path for crops in _open_splits(folder).values() for crop in crops)
     return [folder / path for path in list_crops(folder)]

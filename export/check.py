@@ -154,7 +154,7 @@ def measure(
     alone: np.ndarray | None = None
     invariance = 1.0
     for batch in BATCHES:
-        rows = _run(embed, crops.images, order, batch)
+        rows = embed_in_batches(embed, crops.images[order], batch)
         cosine = row_cosine(rows, reference[order])
         np.minimum.at(lowest, order, cosine)
         figures.append(
@@ -172,7 +172,7 @@ def measure(
         invariance = min(invariance, float(row_cosine(rows, alone).min()))
     assert alone is not None
     # The same batch size with other batch-mates.
-    mixed = _run(embed, crops.images, shuffled, BATCHES[-1])
+    mixed = embed_in_batches(embed, crops.images[shuffled], BATCHES[-1])
     invariance = min(invariance, float(row_cosine(mixed, alone[shuffled]).min()))
     worst = tuple((crops.names[i], float(lowest[i])) for i in np.argsort(lowest, kind="stable")[:_WORST])
     return Parity(name, count, crops.source, tuple(figures), invariance, worst)
@@ -224,7 +224,6 @@ def row_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(cosine), np.minimum(cosine, 1.0), -1.0)
 
 
-def _run(
-    embed: Callable[[np.ndarray], np.ndarray], images: np.ndarray, order: np.ndarray, batch: int
-) -> np.ndarray:
-    return np.concatenate([embed(images[order[i : i + batch]]) for i in range(0, len(order), batch)])
+def embed_in_batches(embed: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch: int) -> np.ndarray:
+    """`(N, D)` of `(N, H, W, 3)`, `batch` crops a call; the last call may have fewer."""
+    return np.concatenate([embed(images[i : i + batch]) for i in range(0, len(images), batch)])

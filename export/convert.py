@@ -11,14 +11,25 @@ from typing import Any
 import numpy as np
 import onnx
 
-from san_deploy.artefact import Artefact, Calibration, Operands
+from san_deploy.artefact import Artefact, Calibration
 from san_deploy.errors import GateError, SanError
 from san_deploy.versions import versions
 
 from .calibration import CalibrationCrops, Labelled, pick_crops, read_labelled
-from .check import BATCHES, Gate, Parity, default_gate, judge, measure, open_checked, row_cosine
-from .crops import CheckCrops, check_crops
+from .check import (
+    BATCHES,
+    Gate,
+    Parity,
+    default_gate,
+    embed_in_batches,
+    judge,
+    measure,
+    open_checked,
+    row_cosine,
+)
+from .crops import CheckCrops, check_crops, report_unreadable
 from .fp16 import to_fp16
+from .int8 import METHOD, never_quantised, quantise, within
 from .operands import count_operands
 from .request import CALIBRATION_CROPS, Request
 from .rounding import rounding_fp16
@@ -38,7 +49,6 @@ class Converted:
 
     Attributes:
         artefact: what it says of itself.
-        operands: the precision that it has.
         parity: against the FP32 file.
         gate: what that had to reach.
         accuracy: of both on labelled crops, and whose; empty where there are no labels.
@@ -46,7 +56,6 @@ class Converted:
     """
 
     artefact: Artefact
-    operands: Operands
     parity: Parity
     gate: Gate
     accuracy: dict[str, Any]
@@ -93,6 +102,7 @@ def convert(
             count=request.calib_count or CALIBRATION_CROPS,
             seed=request.seed or 0,
         )
+        report_unreadable(chosen.unreadable, report)
         crops = (
             chosen.check if request.crops is None else check_crops(request.crops, artefact.size_hw, report)
         )
@@ -152,7 +162,7 @@ def convert(
     write_onnx(lower, lowered, out)
     # The file was written again, with the figures in it: one more look at what lies on the disk.
     open_checked(out)(crops.images[:1])
-    return Converted(lowered, operands, parity, gate, accuracy, rounded)
+    return Converted(lowered, parity, gate, accuracy, rounded)
 
 
 def _to_int8(
@@ -166,9 +176,6 @@ def _to_int8(
     form: str,
     report: Callable[[str], None],
 ) -> tuple[onnx.ModelProto, Calibration, dict[str, Any]]:
-    # Imported here: it brings ONNX Runtime's quantisation, which takes a second that FP16 need not wait for.
-    from .int8 import METHOD, never_quantised, quantise, within
-
     if request.max_drop is not None and labelled is None:
         raise SanError(
             f"--max-drop needs labels, and {request.calib} has none",
@@ -212,14 +219,13 @@ def _to_int8(
         form=form,
         rest=request.rest,
         left=never_quantised(model, form=form),
-        reverted=tuple(reverted),
+        reverted=reverted,
     )
     return to_fp16(lower) if request.rest == "fp16" else lower, calibration, accuracy
 
 
 def _rows(path: Path, crops: CheckCrops) -> np.ndarray:
-    embed, batch = open_checked(path), BATCHES[-1]
-    return np.concatenate([embed(crops.images[i : i + batch]) for i in range(0, len(crops.images), batch)])
+    return embed_in_batches(open_checked(path), crops.images, BATCHES[-1])
 
 
 def _compare(lower: Path, reference: np.ndarray, crops: CheckCrops) -> Parity:

@@ -55,10 +55,14 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
 def check_crops(folder: Path | None, size_hw: tuple[int, int], report: Callable[[str], None]) -> CheckCrops:
     """The crops of `folder`, or drawn ones where there is none; `report` is told of unreadable files."""
     chosen = draw_crops(size_hw) if folder is None else read_crops(folder, size_hw)
-    if chosen.unreadable:
-        few = chosen.unreadable == 1
-        report(f"{chosen.unreadable} of the crops cannot be read and {'is' if few else 'are'} passed over")
+    report_unreadable(chosen.unreadable, report)
     return chosen
+
+
+def report_unreadable(count: int, report: Callable[[str], None]) -> None:
+    """Tell `report` how many files were passed over, where there are any."""
+    if count:
+        report(f"{count} of the crops cannot be read and {'is' if count == 1 else 'are'} passed over")
 
 
 def draw_crops(size_hw: tuple[int, int], count: int = COUNT, *, seed: int = 0) -> CheckCrops:

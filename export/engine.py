@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from san_deploy.artefact import (
     write_sidecar,
 )
 from san_deploy.atomic import refuse_existing
+from san_deploy.backends import PLANS
 from san_deploy.backends.cuda import runtime_version
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.backends.plan import system
@@ -32,8 +34,6 @@ from .pair import atomic_pair
 
 #: 1 TiB, more than any GPU has; TensorRT's own numbers end at 2^64 bytes.
 MAX_WORKSPACE_MIB = 1 << 20
-#: Endings that a plan may have.
-SUFFIXES = (".engine", ".plan")
 #: How much the share of operands in the asked precision may be below the ONNX file's own. TensorRT parses node by
 #: node. In an engine several products may have become one layer, which shifts shares; what must be caught is an
 #: engine in another precision, whose share is near 0.
@@ -145,31 +145,13 @@ def build_engine(
     return described
 
 
-def check_engine(
-    runtime: str,
-    *,
-    batch: tuple[int, int, int],
-    workspace_mib: int | None,
-    timing_cache: Path | None,
-    hardware_compatibility: str,
-    version_compatible: bool,
-    targets: Sequence[str],
-) -> None:
+def check_engine(runtime: str, options: BuildOptions, targets: Sequence[str]) -> None:
     """Refuse what `build_engine` would refuse before it looks at the file; to be asked before anything long.
 
     Raises:
         UsageError: options that do not fit together, the runtime or its version.
         SanError: TensorRT does not load, or there is no GPU where one is needed.
     """
-    options = BuildOptions(
-        batch=batch,
-        workspace_mib=workspace_mib,
-        timing_cache=timing_cache,
-        tf32=False,
-        hardware_compatibility=hardware_compatibility,
-        version_compatible=version_compatible,
-        optimization_level=None,
-    )
     _check_options(runtime, options, targets)
     choose_target(load(runtime), runtime, targets, lambda line: None)
 
@@ -210,10 +192,8 @@ def _check_options(runtime: str, options: BuildOptions, targets: Sequence[str]) 
 
 
 def _check_outputs(out: Path, timing_cache: Path | None, *, force: bool) -> None:
-    if out.suffix not in SUFFIXES:
-        raise UsageError(
-            f"{out} does not end in {' or '.join(SUFFIXES)}", do="name the plan like model.engine"
-        )
+    if out.suffix not in PLANS:
+        raise UsageError(f"{out} does not end in {' or '.join(PLANS)}", do="name the plan like model.engine")
     for path in (out, sidecar_path(out)):
         if path.is_dir():
             raise SanError(f"{path} is a folder", do="name another output")
@@ -233,7 +213,7 @@ def _read(path: Path) -> tuple[Artefact, bytes]:
         data = path.read_bytes()
     except OSError as error:
         raise SanError(f"cannot read {path}: {error.strerror or error}") from error
-    if sha256_file(path) != artefact.sha256:
+    if hashlib.sha256(data).hexdigest() != artefact.sha256:
         raise SanError(f"{path} was replaced while it was read", do="export again when nobody writes it")
     return artefact, data
 

@@ -33,7 +33,7 @@ LEVELS = {"none": "NONE", "same-sm": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPE
 class BuildOptions:
     """How a plan is built; the fields are arguments of `engine.build_engine`."""
 
-    batch: tuple[int, int, int]
+    batch: tuple[int, int, int] = (1, 16, 64)
     workspace_mib: int | None = None
     timing_cache: Path | None = None
     tf32: bool = False

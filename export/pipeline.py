@@ -15,7 +15,7 @@ from san_deploy.errors import SanError, UsageError
 
 from .check import Parity, open_checked
 from .pair import atomic_pair
-from .request import PROFILE, Plan, Request, plan
+from .request import Plan, Request, plan
 
 if TYPE_CHECKING:
     from .convert import Converted
@@ -86,7 +86,10 @@ def export(
     """
     todo = plan(request)
     if todo.engine is not None:
-        _check_engine(request, todo)
+        from .engine import check_engine
+
+        # Now, what would otherwise be said after a long export.
+        check_engine(todo.runtime, request.options.build_options(), request.options.targets)
     base: _Base | None = None
     converted: Converted | None = None
     if todo.write_onnx:
@@ -175,22 +178,6 @@ def _refuse_form(artefact: Artefact, path: Path) -> None:
         )
 
 
-def _check_engine(request: Request, todo: Plan) -> None:
-    """Say now what would otherwise be said after a long export."""
-    from .engine import check_engine
-
-    options = request.options
-    check_engine(
-        todo.runtime,
-        batch=options.batch or PROFILE,
-        workspace_mib=options.workspace_mib,
-        timing_cache=options.timing_cache,
-        hardware_compatibility=options.hardware_compatibility or "none",
-        version_compatible=bool(options.version_compatible),
-        targets=options.targets,
-    )
-
-
 def _build(request: Request, todo: Plan, report: Report, progress: Progress | None) -> Artefact:
     from .engine import build_engine
 
@@ -202,12 +189,7 @@ def _build(request: Request, todo: Plan, report: Report, progress: Progress | No
             todo.onnx,
             todo.engine,
             runtime=todo.runtime,
-            batch=options.batch or PROFILE,
-            workspace_mib=options.workspace_mib,
-            timing_cache=options.timing_cache,
-            tf32=bool(options.tf32),
-            hardware_compatibility=options.hardware_compatibility or "none",
-            version_compatible=bool(options.version_compatible),
+            **vars(options.build_options()),
             targets=options.targets,
             force=request.force,
             report=report,

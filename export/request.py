@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from san_deploy.artefact import sidecar_path
 from san_deploy.atomic import refuse_existing
-from san_deploy.backends import STARTER, trt
+from san_deploy.backends import PLANS, STARTER, trt
 from san_deploy.backends.cuda import devices
 from san_deploy.errors import SanError, UsageError
 
 from .check import Gate
+from .engine_build import BuildOptions
 
-#: Runtimes that a file can be for. `cpu` is ONNX Runtime's own form of INT8, which TensorRT refuses.
-RUNTIMES = ("auto", "tensorrt", "tensorrt-rtx", "cpu")
-#: Endings of a plan: ours and TensorRT's.
-PLANS = (".engine", ".plan")
 #: Crops that INT8 is calibrated on.
 CALIBRATION_CROPS = 512
-PROFILE = (1, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,11 @@ class EngineOptions:
     hardware_compatibility: str | None = None
     version_compatible: bool | None = None
     targets: tuple[str, ...] = ()
+
+    def build_options(self) -> BuildOptions:
+        """With the defaults where nobody asked."""
+        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "targets"}
+        return BuildOptions(**{name: value for name, value in given.items() if value is not None})
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -62,7 +63,8 @@ class Request:
         mask, input_form, opset: of a checkpoint; None takes the default.
         crops: a folder of crops to check on.
         gate: what the asked precision must reach against FP32, or FP32 against PyTorch.
-        runtime: one of `RUNTIMES`.
+        runtime: that the file is for: `auto`, `tensorrt`, `tensorrt-rtx`, or `cpu`, ONNX Runtime's own form of
+            INT8, which TensorRT refuses.
         engine: True wants a plan, False none, None one where TensorRT is installed.
         options: of the plan.
         calib: a folder of crops to calibrate on.

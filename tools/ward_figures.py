@@ -46,13 +46,7 @@ def figures(root: Path, split: str, backend: Backend) -> dict[str, float]:
         ]
     )
     person, camera, track = labels(crops)
-    both_sides = {
-        "query_person": person,
-        "gallery_person": person,
-        "query_camera": camera,
-        "gallery_camera": camera,
-    }
-    single = metrics.evaluate(rows, rows, **both_sides)
+    single = metrics.evaluate_among(rows, person=person, camera=camera)
     pairs = metrics.evaluate_tracklets(rows, person=person, camera=camera, track=track)
     return {
         "people": len(set(person.tolist())),

@@ -95,14 +95,7 @@ def embed(
 def rank(embedding: np.ndarray, crops: Sequence[Crop]) -> Evaluation:
     """Every crop a query against all others, and pooled tracklets of each camera against each other camera."""
     person, camera, track = labels(crops)
-    single = metrics.evaluate(
-        embedding,
-        embedding,
-        query_person=person,
-        gallery_person=person,
-        query_camera=camera,
-        gallery_camera=camera,
-    )
+    single = metrics.evaluate_among(embedding, person=person, camera=camera)
     pairs = metrics.evaluate_tracklets(embedding, person=person, camera=camera, track=track)
     if not pairs:
         raise SanError("no two cameras see the same person", why="validation compares cameras")

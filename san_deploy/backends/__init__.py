@@ -52,13 +52,14 @@ class Kind:
     devices: tuple[str, ...]
 
 
-_PLANS = (".engine", ".plan")
+#: Endings of a TensorRT plan, ours first.
+PLANS = (".engine", ".plan")
 #: Every backend by its name on the command line. `auto` takes the first that fits the file.
 KINDS = {
     "onnxruntime": Kind((".onnx",), ("cpu", "cuda")),
     "onnxruntime-tensorrt": Kind((".onnx",), ("cuda",)),
-    "tensorrt": Kind(_PLANS, ("cuda",)),
-    "tensorrt-rtx": Kind(_PLANS, ("cuda",)),
+    "tensorrt": Kind(PLANS, ("cuda",)),
+    "tensorrt-rtx": Kind(PLANS, ("cuda",)),
     "torch": Kind((".safetensors",), ("cpu", "cuda")),
 }
 STARTER = Path(__file__).parent.parent / "data" / "starter.onnx"
@@ -152,7 +153,7 @@ def _kind(path: Path, backend: str) -> str:
             f"--backend {backend} takes {' and '.join(KINDS[backend].suffixes)}, not {path}",
             do=f"{build if backend.startswith('tensorrt') else ''}give --backend auto",
         )
-    if path.suffix not in _PLANS:
+    if path.suffix not in PLANS:
         return fitting[0] if backend == "auto" else backend
     engine = read_sidecar(path).engine
     # What is no engine by its description is refused when it is opened.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ __all__ = [
     "Options",
     "Row",
     "evaluation_set",
+    "is_dataset",
     "labels",
     "notes",
     "read_dataset",
@@ -68,6 +70,11 @@ def read_dataset(root: Path, options: Options | None = None) -> Dataset:
     return _without_cameras(dataset) if options.no_camera else dataset
 
 
+def is_dataset(root: Path) -> bool:
+    """Whether `read_dataset` would recognise a folder, or several in it; nothing is read but names."""
+    return root.is_dir() and bool(_matching(root, READERS))
+
+
 def _recognise(root: Path, options: Options) -> tuple[str, Path]:
     """The name of the reader, and the folder for it to read."""
     if options.pattern or options.layout == "pattern":
@@ -75,24 +82,30 @@ def _recognise(root: Path, options: Options) -> tuple[str, Path]:
             raise UsageError("--pattern and --layout pattern belong together", do="give --pattern alone")
         return "pattern", root
     readers = {options.layout: READERS[options.layout]} if options.layout else READERS
+    found = _matching(root, readers)
+    if len(found) > 1:
+        raise SanError(
+            f"{root} holds several data sets: {', '.join(path.name for path in found)}", do="name one"
+        )
+    if found:
+        ((folder, key),) = found.items()
+        return key, folder
+    layouts = "; or ".join(reader.LAYOUT for reader in readers.values())
+    what = "not the layout that was asked for" if options.layout else "no layout known here"
+    raise SanError(f"{root} has {what}", do=f"expected {layouts}")
+
+
+def _matching(root: Path, readers: Mapping[str, Reader]) -> dict[Path, str]:
+    """The folders that readers recognise, and which does: the root itself, or else folders in it."""
     for key, reader in readers.items():
         if reader.matches(root):
-            return key, root
+            return {root: key}
     inside: dict[Path, str] = {}
     for key, reader in readers.items():
         for name in reader.INSIDE:
             if (root / name).is_dir() and reader.matches(root / name):
                 inside.setdefault(root / name, key)
-    if len(inside) > 1:
-        raise SanError(
-            f"{root} holds several data sets: {', '.join(path.name for path in inside)}", do="name one"
-        )
-    if inside:
-        ((folder, key),) = inside.items()
-        return key, folder
-    layouts = "; or ".join(reader.LAYOUT for reader in readers.values())
-    what = "not the layout that was asked for" if options.layout else "no layout known here"
-    raise SanError(f"{root} has {what}", do=f"expected {layouts}")
+    return inside
 
 
 def _without_cameras(dataset: Dataset) -> Dataset:

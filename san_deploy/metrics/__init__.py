@@ -17,6 +17,7 @@ from .ranking import (
     QueryRanks,
     Ranking,
     evaluate,
+    evaluate_among,
     rank_positives,
     rank_queries,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "TorchProducts",
     "draw_single_shot",
     "evaluate",
+    "evaluate_among",
     "evaluate_tracklets",
     "join_cameras",
     "pool_cameras",

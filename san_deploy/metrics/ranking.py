@@ -174,6 +174,27 @@ def evaluate(
     return rank_queries(products(query, gallery), answers).summary()
 
 
+def evaluate_among(embedding: np.ndarray, *, person: np.ndarray, camera: np.ndarray) -> Ranking:
+    """`evaluate` where every crop is a query against all the others.
+
+    Args:
+        embedding: `(N, D)` unit rows.
+        person: `(N,)` int.
+        camera: `(N,)` of any comparable type.
+
+    Raises:
+        SanError: as `evaluate`.
+    """
+    return evaluate(
+        embedding,
+        embedding,
+        query_person=person,
+        gallery_person=person,
+        query_camera=camera,
+        gallery_camera=camera,
+    )
+
+
 def rank_queries(
     scores: Scores, answers: Answers, progress: Callable[[int], object] | None = None
 ) -> QueryRanks:

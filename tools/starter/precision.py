@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from san_deploy.export.check import open_checked, row_cosine
+from san_deploy.export.check import embed_in_batches, open_checked, row_cosine
 from san_deploy.export.checkpoint import export_graph
 from san_deploy.export.fp16 import to_fp16
 from san_deploy.export.int8 import quantise
@@ -75,14 +75,7 @@ def measure(options: argparse.Namespace, fold: int, folder: Path, rows: dict[str
     model = onnx.load(path)
 
     def scores(embedding: np.ndarray) -> tuple[float, float]:
-        ranking = metrics.evaluate(
-            embedding,
-            embedding,
-            query_person=person,
-            gallery_person=person,
-            query_camera=camera,
-            gallery_camera=camera,
-        )
+        ranking = metrics.evaluate_among(embedding, person=person, camera=camera)
         return 100 * ranking.rank1, 100 * ranking.mean_ap
 
     reference = embed(model, artefact, images, folder)
@@ -107,8 +100,7 @@ def embed(model: onnx.ModelProto, artefact: Artefact, images: np.ndarray, folder
     """Embeddings in ONNX Runtime, `(N, D)` float32."""
     path = folder / "model.onnx"
     write_onnx(model, replace(artefact, sha256=""), path)
-    backend = open_checked(path)
-    return np.concatenate([backend(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
+    return embed_in_batches(open_checked(path), images, _BATCH)
 
 
 if __name__ == "__main__":
