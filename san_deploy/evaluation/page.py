@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -14,12 +14,14 @@ from markupsafe import Markup
 from .. import __version__
 from ..datasets import Crop, Options
 from ..preprocess import read_crop
-from .masks import BlockMasks, draw_masks
 from .output import below, explained, table
 from .pictures import crop_uri, mask_uri
 from .plot import INK, plot
 from .rank_lists import LENGTH, Answer, Listed, worst_and_best
 from .result import Evaluation
+
+if TYPE_CHECKING:
+    from ..train.masks import BlockMasks
 
 #: Ranks of right answers that are named for each list.
 _RANKS_NAMED = 12
@@ -157,6 +159,9 @@ def _masks(crops: Sequence[Crop], model: Mapping[str, Any]) -> tuple[list[list[d
         return none, "the network has no attention, so no masks"
     if not crops:
         return none, ""
+    # PyTorch has run this checkpoint already.
+    from ..train.masks import draw_masks
+
     images = np.stack([read_crop(crop.path, tuple(model["size_hw"])) for crop in crops])
     drawn = draw_masks(path, images, mask=model["mask"])
     return [

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 import torch
 from san_deploy.train.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from san_deploy.train.masks import draw_masks
 from san_deploy.train.models import build_model
 
 from san_deploy.backends import open_backend
@@ -18,11 +19,9 @@ from san_deploy.datasets import Options, evaluation_set, read_dataset
 from san_deploy.errors import SanError
 from san_deploy.evaluation import Choices, evaluate_set
 from san_deploy.evaluation.files import write_evaluation
-from san_deploy.evaluation.masks import draw_masks
 from san_deploy.evaluation.output import as_dict
 from san_deploy.preprocess import MEAN_RGB, RESIZE, STD_RGB
-
-from .sets import crop_folder
+from tests.san_deploy.evaluation.sets import crop_folder
 
 
 def checkpoint(path: Path, **changes: object) -> Path:

@@ -1,20 +1,22 @@
 """The masks that a checkpoint's network draws over crops, soft beside sharp (the SAN paper's fig. 6).
 
-Needs PyTorch, and only when it is called: an exported file has its masks inside and gives embeddings alone.
+An exported file has its masks inside and gives embeddings alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-from ..errors import SanError
+from san_deploy.errors import SanError
 
-if TYPE_CHECKING:
-    import torch
+from .attention import argmax_mask, attend_probability
+from .checkpoint import load_checkpoint
+from .data import normalise
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +56,6 @@ def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> 
     Raises:
         SanError: no checkpoint, or one of another size.
     """
-    import torch
-
-    from ..train.checkpoint import load_checkpoint
-    from ..train.data import normalise
-
     network, _ = load_checkpoint(checkpoint)
     if crops.shape[1:3] != tuple(network.settings.size_hw):
         raise SanError(f"{checkpoint} takes crops of {network.settings.size_hw}, not {crops.shape[1:3]}")
@@ -81,10 +78,6 @@ def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> 
 
 
 def _of_block(block: Any, trunk: torch.Tensor, stage: int) -> list[BlockMasks]:
-    import torch
-
-    from ..train.attention import argmax_mask, attend_probability
-
     x = (trunk if block.context is None else block.context(trunk)).float()
     gate_is_soft = block.gate == "soft"
     soft = torch.sigmoid(x) if gate_is_soft else attend_probability(x)  # (N, C, h, w)
