@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .ahead import in_order, threads
 from .atomic import atomic_file
 from .backends import Backend
 from .cores import usable_cores
@@ -40,6 +39,11 @@ class Unreadable:
 
     path: str
     reason: str
+
+    @classmethod
+    def of(cls, error: UnreadableImage, file: Path, path: str) -> Unreadable:
+        """What reading `file` gave, which is called `path`."""
+        return cls(path, str(error).removeprefix(f"{file} ").rstrip("."))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,30 +111,23 @@ def embed_folder(
     unreadable: list[Unreadable] = []
     paths: list[str] = []
     rows: list[np.ndarray] = []
-    running: deque[tuple[list[str], Future[np.ndarray]]] = deque()
 
-    def collect() -> None:
-        names, future = running.popleft()
-        rows.append(future.result())
-        paths.extend(names)
-        told(len(names))
+    def read(chunk: list[Path]) -> list[_Crop | Unreadable]:
+        return _read_chunk(folder, chunk, backend.artefact.size_hw)
 
-    decoders = ThreadPoolExecutor(workers, "san-decode")
-    callers = ThreadPoolExecutor(CALLS, "san-embed")
-    try:
+    def call(group: tuple[list[str], np.ndarray]) -> tuple[list[str], np.ndarray]:
+        names, crops = group
+        return names, backend(crops)
+
+    with threads(workers, "san-decode") as decoders, threads(CALLS, "san-embed") as callers:
         # Two batches and a task for each thread wait decoded at most, however long the network takes.
         ahead = -(-2 * batch // _CHUNK) + workers
-        decoded = _decoded(folder, backend.artefact.size_hw, decoders, ahead=ahead)
-        for names, crops in _batches(_readable(decoded, folder, unreadable, strict, told), batch):
-            if len(running) == CALLS:
-                collect()
-            running.append((names, callers.submit(backend, crops)))
-        while running:
-            collect()
-    finally:
-        # On an error and on Ctrl-C, what waits is dropped and what runs is awaited.
-        decoders.shutdown(cancel_futures=True)
-        callers.shutdown(cancel_futures=True)
+        decoded = chain.from_iterable(in_order(decoders, read, _chunks(list_crops(folder)), ahead=ahead))
+        groups = _batches(_readable(decoded, folder, unreadable, strict, told), batch)
+        for names, embedding in in_order(callers, call, groups, ahead=CALLS):
+            rows.append(embedding)
+            paths.extend(names)
+            told(len(names))
     if not paths:
         raise SanError(
             f"none of the {len(unreadable)} crops in {folder} is readable",
@@ -149,18 +146,9 @@ def embed_folder(
 _Crop = tuple[str, np.ndarray]
 
 
-def _decoded(
-    folder: Path, size_hw: tuple[int, int], pool: ThreadPoolExecutor, *, ahead: int
-) -> Iterator[_Crop | Unreadable]:
-    """Crops in sorted order. At most `ahead` chunks are under way or waiting; paths are listed no faster."""
-    paths = list_crops(folder)
-    waiting: deque[Future[list[_Crop | Unreadable]]] = deque()
+def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
     while chunk := list(islice(paths, _CHUNK)):
-        waiting.append(pool.submit(_read_chunk, folder, chunk, size_hw))
-        if len(waiting) >= ahead:
-            yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
+        yield chunk
 
 
 def _read_chunk(folder: Path, chunk: list[Path], size_hw: tuple[int, int]) -> list[_Crop | Unreadable]:
@@ -169,8 +157,7 @@ def _read_chunk(folder: Path, chunk: list[Path], size_hw: tuple[int, int]) -> li
         try:
             found.append((path.as_posix(), read_crop(folder / path, size_hw)))
         except UnreadableImage as error:
-            reason = str(error).removeprefix(f"{folder / path} ").rstrip(".")
-            found.append(Unreadable(path.as_posix(), reason))
+            found.append(Unreadable.of(error, folder / path, path.as_posix()))
     return found
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
+from ..ahead import in_order, threads
 from ..backends import Backend
 from ..cores import usable_cores
 from ..embed import CALLS, Unreadable
@@ -72,12 +72,6 @@ def embed_crops(
     unreadable: list[Unreadable] = []
     kept: list[int] = []
     rows: list[np.ndarray] = []
-    running: deque[tuple[int, Future[np.ndarray]]] = deque()
-
-    def collect() -> None:
-        count, future = running.popleft()
-        rows.append(views.pool(future.result()))
-        told(count)
 
     def readable(items: Iterator[np.ndarray | UnreadableImage]) -> Iterator[np.ndarray]:
         for number, item in enumerate(items):
@@ -87,25 +81,22 @@ def embed_crops(
                 continue
             if strict:
                 raise SanError(str(item), do="mend or remove it, or leave out --strict")
-            reason = str(item).removeprefix(f"{paths[number]} ").rstrip(".")
-            unreadable.append(Unreadable(str(paths[number]), reason))
+            unreadable.append(Unreadable.of(item, paths[number], str(paths[number])))
             told(1)
 
-    decoders = ThreadPoolExecutor(workers, "san-decode")
-    callers = ThreadPoolExecutor(CALLS, "san-embed")
-    try:
+    def groups(crops: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        while group := list(islice(crops, max(1, batch // views.count))):
+            yield len(group), np.concatenate(group)
+
+    def call(group: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
+        count, crops = group
+        return count, backend(crops)
+
+    with threads(workers, "san-decode") as decoders, threads(CALLS, "san-embed") as callers:
         crops = readable(_decoded(paths, backend.artefact.size_hw, views, decoders, batch, workers))
-        each = max(1, batch // views.count)
-        while group := list(islice(crops, each)):
-            if len(running) == CALLS:
-                collect()
-            running.append((len(group), callers.submit(backend, np.concatenate(group))))
-        while running:
-            collect()
-    finally:
-        # On an error and on Ctrl-C, what waits is dropped and what runs is awaited.
-        decoders.shutdown(cancel_futures=True)
-        callers.shutdown(cancel_futures=True)
+        for count, embedding in in_order(callers, call, groups(crops), ahead=CALLS):
+            rows.append(views.pool(embedding))
+            told(count)
     if not rows:
         raise SanError(
             f"none of the {len(unreadable)} crops is readable",
@@ -135,10 +126,5 @@ def _decoded(
 
     size = max(1, _CHUNK // views.count)
     ahead = -(-2 * max(1, batch // views.count) // size) + workers
-    waiting: deque[Future[list[np.ndarray | UnreadableImage]]] = deque()
-    for low in range(0, len(paths), size):
-        waiting.append(pool.submit(read, paths[low : low + size]))
-        if len(waiting) >= ahead:
-            yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
+    chunks = (paths[low : low + size] for low in range(0, len(paths), size))
+    return chain.from_iterable(in_order(pool, read, chunks, ahead=ahead))

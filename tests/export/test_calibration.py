@@ -68,6 +68,24 @@ def test_people_who_judge_are_left_out(tmp_path: Path) -> None:
         read_labelled(write_crops(tmp_path / "judges", 9, splits=("test",)), SIZE_HW, seed=0)
 
 
+def test_the_judges_of_every_known_data_set_are_left_out(tmp_path: Path) -> None:
+    """DukeMTMC-reID: its queries and its gallery are not for ranges."""
+    for folder, people in (
+        ("bounding_box_train", range(1, 41)),
+        ("query", [50]),
+        ("bounding_box_test", [50, 51]),
+    ):
+        (tmp_path / folder).mkdir()
+        for person in people:
+            for camera in (1, 2):
+                Image.new("RGB", (8, 16), (person, 0, 0)).save(
+                    tmp_path / folder / f"{person:04d}_c{camera}_f0046182.jpg"
+                )
+    picked = pick_crops(tmp_path, SIZE_HW, count=512, seed=0)
+    assert len(picked.images) == 80
+    assert all(name.startswith("bounding_box_train/") for name in picked.check.names)
+
+
 def test_too_few_crops_and_bad_files(tmp_path: Path) -> None:
     folder = write_crops(tmp_path / "few", 4)
     (folder / "identities.csv").unlink()
