@@ -6,10 +6,11 @@ import copy
 from typing import Any
 
 import torch
+from san_deploy.train.data import normalisation
+from san_deploy.train.models import Network
 from torch import Tensor, nn
 
 from san_deploy.errors import SanError
-from san_deploy.preprocess import MEAN_RGB, STD_RGB
 
 #: What the graph takes: `uint8` (N, H, W, 3) BGR, or `float` (N, 3, H, W) RGB float32; both 0..255.
 INPUTS = ("uint8", "float")
@@ -24,8 +25,7 @@ class DeployedNetwork(nn.Module):
     The module owns a copy of the network: changing the one does not change the other.
 
     Args:
-        network: takes `(N, 3, H, W)` float32 ImageNet-normalised RGB, gives `(N, D)`; its `mode.evaluate`
-            is set to `mask`.
+        network: of any architecture; the copy's `mode.evaluate` is set to `mask`.
         mask: `argmax`, `expected` or `ramp:EPS`; without meaning where the network has no sharp mask.
         input_form: one of `INPUTS`.
     """
@@ -33,7 +33,7 @@ class DeployedNetwork(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, network: nn.Module, *, mask: str = "argmax", input_form: str = "uint8") -> None:
+    def __init__(self, network: Network, *, mask: str = "argmax", input_form: str = "uint8") -> None:
         super().__init__()
         if input_form not in INPUTS:
             raise ValueError(f"input form '{input_form}' is none of {', '.join(INPUTS)}")
@@ -41,9 +41,7 @@ class DeployedNetwork(nn.Module):
         owned: Any = copy.deepcopy(network).float().eval().requires_grad_(False)
         owned.mode.evaluate = mask  # one object for all blocks, in the copy as in the original
         self.network: nn.Module = owned
-        mean = torch.tensor(MEAN_RGB) * 255.0
-        # A product with the reciprocal: the graph is left without a division.
-        scale = 1.0 / (torch.tensor(STD_RGB) * 255.0)
+        mean, scale = normalisation()
         if input_form == "uint8":
             # BGR costs nothing: the constants and the first convolution's weights change their order, the
             # pixels do not. Mean and scale stay out of the weights: the convolution pads with zeros, which
@@ -86,6 +84,9 @@ def reverse_input_channels(network: nn.Module) -> None:
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1
     ]
+    if len(first) > 1:
+        # A small network may narrow its own features to 3; the convolution that reads pixels looks around.
+        first = [item for item in first if item[1].kernel_size != (1, 1)]
     if len(first) != 1:
         raise SanError(
             f"the network has {len(first)} convolutions on 3 channels, so its first one is not known",

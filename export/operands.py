@@ -52,6 +52,20 @@ def count_operands(model: onnx.ModelProto) -> Operands:
     return Operands(count=total, fp32=fp32, fp16=fp16, int8=int8)
 
 
+def shares(operands: Operands) -> str:
+    """`60% INT8, 40% FP32 of 20 operands`."""
+    told = ((operands.int8, "INT8"), (operands.fp16, "FP16"), (operands.fp32, "FP32"))
+    kinds = ", ".join(f"{share:.0%} {name}" for share, name in told if share)
+    return f"{kinds or 'none'} of {operands.count} operands"
+
+
+def agree(told: Operands, found: Operands) -> bool:
+    """Whether both were counted in the same kind of thing and say the same."""
+    return (told.source, told.count) == (found.source, found.count) and all(
+        abs(getattr(told, kind) - getattr(found, kind)) < 1e-6 for kind in ("fp32", "fp16", "int8")
+    )
+
+
 def _places(node: onnx.NodeProto) -> tuple[int, ...]:
     return (0, 1) if node.op_type in PRODUCTS else _INTEGER_PRODUCTS.get(node.op_type, ())
 

@@ -222,8 +222,16 @@ def batches(
 
 
 def normalise(crops: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """`(N, H, W, 3)` uint8 BGR to `(N, 3, H, W)` float32 RGB, ImageNet-normalised, channels-last in memory."""
+    """`(N, H, W, 3)` uint8 BGR to `(N, 3, H, W)` float32 RGB, ImageNet-normalised, channels-last in memory.
+
+    The same arithmetic in the same order as the exported graph's, so that both give the same bits.
+    """
     x = torch.as_tensor(crops).to(device).flip(-1).float()
-    mean = torch.tensor(MEAN_RGB, device=device) * 255.0
-    std = torch.tensor(STD_RGB, device=device) * 255.0
-    return ((x - mean) / std).permute(0, 3, 1, 2)
+    mean, scale = normalisation()
+    return ((x - mean.to(device)) * scale.to(device)).permute(0, 3, 1, 2)
+
+
+def normalisation() -> tuple[Tensor, Tensor]:
+    """Mean and scale of pixels in 0..255, two `(3,)` float32 in the order RGB: `(x - mean) * scale`."""
+    # A product with the reciprocal: the exported graph is left without a division.
+    return torch.tensor(MEAN_RGB) * 255.0, 1.0 / (torch.tensor(STD_RGB) * 255.0)

@@ -95,7 +95,7 @@ class OnnxRuntime:
         self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
         check_sidecar(self.artefact, path)
         _check_graph(self._session, self.artefact, path)
-        if device is None and (entries := _int8_entries(self.artefact)):
+        if device is None and (entries := int8_entries(self.artefact)):
             self._session = _open(data, path, entries=entries)
         self.note = _note(self.artefact, path, asked)
         if device is None:
@@ -182,7 +182,7 @@ def _note(artefact: Artefact, path: Path, provider: str) -> str:
     return ""
 
 
-def _int8_entries(artefact: Artefact) -> dict[str, str]:
+def int8_entries(artefact: Artefact) -> dict[str, str]:
     """What an INT8 file needs on the CPU besides, as settings of the session."""
     calibration = artefact.calibration
     if calibration is None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "Turn a checkpoint into an ONNX file and an engine that the edge runs.",
     "info": "Say what a model file is and where it runs, or what this machine has.",
     "match": "Match people across cameras, write the report.",
+    "parity": "Say whether a deployed model ranks as the trained network does, and where it differs.",
     "train": "Train a Sharp Attention Network.",
 }
 
@@ -95,7 +96,7 @@ def main() -> None:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        if sys.argv[1:2] == ["export"] and extra == "train":
+        if sys.argv[1:2] in (["export"], ["parity"]) and extra == "train":
             # PyTorch is in both extras; name the one that brings all that the command needs.
             extra = "export"
         click.echo(

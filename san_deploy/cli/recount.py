@@ -35,7 +35,7 @@ def recount(path: Path, artefact: Artefact) -> Operands | None:
         import onnx
     except ImportError:
         return None
-    from ..export.operands import count_operands
+    from ..export.operands import agree, count_operands, shares
 
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != artefact.sha256:
@@ -46,7 +46,7 @@ def recount(path: Path, artefact: Artefact) -> Operands | None:
         why = str(error).strip().split("\n")[0]
         raise SanError(f"the precision of {path} cannot be counted", why=why, do=_DO) from error
     # Files from before they were counted say nothing of their operands.
-    if artefact.operands is not None and not _agree(artefact.operands, found):
+    if artefact.operands is not None and not agree(artefact.operands, found):
         raise SanError(
             f"the file {path} says that it has {shares(artefact.operands)}, but has {shares(found)}", do=_DO
         )
@@ -64,16 +64,3 @@ def counted(artefact: Artefact, found: Operands | None) -> tuple[Artefact, str]:
     if artefact.engine is not None or artefact.operands is None:
         return artefact, ""
     return artefact, "by its own word: onnx is not installed to count again"
-
-
-def shares(operands: Operands) -> str:
-    """`60% INT8, 40% FP32 of 20 operands`."""
-    told = ((operands.int8, "INT8"), (operands.fp16, "FP16"), (operands.fp32, "FP32"))
-    kinds = ", ".join(f"{share:.0%} {name}" for share, name in told if share)
-    return f"{kinds or 'none'} of {operands.count} operands"
-
-
-def _agree(told: Operands, found: Operands) -> bool:
-    return (told.source, told.count) == (found.source, found.count) and all(
-        abs(getattr(told, kind) - getattr(found, kind)) < 1e-6 for kind in ("fp32", "fp16", "int8")
-    )

@@ -164,6 +164,8 @@ def _masks(crops: Sequence[Crop], model: Mapping[str, Any]) -> tuple[list[list[d
 
     images = np.stack([read_crop(crop.path, tuple(model["size_hw"])) for crop in crops])
     drawn = draw_masks(path, images, mask=model["mask"])
+    if not any(drawn):
+        return none, "the network shows none"
     return [
         [_block_view(image[:, :, ::-1], block) for block in blocks]
         for image, blocks in zip(images, drawn, strict=True)
