@@ -11,7 +11,7 @@ import torch
 from san_deploy.train.checkpoint import load_checkpoint
 from san_deploy.train.describe import describe, resolve_mask
 from san_deploy.train.evaluate import embed
-from san_deploy.train.models import SharpAttentionNetwork
+from san_deploy.train.models import Network
 
 from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.errors import GateError, SanError
@@ -114,7 +114,7 @@ def export_graph(
     return Graph(artefact, parity, sum(parameter.numel() for parameter in network.parameters()))
 
 
-def compare(network: SharpAttentionNetwork, path: Path, crops: CheckCrops, *, mask: str) -> Parity:
+def compare(network: Network, path: Path, crops: CheckCrops, *, mask: str) -> Parity:
     """The model file in ONNX Runtime, as the edge runs it, against the trained network in PyTorch, in FP32.
 
     Raises:
@@ -137,7 +137,7 @@ def compare(network: SharpAttentionNetwork, path: Path, crops: CheckCrops, *, ma
 
 
 def _explain(
-    network: SharpAttentionNetwork,
+    network: Network,
     path: Path,
     artefact: Artefact,
     crops: CheckCrops,

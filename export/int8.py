@@ -10,7 +10,8 @@ The two forms (shared scales, unlike kernels):
   channels innermost. ONNX Runtime fuses all of it into its integer kernels; TensorRT refuses it.
 
 Mask branches stay in floating point in both, and read the trunk before it is rounded: a rounded trunk flips
-mask bits. So do pixels before the first rounding and the norm of the embedding.
+mask bits. So do pixels before the first rounding, convolutions of a single channel, what makes a gate of
+relations (`relations`) and the norm of the embedding.
 
 What is lost all the same is lost in bits that noise on the trunk flips: with FP32's masks a row's 1 - cosine is
 a thirteenth of what it is. The noise has no mean and as many bits go up as down, so bias correction (Nagel et al.
@@ -74,7 +75,7 @@ def quantise(
 def never_quantised(model: onnx.ModelProto, *, form: str = "tensorrt") -> tuple[str, ...]:
     """The convolutions that are never quantised, by name, in the order of the graph: those of mask branches.
 
-    In the form `cpu` transposed convolutions are among them.
+    Those of one channel to one are among them, and in the form `cpu` transposed ones.
     """
     graph = view(model)
     quantised = candidates(model, graph, form)

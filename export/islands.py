@@ -105,6 +105,7 @@ def fp32_islands(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
     - the threshold part of sharp masks: it is a step, and a rounded threshold flips bits; the span of a
       nearly constant channel underflows;
     - behind the last product, what works on whole rows: the L2 norm of the embedding;
+    - the coordinates of a sampling that is written out, and the weights that follow from them alone;
     - sums, means, norms, squares, and functions that are steep or have a pole;
     - nodes with a single number that FP16 would round to zero or to infinity: an epsilon, a bound;
     - what lies between two of these, so that no value is rounded on the way.
@@ -127,7 +128,7 @@ def fp32_islands(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
         or _is_square(graph.nodes[index])
         or _has_extreme_number(graph, graph.nodes[index])
     }
-    found |= (_normalisation(graph) | _tail(graph)) & floating
+    found |= (_normalisation(graph) | _tail(graph) | _coordinates(graph, floating)) & floating
     return frozenset(_joined(graph, found, floating))
 
 
@@ -171,6 +172,47 @@ def _tail(graph: Graph) -> set[int]:
         values = [*node.output, *graph.changing(node)]
         if later <= found and all(len(graph.shapes.get(name, (0,) * 4)) <= 2 for name in values):
             found.add(index)
+    return found
+
+
+def _coordinates(graph: Graph, floating: set[int]) -> set[int]:
+    """The nodes of bilinear samplings without a GridSample that know places, up to the products on both sides.
+
+    Such a sampling weighs pixel j by max(0, 1 - |p - j|), where p counts pixels and j is a constant, all pixels
+    of an axis. What p is made of alone belongs to it, and so does what is made of these weights alone.
+    """
+    found: set[int] = set()
+    for index, node in enumerate(graph.nodes):
+        if node.op_type == "Abs":
+            found |= _tent(graph, index)
+    for index in reversed(range(len(graph.nodes))):
+        if graph.nodes[index].op_type not in PRODUCTS and _feeds_only(graph, index, found, floating):
+            found.add(index)
+    for index, node in enumerate(graph.nodes):
+        names = [name for name in graph.changing(node) if graph.types.get(name) in _FLOATING]
+        if names and node.op_type not in PRODUCTS and all(graph.maker.get(name) in found for name in names):
+            found.add(index)
+    return found
+
+
+def _tent(graph: Graph, index: int) -> set[int]:
+    """The nodes of max(0, 1 - |p - j|) around an Abs; none where it is part of something else."""
+    grid = graph.maker.get(graph.nodes[index].input[0])
+    if grid is None or graph.nodes[grid].op_type not in ("Add", "Sub"):
+        return set()
+    pixels = [graph.number(name) for name in graph.nodes[grid].input]
+    if not any(numbers is not None and numbers.size > 1 for numbers in pixels):
+        return set()
+    found = {grid, index}
+    for kinds in (("Sub",), ("Clip", "Max", "Relu")):
+        (name,) = graph.nodes[index].output
+        readers = graph.readers.get(name, ())
+        if len(readers) != 1 or graph.nodes[readers[0]].op_type not in kinds:
+            return set()
+        if kinds == ("Sub",) and graph.number(graph.nodes[readers[0]].input[0]) is None:
+            return set()
+        index = readers[0]
+        found.add(index)
     return found
 
 

@@ -47,6 +47,8 @@ BUDGET: tuple[str, ...] = (
     "tau_rate=0.016",
     "validate_every=30",
 )
+#: The paper's loss and its mask: not what `scratch` adds to them (docs/sharpening.md).
+PAPER: tuple[str, ...] = ("decisive_weight=0", "deploy_mask=argmax")
 #: (row, its mask, row it is compared with, that row's mask).
 COMPARISONS: tuple[tuple[str, str, str, str], ...] = (
     ("+ SAB", "argmax", "baseline", "argmax"),
@@ -96,7 +98,7 @@ def main() -> None:
 def recipe_of(row: str, seed: int, *, held_out: int = 0, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a row: `scratch` with the common budget; `overrides` change that for all rows alike."""
     values = {"seed": seed, "validation_people": held_out}
-    return resolve("scratch", [*BUDGET, *overrides, *ROWS[row]], values)
+    return resolve("scratch", [*BUDGET, *PAPER, *overrides, *ROWS[row]], values)
 
 
 def run(options: argparse.Namespace, row: str, seed: int, results: Path) -> None:

@@ -52,6 +52,16 @@ def parse_mask(name: str) -> tuple[str, float]:
     raise ValueError(f"mask '{name}' is none of argmax, expected, ramp:EPS with 0 < EPS <= 1")
 
 
+def mask_name(name: str) -> str:
+    """A mask's name as it is written down: `ramp:1e-1` -> `ramp:0.1`.
+
+    Raises:
+        ValueError: of `parse_mask`.
+    """
+    kind, eps = parse_mask(name)
+    return f"{kind}:{eps:g}" if kind == "ramp" else kind
+
+
 def channel_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
     """Minimum and maximum of each sample's own channels, never of the batch.
 

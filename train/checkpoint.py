@@ -21,7 +21,8 @@ from san_deploy.atomic import atomic_file
 from san_deploy.checkpoint_info import CheckpointInfo, read_header, read_info
 from san_deploy.errors import SanError
 
-from .models import SharpAttentionNetwork, build_model
+from .attention import mask_name
+from .models import Network, build_model
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
@@ -48,7 +49,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise SanError(f"{path} is not a whole safetensors file", why=str(error)) from error
 
 
-def save_checkpoint(path: Path, model: SharpAttentionNetwork, info: CheckpointInfo) -> None:
+def save_checkpoint(path: Path, model: Network, info: CheckpointInfo) -> None:
     """Write `path` (.safetensors) and the description beside it (.json), each atomically."""
     description = asdict(info)
     save_tensors(path, dict(model.state_dict()), description)
@@ -56,8 +57,8 @@ def save_checkpoint(path: Path, model: SharpAttentionNetwork, info: CheckpointIn
         temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(path: Path) -> tuple[SharpAttentionNetwork, CheckpointInfo]:
-    """Read a checkpoint and build its network, on the CPU, in evaluation mode.
+def load_checkpoint(path: Path) -> tuple[Network, CheckpointInfo]:
+    """Read a checkpoint and build its network, on the CPU, in evaluation mode, with its own mask.
 
     Raises:
         SanError: not a checkpoint, of an unknown architecture, or weights that do not fit it.
@@ -66,6 +67,9 @@ def load_checkpoint(path: Path) -> tuple[SharpAttentionNetwork, CheckpointInfo]:
     info = read_info(path, description)
     try:
         model = build_model(info.arch, info.settings)
+        if model.mask_kind == "sharp":
+            # Checkpoints from before the choice are for argmax.
+            model.mode.evaluate = mask_name(str(info.recipe.get("deploy_mask", "argmax")))
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         raise SanError(
             f"{path} cannot be built", why=str(error), do="use the version of san-deploy that wrote it"
@@ -74,7 +78,7 @@ def load_checkpoint(path: Path) -> tuple[SharpAttentionNetwork, CheckpointInfo]:
     return model.eval(), info
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def load_weights(model: Network | torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Load exactly these weights; a missing, foreign or misshapen one is an error, never a random layer."""
     expected = model.state_dict()
     wrong = sorted(set(expected) ^ set(tensors))
@@ -93,7 +97,11 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path:
     )
     if broken:
         raise SanError(f"{path} holds NaN or infinity in {broken[0]}", do="train again")
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except ValueError as error:
+        # A network may look closer than at shapes: weights of equal shapes can belong to another input size.
+        raise SanError(f"{path} holds weights that do not fit", why=str(error)) from error
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Request:
     data: tuple[Path, ...]
     out: Path
     options: Options = field(default_factory=Options)
+    arch: str | None = None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     epochs: int | None = None
@@ -75,18 +77,12 @@ def train(request: Request) -> None:
             "No validation people: the threshold stays uncalibrated (--validation-people N holds some out).",
             err=True,
         )
-    weights = None
-    if request.pretrained and not request.resume:
-        from .pretrained import fetch, read_weights
-
-        depth = int(recipe.settings.get("depth", 50))
-        weights = read_weights(fetch(request.pretrained, depth=depth, sha256=request.pretrained_sha256))
     training = Training(
         recipe,
         data,
         request.out,
         machine,
-        pretrained=weights,
+        pretrained=_weights(request) if request.pretrained else None,
         start=request.start,
         say=click.echo,
         progress=_bar if sys.stderr.isatty() else None,
@@ -140,7 +136,7 @@ def choose_machine(device: str, precision: str, workers: int) -> Machine:
 
 def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
     if request.resume:
-        own = ("recipe", "size", "pretrained", "start", "validation_people", "seed", "epochs")
+        own = ("arch", "recipe", "size", "pretrained", "start", "validation_people", "seed", "epochs")
         if (
             request.overrides
             or request.pretrained_sha256
@@ -173,9 +169,16 @@ def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
         people = len(seen_twice(datasets[0].splits.get("train", [])))
         # Eleven people before two cameras are what a threshold can be calibrated on; small sets give a third.
         values["validation_people"] = min(max(12, people // 10), people // 3)
-    return recipes.resolve(
-        request.recipe or ("paper" if request.pretrained else "scratch"), request.overrides, values
-    )
+    name = request.recipe or ("paper" if request.pretrained else "scratch")
+    return recipes.resolve(name, request.overrides, values, arch=request.arch)
+
+
+def _weights(request: Request) -> Callable[[int], dict[str, torch.Tensor]]:
+    """The weights of --pretrained, fetched once the network is known to take them."""
+    from .pretrained import fetch, read_weights
+
+    source = request.pretrained or ""
+    return lambda depth: read_weights(fetch(source, depth=depth, sha256=request.pretrained_sha256))
 
 
 def _size(text: str) -> list[int]:

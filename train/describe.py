@@ -9,13 +9,17 @@ from san_deploy.errors import UsageError
 from san_deploy.preprocess import MEAN_RGB, RESIZE, STD_RGB
 from san_deploy.versions import versions
 
-from .attention import parse_mask
+from .attention import mask_name
 from .checkpoint import CheckpointInfo
-from .models import SharpAttentionNetwork
+from .models import Network, variant_of
 
 
-def resolve_mask(network: SharpAttentionNetwork, asked: str | None) -> str:
-    """The mask's name in the artefact: what was asked for, `argmax`, or what a network without a choice has.
+def resolve_mask(network: Network, asked: str | None) -> str:
+    """The mask's name in the artefact: what was asked for, else what the network was trained for.
+
+    Args:
+        network: its `mode.evaluate` is its own mask (`Recipe.deploy_mask`), where it has a choice.
+        asked: None asks for none.
 
     Returns:
         `argmax`, `expected`, `ramp:EPS`; `none` without attention; `soft` for a sigmoid gate.
@@ -25,22 +29,22 @@ def resolve_mask(network: SharpAttentionNetwork, asked: str | None) -> str:
     """
     if asked is not None:
         try:
-            kind, eps = parse_mask(asked)
+            asked = mask_name(asked)
         except ValueError as error:
             raise UsageError(f"--mask: {error}") from error
-        asked = f"{kind}:{eps:g}" if kind == "ramp" else kind
-    fixed = "none" if not network.settings.attention else "soft" if network.settings.gate == "soft" else None
-    if fixed is not None and asked is not None:
-        what = "no attention" if fixed == "none" else "a soft gate"
+    if network.mask_kind == "sharp":
+        return asked or network.mode.evaluate
+    if asked is not None:
+        what = "no attention" if network.mask_kind == "none" else "a soft gate"
         raise UsageError(
             f"--mask {asked} does not fit: the network has {what}, so no mask to choose",
             do="leave --mask out",
         )
-    return fixed or asked or "argmax"
+    return network.mask_kind
 
 
 def describe(
-    network: SharpAttentionNetwork,
+    network: Network,
     info: CheckpointInfo,
     *,
     mask: str,
@@ -62,7 +66,7 @@ def describe(
     """
     settings = network.settings
     return Artefact(
-        arch=f"{info.arch}-resnet{settings.depth}",
+        arch="-".join(filter(None, (info.arch, variant_of(network)))),
         settings=settings.as_dict(),
         embedding_dim=settings.embedding_dim,
         size_hw=settings.size_hw,

@@ -16,7 +16,7 @@ from san_deploy.errors import SanError
 from san_deploy.preprocess import read_crop
 
 from .data import normalise
-from .models import SharpAttentionNetwork
+from .models import Network
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def load_crops(crops: Sequence[Crop], size_hw: tuple[int, int], workers: int = 2
 
 @torch.no_grad()
 def embed(
-    model: SharpAttentionNetwork,
+    model: Network,
     images: np.ndarray,
     *,
-    mask: str = "argmax",
+    mask: str | None = None,
     batch: int = 64,
     dtype: torch.dtype = torch.float32,
 ) -> np.ndarray:
@@ -58,7 +58,7 @@ def embed(
     Args:
         model: on any device; its mode and training flag are restored.
         images: `(N, H, W, 3)` uint8 BGR.
-        mask: of `attention.parse_mask`.
+        mask: of `attention.parse_mask`; nothing reads it where the network has no sharp mask.
         batch: crops per pass.
         dtype: the type the network computes in; masks are FP32 in any case.
 
@@ -75,7 +75,7 @@ def embed(
     was_training, was_mask = model.training, model.mode.evaluate
     device = parameter.device
     model.eval()
-    model.mode.evaluate = mask
+    model.mode.evaluate = mask or was_mask
     try:
         rows = [
             torch.nn.functional.normalize(

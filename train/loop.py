@@ -23,11 +23,11 @@ from san_deploy.preprocess import RESIZE
 from san_deploy.versions import versions
 
 from . import evaluate
-from .attention import indecision, temperature, tv_penalty
+from .attention import temperature
 from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
 from .data import CropCache, TrainingData, batches, fingerprint, normalise
-from .losses import batch_hard_triplet, identity_loss
-from .models import SanOutput, SharpAttentionNetwork, build_model
+from .losses import identity_term, indecision_term, triplet_term, tv_term
+from .models import Network, Outputs, backbone_of, build_model
 from .recipe import Recipe
 from .sampler import IdentitySampler
 from .schedule import learning_rate
@@ -55,48 +55,47 @@ class Machine:
 
 
 class _Learner(nn.Module):
-    """The network and what only training needs: the identity classifier."""
+    """The network and what only training needs: an identity classifier for each head."""
 
-    def __init__(self, model: SharpAttentionNetwork, classes: int, *, logit_scale: float) -> None:
+    def __init__(self, model: Network, classes: int, *, logit_scale: float) -> None:
         super().__init__()
         self.model = model
         self.logit_scale = logit_scale
-        self.classifier = nn.Linear(model.settings.embedding_dim, classes, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001 if not logit_scale else 1.0)
+        # The first has the name that it had when there was one only, so that older runs resume.
+        self._names = [f"classifier{index or ''}" for index in range(len(model.head_dims))]
+        for name, dim in zip(self._names, model.head_dims, strict=True):
+            classifier = nn.Linear(dim, classes, bias=False)
+            nn.init.normal_(classifier.weight, std=0.001 if not logit_scale else 1.0)
+            self.add_module(name, classifier)
 
-    def logits(self, neck: Tensor) -> Tensor:
-        neck = neck.float()
+    def logits(self, out: Outputs) -> list[Tensor]:
+        """`(N, classes)` float32 of each head."""
+        return [
+            self._of_head(self.get_submodule(name), head.identity.float())
+            for name, head in zip(self._names, out.heads, strict=True)
+        ]
+
+    def _of_head(self, classifier: nn.Module, rows: Tensor) -> Tensor:
         if not self.logit_scale:
-            return self.classifier(neck)
-        cosine = (
-            nn.functional.normalize(neck, dim=1) @ nn.functional.normalize(self.classifier.weight, dim=1).T
-        )
+            return classifier(rows)
+        assert isinstance(classifier, nn.Linear)
+        cosine = nn.functional.normalize(rows, dim=1) @ nn.functional.normalize(classifier.weight, dim=1).T
         return cosine * self.logit_scale
 
 
 def losses(
-    learner: _Learner, out: SanOutput, label: Tensor, recipe: Recipe, *, sharpening: bool
+    learner: _Learner, out: Outputs, label: Tensor, recipe: Recipe, *, sharpening: bool
 ) -> dict[str, Tensor]:
     """The weighted terms of the loss (eq. 8, and what the recipe adds), each a scalar with a gradient."""
     terms: dict[str, Tensor] = {}
     if recipe.triplet_weight:
-        rows = nn.functional.normalize(out.embedding.float(), dim=1) if recipe.triplet_unit else out.embedding
-        terms["triplet"] = recipe.triplet_weight * batch_hard_triplet(rows, label, margin=recipe.margin)
+        terms["triplet"] = triplet_term(out.heads, label, recipe)
     if recipe.identity_weight:
-        terms["identity"] = recipe.identity_weight * identity_loss(
-            learner.logits(out.neck), label, smoothing=recipe.smoothing
-        )
+        terms["identity"] = identity_term(learner.logits(out), label, recipe)
     if recipe.tv_weight and out.attended:
-        penalties = [
-            tv_penalty(a) if recipe.tv_reduction == "sum" else tv_penalty(a) / a[0].numel()
-            for a in out.attended
-        ]
-        terms["tv"] = recipe.tv_weight * torch.stack([penalty.mean() for penalty in penalties]).sum()
+        terms["tv"] = tv_term(out.attended, recipe)
     if sharpening and recipe.decisive_weight and out.pi:
-        terms["indecision"] = (
-            recipe.decisive_weight
-            * torch.stack([indecision(pi, recipe.decisive_width) for pi in out.pi]).mean()
-        )
+        terms["indecision"] = indecision_term(out.pi, recipe)
     return terms
 
 
@@ -108,7 +107,7 @@ class Training:
         data: on what.
         out: the run's folder; its files appear whole.
         machine: where.
-        pretrained: torchvision state dict for the backbone, or None.
+        pretrained: gives torchvision's state dict for a backbone of some depth; or None.
         start: weights of a whole network to start from (a checkpoint of ours), or None.
         say: prints a line for people.
         progress: wraps the steps of an epoch with a progress bar.
@@ -121,7 +120,7 @@ class Training:
         out: Path,
         machine: Machine,
         *,
-        pretrained: dict[str, Tensor] | None = None,
+        pretrained: Callable[[int], dict[str, Tensor]] | None = None,
         start: Path | None = None,
         say: Callable[[str], None] = print,
         progress: Callable[[int, str], Any] | None = None,
@@ -133,10 +132,9 @@ class Training:
             model = build_model(recipe.arch, recipe.settings)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        model.mode.evaluate = recipe.deploy_mask
         if pretrained is not None:
-            from .pretrained import load_backbone
-
-            load_backbone(model.backbone, pretrained)
+            _load_pretrained(model, pretrained, recipe.arch)
         if start is not None:
             load_weights(model, load_tensors(start)[0], start)
         self.learner = _Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
@@ -160,6 +158,7 @@ class Training:
             share=recipe.share or None,
         )
         self.steps = recipe.steps or self.sampler.steps()
+        self._told_idle = False
         self._validation: np.ndarray | None = None
         self._fingerprint = fingerprint(data)
 
@@ -178,7 +177,7 @@ class Training:
         ]
 
     @property
-    def model(self) -> SharpAttentionNetwork:
+    def model(self) -> Network:
         """What is validated and saved: the average of the weights where the recipe keeps one."""
         return self.learner.model if self.average is None else self.average
 
@@ -281,6 +280,7 @@ class Training:
         recipe = self.recipe
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16"):
             out = self.learner.model.train_outputs(x)
+        self._tell_idle(out)
         terms = losses(self.learner, out, label, recipe, sharpening=self._sharpening())
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -291,6 +291,12 @@ class Training:
             self.optimizer.step()
             self._update_average()
         return {key: float(value.detach()) for key, value in terms.items()} | {"loss": float(total.detach())}
+
+    def _tell_idle(self, out: Outputs) -> None:
+        """Say, once, that the TV penalty has nothing to work on."""
+        if self.recipe.tv_weight and not out.attended and not self._told_idle:
+            self._told_idle = True
+            self.say("tv_weight has no effect: this network attends to no features.")
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -306,8 +312,8 @@ class Training:
             else:
                 value.copy_(current[name])
 
-    def embed_validation(self, mask: str = "argmax") -> np.ndarray:
-        """`(N, D)` unit embeddings of the validation crops."""
+    def embed_validation(self, mask: str | None = None) -> np.ndarray:
+        """`(N, D)` unit embeddings of the validation crops; `mask` as in `evaluate.embed`."""
         if self._validation is None:
             self._validation = evaluate.load_crops(self.data.validation, self.model.settings.size_hw)
         return evaluate.embed(self.model, self._validation, mask=mask)
@@ -389,7 +395,9 @@ class Training:
         """
         path = (folder or self.out) / STATE
         tensors, description = load_tensors(path)
-        then, now = dict(description.get("recipe", {})), json.loads(json.dumps(self.recipe.as_dict()))
+        # A value that is younger than the state had its default there.
+        then = {**Recipe().as_dict(), **description.get("recipe", {})}
+        now = json.loads(json.dumps(self.recipe.as_dict()))
         differ = sorted(key for key in now if key not in changed and then.get(key) != now[key])
         if differ:
             raise SanError(
@@ -420,6 +428,19 @@ class Training:
         self.optimizer.load_state_dict(
             {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
+
+
+def _load_pretrained(model: Network, weights: Callable[[int], dict[str, Tensor]], arch: str) -> None:
+    backbone = backbone_of(model)
+    if backbone is None:
+        raise UsageError(
+            f"{arch} takes no pretrained weights",
+            why="it has no ResNet that ImageNet weights are published for",
+            do="leave --pretrained out",
+        )
+    from .pretrained import load_backbone
+
+    load_backbone(backbone, weights(backbone.depth))
 
 
 def read_recipe(out: Path) -> dict[str, Any]:

@@ -1,10 +1,16 @@
-"""Losses on a batch of P identities x K crops."""
+"""Losses on a batch of P identities x K crops: each on its own, then each as the term of a recipe."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .attention import indecision, tv_penalty
+from .models import Head
+from .recipe import Recipe
 
 
 def pairwise_distance(x: Tensor) -> Tensor:
@@ -41,3 +47,29 @@ def batch_hard_triplet(embedding: Tensor, person: Tensor, *, margin: float) -> T
 def identity_loss(logits: Tensor, label: Tensor, *, smoothing: float) -> Tensor:
     """Cross-entropy over identities with label smoothing; `(N, classes)`, `(N,)` int64 -> scalar."""
     return F.cross_entropy(logits.float(), label, label_smoothing=smoothing)
+
+
+def triplet_term(heads: Sequence[Head], label: Tensor, recipe: Recipe) -> Tensor:
+    """Batch-hard triplet loss, mean over heads, weighted; `label` is `(N,)` int64."""
+    rows = [F.normalize(head.metric.float(), dim=1) if recipe.triplet_unit else head.metric for head in heads]
+    losses = [batch_hard_triplet(x, label, margin=recipe.margin) for x in rows]
+    return recipe.triplet_weight * torch.stack(losses).mean()
+
+
+def identity_term(logits: Sequence[Tensor], label: Tensor, recipe: Recipe) -> Tensor:
+    """Identity loss, mean over heads, weighted; `logits` has one `(N, classes)` for each head."""
+    losses = [identity_loss(x, label, smoothing=recipe.smoothing) for x in logits]
+    return recipe.identity_weight * torch.stack(losses).mean()
+
+
+def tv_term(attended: Sequence[Tensor], recipe: Recipe) -> Tensor:
+    """TV penalty of eq. 8, mean over crops, summed over blocks, weighted; `attended` is `Outputs.attended`."""
+    penalties = [
+        tv_penalty(a) if recipe.tv_reduction == "sum" else tv_penalty(a) / a[0].numel() for a in attended
+    ]
+    return recipe.tv_weight * torch.stack([penalty.mean() for penalty in penalties]).sum()
+
+
+def indecision_term(pi: Sequence[Tensor], recipe: Recipe) -> Tensor:
+    """Nearness to the threshold, mean over blocks, weighted; `pi` is `Outputs.pi`."""
+    return recipe.decisive_weight * torch.stack([indecision(p, recipe.decisive_width) for p in pi]).mean()

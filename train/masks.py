@@ -1,10 +1,11 @@
-"""The masks that a checkpoint's network draws over crops, soft beside sharp (the SAN paper's fig. 6).
+"""The masks that a checkpoint's network draws over crops, soft beside sharp where it has both (the SAN paper's fig. 6).
 
 An exported file has its masks inside and gives embeddings alone.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 
 from san_deploy.errors import SanError
 
-from .attention import argmax_mask, attend_probability
+from .attention import SharpAttention, argmax_mask, attend_probability
 from .checkpoint import load_checkpoint
 from .data import normalise
+from .models import Network, SoftMask
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +26,8 @@ class BlockMasks:
     """What one attention block drew over one crop.
 
     Attributes:
-        stage: of the block, 1 to 4.
-        channels: of it.
+        stage: of the block, from 1.
+        channels: of its features.
         soft_mean: `(h, w)` float32 in 0..1, mean over the channels of pi_1 (eq. 3), or of a soft gate.
         sharp_mean: the same of the sharp mask, 0 or 1 in each channel; None for a soft gate.
         channel: the one whose attended features vary most over the crop, from 0.
@@ -51,7 +53,8 @@ def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> 
         mask: by which features go on to later blocks, as in `Artefact.mask`.
 
     Returns:
-        One list for each crop, of its blocks in order; empty lists for a network without attention.
+        One list for each crop, of its blocks in order; empty lists for a network without attention, and for
+        one that has no `soft_masks` to show (`models.Network`).
 
     Raises:
         SanError: no checkpoint, or one of another size.
@@ -61,32 +64,61 @@ def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> 
         raise SanError(f"{checkpoint} takes crops of {network.settings.size_hw}, not {crops.shape[1:3]}")
     if mask not in ("none", "soft"):
         network.mode.evaluate = mask
-    drawn: list[list[BlockMasks]] = [[] for _ in crops]
-
-    def watch(name: str) -> Any:
-        def hook(block: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            for found, masks in zip(drawn, _of_block(block, inputs[0], int(name[-1])), strict=True):
-                found.append(masks)
-
-        return hook
-
-    for name, block in network.attention.items():
-        block.register_forward_pre_hook(watch(name))
+    x = normalise(crops, torch.device("cpu"))
+    shown = getattr(network, "soft_masks", None)
     with torch.no_grad():
-        network(normalise(crops, torch.device("cpu")))
+        blocks = _of_san(network, x) if network.mask_kind == "sharp" or not shown else _of_gates(shown(x))
+    return [[block[n] for block in blocks] for n in range(len(crops))]
+
+
+def _blocks(network: Network) -> list[tuple[int, SharpAttention]]:
+    """A SAN's blocks and their stages; in other networks, their places in order."""
+    found = [(name, m) for name, m in network.named_modules() if isinstance(m, SharpAttention)]
+    return [
+        (int(number[0]) if (number := re.findall(r"\d+$", name)) else place, block)
+        for place, (name, block) in enumerate(found, 1)
+    ]
+
+
+def _of_san(network: Network, x: torch.Tensor) -> list[list[BlockMasks]]:
+    """For each block, its masks over each crop."""
+    drawn: list[list[BlockMasks]] = []
+
+    def watch(stage: int) -> Any:
+        return lambda block, inputs: drawn.append(_of_block(block, inputs[0], stage))
+
+    hooks = [block.register_forward_pre_hook(watch(stage)) for stage, block in _blocks(network)]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return drawn
 
 
-def _of_block(block: Any, trunk: torch.Tensor, stage: int) -> list[BlockMasks]:
+def _of_gates(gates: list[SoftMask]) -> list[list[BlockMasks]]:
+    """The same of a network that shows its gates."""
+    return [
+        _views(gate.stage, gate.mask.float().expand_as(gate.features), None, gate.features.float())
+        for gate in gates
+    ]
+
+
+def _of_block(block: SharpAttention, trunk: torch.Tensor, stage: int) -> list[BlockMasks]:
     x = (trunk if block.context is None else block.context(trunk)).float()
-    gate_is_soft = block.gate == "soft"
-    soft = torch.sigmoid(x) if gate_is_soft else attend_probability(x)  # (N, C, h, w)
-    sharp = None if gate_is_soft else argmax_mask(x)
-    chosen = ((soft if sharp is None else sharp) * trunk.float()).var(dim=(2, 3)).argmax(dim=1)  # (N,)
+    if block.gate == "soft":
+        return _views(stage, torch.sigmoid(x), None, trunk.float())
+    return _views(stage, attend_probability(x), argmax_mask(x), trunk.float())
+
+
+def _views(
+    stage: int, soft: torch.Tensor, sharp: torch.Tensor | None, features: torch.Tensor
+) -> list[BlockMasks]:
+    chosen = ((soft if sharp is None else sharp) * features).var(dim=(2, 3)).argmax(dim=1)  # (N,)
     return [
         BlockMasks(
             stage,
-            x.shape[1],
+            features.shape[1],
             soft[n].mean(0).numpy(),
             None if sharp is None else sharp[n].mean(0).numpy(),
             channel,

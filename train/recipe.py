@@ -1,4 +1,4 @@
-"""Everything that steers a training run: two recipes, every value of which can be overridden."""
+"""Everything that steers a training run: recipes by architecture, every value of which can be overridden."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from san_deploy.errors import UsageError
 
+from .attention import parse_mask
 from .augment import Augmentation
-from .models import ARCHITECTURES
+from .models import architecture
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Recipe:
     """A resolved training configuration.
 
     Attributes:
-        arch, settings: the network, see `models`.
+        arch, settings: the network, see `models.ARCHITECTURES`.
         people, crops_each: P and K of a batch.
         epochs: of the whole run.
         steps: batches per epoch; 0 takes as many as draw each crop once on average.
@@ -30,9 +31,11 @@ class Recipe:
         warmup: epochs over which lr rises from a hundredth of itself.
         margin, triplet_weight: of the batch-hard triplet loss; `triplet_unit` measures it on unit rows.
         identity_weight, smoothing: of the identity loss on the neck; 0 switches it off. `logit_scale` > 0
-            compares unit rows with unit class centres (cosine) times it, instead of a linear layer.
-        tv_weight: mu of eq. 8. `tv_reduction` `sum` is the paper's eq. 6; `mean` divides by the number of
-            elements, so that mu means the same for each stage and size.
+            compares unit rows with unit class centres (cosine) times it, instead of a linear layer. Where a
+            network has several heads, this loss and the triplet loss are means over them.
+        tv_weight: mu of eq. 8, on the masked features of networks that show them. `tv_reduction` `sum` is the
+            paper's eq. 6; `mean` divides by the number of elements, so that mu means the same for each stage
+            and size.
         mask: training mask of `attention.MaskMode`.
         tau_rate, tau_floor: of eq. 9.
         sharpen_epochs: the last epochs of a run train with `sharpen_mask` instead, at `sharpen_lr` of
@@ -40,6 +43,8 @@ class Recipe:
         sharpen_mask: training mask of that phase.
         sharpen_tau: temperature of that phase; 0 leaves it to eq. 9.
         decisive_weight, decisive_width: weight of `attention.indecision` in that phase, and its width.
+        deploy_mask: what a sharp network is validated and deployed with where nobody asks for another:
+            `argmax`, `ramp:EPS` or `expected`.
         ema: decay of an average of the weights that is validated and saved; 0 is off.
         augmentation: see `augment.Augmentation`.
         share: part of each batch's people from each data set, in order; empty draws over all alike.
@@ -67,7 +72,7 @@ class Recipe:
     identity_weight: float = 0.0
     smoothing: float = 0.1
     logit_scale: float = 0.0
-    tv_weight: float = 0.1
+    tv_weight: float = 0.0
     tv_reduction: str = "mean"
     mask: str = "sample"
     tau_rate: float = 0.008
@@ -78,6 +83,7 @@ class Recipe:
     sharpen_tau: float = 0.0
     decisive_weight: float = 0.0
     decisive_width: float = 0.1
+    deploy_mask: str = "argmax"
     ema: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     share: tuple[float, ...] = ()
@@ -91,18 +97,11 @@ class Recipe:
         return asdict(self)
 
 
-#: `paper`: arXiv 1805.02336, section IV.B, from ImageNet weights. `scratch`: without them and on little data.
+#: What the architectures share; each changes it in its `RECIPES`. `paper`: as published, from ImageNet weights
+#: where it takes them. `scratch`: without them and on little data. One of another name starts from `paper`.
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(),
     "scratch": Recipe(
-        settings={
-            "depth": 18,
-            "width": 0.5,
-            "size_hw": [128, 64],
-            "neck": True,
-            "hidden": 512,
-            "upsample": "bilinear",
-        },
         people=16,
         epochs=60,
         lr=1e-3,
@@ -112,30 +111,44 @@ RECIPES: dict[str, Recipe] = {
         warmup=3.0,
         margin=0.3,
         identity_weight=1.0,
-        # The paper's 0.1, even as a mean, holds a small network without ImageNet weights at chance.
-        tv_weight=0.003,
-        # docs/sharpening.md: what makes the argmax that is deployed as good as the samples' mean.
-        sharpen_epochs=24,
         clip=5.0,
         augmentation=Augmentation(area=(0.7, 1.0), tone=1.0, saturation=0.5, erase=0.5, blur=0.1),
     ),
 }
+#: What steers sharp masks, and means nothing to a network that has none.
+_OF_SHARP_MASKS = (
+    "mask",
+    "tau_rate",
+    "tau_floor",
+    "sharpen_epochs",
+    "sharpen_mask",
+    "sharpen_lr",
+    "sharpen_tau",
+    "decisive_weight",
+    "decisive_width",
+    "deploy_mask",
+)
 
 
-def resolve(name: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe by name with overrides.
+def resolve(
+    name: str,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    arch: str | None = None,
+) -> Recipe:
+    """An architecture's recipe by name, with overrides.
 
     Args:
-        name: a key of `RECIPES`.
+        name: of the recipe: one that the architecture has.
         overrides: `key=value`, dotted for nested ones (`settings.width=0.5`, `augmentation.tone=1`);
             values are JSON, or text where they are none.
         values: the same as `{dotted key: value}`, applied last.
+        arch: the architecture; None is what the overrides say, else `san`.
 
     Raises:
-        UsageError: an unknown recipe, key or a value of another type.
+        UsageError: an unknown architecture, recipe or key, a value of another type, or two architectures.
     """
-    if name not in RECIPES:
-        raise UsageError(f"recipe '{name}' is none of {', '.join(RECIPES)}")
     pairs: list[tuple[str, Any]] = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -146,15 +159,40 @@ def resolve(name: str, overrides: Sequence[str] = (), values: Mapping[str, Any] 
         except ValueError:
             pairs.append((key.strip(), value))
     pairs += list((values or {}).items())
-    recipe = RECIPES[name]
+    named = {key for key, _ in pairs}
+    base = _base(name, _one_arch(arch, [value for key, value in pairs if key == "arch"]))
+    recipe = base
     for key, value in pairs:
         recipe = _set(recipe, key, value)
-    named = {key for key, _ in pairs}
     if "epochs" in named and "sharpen_epochs" not in named:
         # A shorter run has a shorter last phase, not none before it.
-        part = RECIPES[name].sharpen_epochs / RECIPES[name].epochs
+        part = base.sharpen_epochs / base.epochs
         recipe = replace(recipe, sharpen_epochs=round(part * recipe.epochs))
     check(recipe)
+    return recipe
+
+
+def _one_arch(asked: str | None, overrides: Sequence[Any]) -> str:
+    """The architecture that the option and the overrides agree on."""
+    names = list(dict.fromkeys([*([] if asked is None else [asked]), *overrides]))
+    if len(names) > 1:
+        raise UsageError(
+            f"the architecture is {' and '.join(str(name) for name in names)}", do="give one, as --arch NAME"
+        )
+    return str(names[0]) if names else Recipe.arch
+
+
+def _base(name: str, arch: str) -> Recipe:
+    """A recipe as the architecture changes it."""
+    try:
+        changes = architecture(arch).recipes
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if name not in changes:
+        raise UsageError(f"recipe '{name}' is none of {', '.join(changes)}, which {arch} has")
+    recipe = replace(RECIPES.get(name, RECIPES["paper"]), arch=arch)
+    for key, value in changes[name].items():
+        recipe = _set(recipe, key, value)
     return recipe
 
 
@@ -172,8 +210,10 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raise UsageError where values contradict each other, before anything long starts."""
-    if recipe.arch not in ARCHITECTURES:
-        raise UsageError(f"architecture '{recipe.arch}' is none of {', '.join(sorted(ARCHITECTURES))}")
+    try:
+        registered = architecture(recipe.arch)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     choices = {
         "optimizer": ("adam", "adamw"),
         "schedule": ("hermans", "cosine"),
@@ -199,6 +239,10 @@ def check(recipe: Recipe) -> None:
         raise UsageError(
             "epochs and validate_every are at least 1, lr is above 0 and sharpen_epochs at most epochs"
         )
+    try:
+        parse_mask(recipe.deploy_mask)
+    except ValueError as error:
+        raise UsageError(f"deploy_mask: {error}") from error
     if recipe.tau_floor <= 0 or not 0 <= recipe.ema < 1 or not 0 < recipe.decisive_width <= 1:
         raise UsageError("tau_floor is above 0, ema in [0, 1) and decisive_width in (0, 1]")
     if not 0 <= recipe.seed < 2**31 or recipe.steps < 0 or recipe.warmup < 0 or recipe.validation_people < 0:
@@ -220,8 +264,15 @@ def check(recipe: Recipe) -> None:
     _check_augmentation(recipe.augmentation)
     if recipe.triplet_weight <= 0 and recipe.identity_weight <= 0:
         raise UsageError("triplet_weight and identity_weight are both 0", why="nothing would be learned")
+    idle = [name for name in _OF_SHARP_MASKS if getattr(recipe, name) != getattr(Recipe, name)]
+    if idle and not registered.sharp:
+        raise UsageError(
+            f"{', '.join(idle)} does not fit {recipe.arch}",
+            why="it has no sharp masks, which that steers",
+            do="leave it out",
+        )
     try:
-        ARCHITECTURES[recipe.arch][0](**recipe.settings)
+        registered.make_settings(recipe.settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the settings of {recipe.arch} do not fit: {error}") from error
 

@@ -1,4 +1,4 @@
-"""`san train`: train a Sharp Attention Network."""
+"""`san train`: train a Sharp Attention Network, or another attention network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from . import options
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
+)
+@click.option(
+    "--arch",
+    metavar="NAME",
+    help="Architecture: san, or another of docs/training.md; a wrong name lists them.  [default: san]",
 )
 @click.option(
     "--recipe", default=None, help="paper or scratch.  [default: paper with --pretrained, else scratch]"
@@ -58,6 +63,7 @@ from . import options
 def command(
     data: tuple[Path, ...],
     out: Path,
+    arch: str | None,
     recipe: str | None,
     overrides: tuple[str, ...],
     epochs: int | None,
@@ -89,6 +95,7 @@ def command(
             data=data,
             options=options.data_options(given),
             out=out,
+            arch=arch,
             recipe=recipe,
             overrides=overrides,
             epochs=epochs,

@@ -112,10 +112,10 @@ def test_what_a_run_writes(crop_folder: Path, tmp_path: Path) -> None:
 def test_a_non_finite_loss_stops_with_a_message(
     crop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from san_deploy.train import loop
+    from san_deploy.train import losses
 
     monkeypatch.setattr(
-        loop, "batch_hard_triplet", lambda *args, **kwargs: torch.tensor(float("nan"), requires_grad=True)
+        losses, "batch_hard_triplet", lambda *args, **kwargs: torch.tensor(float("nan"), requires_grad=True)
     )
     with pytest.raises(SanError, match=r"triplet loss is nan in epoch 1, step 1"):
         run(crop_folder, tmp_path / "run", recipe("epochs=1"))

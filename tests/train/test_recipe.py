@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from san_deploy.train.models import SanSettings
+from san_deploy.train.models import ARCHITECTURES, SanSettings
 from san_deploy.train.recipe import RECIPES, from_dict, resolve
 from san_deploy.train.schedule import learning_rate
 
@@ -17,7 +17,7 @@ from san_deploy.errors import UsageError
 
 def test_the_papers_recipe() -> None:
     """san.md, section Training."""
-    paper = RECIPES["paper"]
+    paper = resolve("paper")
     assert (paper.people, paper.crops_each, paper.margin, paper.lr, paper.weight_decay) == (
         64,
         4,
@@ -31,9 +31,12 @@ def test_the_papers_recipe() -> None:
     assert SanSettings(**paper.settings) == SanSettings()
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_round_trip_through_json(name: str) -> None:
-    recipe = resolve(name, ["share=[1, 2]", "augmentation.tone=1"])
+@pytest.mark.parametrize(
+    ("arch", "name"), [(arch, name) for arch, made in ARCHITECTURES.items() for name in made.recipes]
+)
+def test_round_trip_through_json(arch: str, name: str) -> None:
+    recipe = resolve(name, ["share=[1, 2]", "augmentation.tone=1"], arch=arch)
+    assert recipe.arch == arch
     assert from_dict(json.loads(json.dumps(recipe.as_dict()))).as_dict() == recipe.as_dict()
 
 
@@ -81,8 +84,13 @@ def test_wrong_overrides_are_refused(wrong: str) -> None:
 
 
 def test_unknown_recipe_is_refused() -> None:
-    with pytest.raises(UsageError, match="paper"):
+    with pytest.raises(UsageError, match="none of paper, scratch, which san has"):
         resolve("papper")
+
+
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+def test_every_architecture_has_both_recipes(arch: str) -> None:
+    assert {"paper", "scratch"} <= set(ARCHITECTURES[arch].recipes)
 
 
 def test_a_shorter_run_keeps_the_share_of_its_last_phase() -> None:

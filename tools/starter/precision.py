@@ -2,7 +2,7 @@
 
     python tools/starter/precision.py --runs runs/starter
 
-The networks are the folds of `study.py`, straight-through; each is measured on its held-out people and calibrated on
+The networks are the folds of `make_starter.py`; each is measured on its held-out people and calibrated on
 its own training people, at several seeds. FP16 is measured with every value rounded as a GPU would.
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, fold: int, folder: Path, rows: dict[str, list[list[float]]]) -> None:
     """Add one fold's figures: points of rank-1 and mAP against FP32, row cosines with it."""
     splits = read_dataset(options.runs / f"fold{fold}-data").splits
-    checkpoint = options.runs / f"fold{fold}-phase0" / "model.safetensors"
+    checkpoint = options.runs / f"fold{fold}" / "model.safetensors"
     path = folder / "fp32.onnx"
     artefact = export_graph(
         checkpoint,

@@ -2,7 +2,7 @@
 
     python tools/starter/threshold.py --runs runs/starter
 
-Matches the held-out people of each fold (networks of `study.py`, straight-through) at several thresholds: with
+Matches the held-out people of each fold (networks of `make_starter.py`) at several thresholds: with
 everybody before both cameras, and with three in ten taken out of each.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     pools, genuine, impostor = [], [], []
     for fold in options.folds:
         crops = read_dataset(options.runs / f"fold{fold}-data").splits["val"]
-        model, _ = load_checkpoint(options.runs / f"fold{fold}-phase0" / "model.safetensors")
+        model, _ = load_checkpoint(options.runs / f"fold{fold}" / "model.safetensors")
         rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
         person, camera, track = labels(crops)
         pools.append(metrics.pool_cameras(rows, person=person, camera=camera, track=track))

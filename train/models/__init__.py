@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from .san import SanOutput, SanSettings, SharpAttentionNetwork
+from . import fmn, ha_cnn, residual_attention, rga, san
+from .fmn import FeatureMaskNetwork, FmnSettings
+from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
+from .outputs import Head, Outputs, SoftMask
+from .protocol import MASK_KINDS, Network, Settings, backbone_of, variant_of
+from .registry import Architecture
+from .rga import RelationAwareNetwork, RgaSettings
+from .san import SanSettings, SharpAttentionNetwork
 
-__all__ = ["ARCHITECTURES", "SanOutput", "SanSettings", "SharpAttentionNetwork", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "MASK_KINDS",
+    "Architecture",
+    "Head",
+    "Network",
+    "Outputs",
+    "SanSettings",
+    "Settings",
+    "SharpAttentionNetwork",
+    "SoftMask",
+    "architecture",
+    "backbone_of",
+    "build_model",
+    "variant_of",
+]
 
-#: Name -> (settings class, network class).
-ARCHITECTURES = {"san": (SanSettings, SharpAttentionNetwork)}
+ARCHITECTURES: dict[str, Architecture] = {
+    "san": Architecture(SanSettings, SharpAttentionNetwork, san.RECIPES, sharp=True),
+    "residual-attention": Architecture(
+        SanSettings,
+        SharpAttentionNetwork,
+        residual_attention.RECIPES,
+        fixed={"unit": "residual-attention", "gate": "soft"},
+    ),
+    "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES),
+    "rga-sc": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "sc"}),
+    "rga-s": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "s"}),
+    "rga-c": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "c"}),
+    "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES),
+}
 
 
-def build_model(arch: str, settings: Mapping[str, Any]) -> SharpAttentionNetwork:
+def architecture(name: str) -> Architecture:
+    """An architecture by its name.
+
+    Raises:
+        ValueError: there is none of that name; names the nearest.
+    """
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(str(name).lower(), ARCHITECTURES, 1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"architecture '{name}' is none of {', '.join(ARCHITECTURES)}{guess}")
+    return ARCHITECTURES[name]
+
+
+def build_model(arch: str, settings: Mapping[str, Any]) -> Network:
     """Build a network from what a checkpoint's JSON says.
 
     Raises:
         ValueError: an unknown architecture, an unknown setting or a value out of range.
     """
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"architecture '{arch}' is none of {', '.join(sorted(ARCHITECTURES))}")
-    make_settings, make_model = ARCHITECTURES[arch]
+    registered = architecture(arch)
     try:
-        return make_model(make_settings(**settings))
+        return registered.network(registered.make_settings(settings))
     except TypeError as error:
         raise ValueError(f"the settings do not fit architecture '{arch}': {error}") from error

@@ -76,6 +76,7 @@ class ResNet(nn.Module):
         last_stride: stride of stage 4; 2 is the published network.
 
     Attributes:
+        depth: as given.
         channels: output channels of stages 1-4.
     """
 
@@ -83,6 +84,7 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"ResNet depth {depth} is none of {sorted(DEPTHS)}")
+        self.depth = depth
         self.block = Bottleneck if depth == 50 else BasicBlock
         self.planes = tuple(max(8, round(base * width / 8) * 8) for base in (64, 128, 256, 512))
         self.channels = tuple(planes * self.block.expansion for planes in self.planes)

@@ -9,7 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import ContextUnit, MaskMode, SharpAttention
+from .outputs import Head, Outputs
+from .residual_attention import unit_behind
 from .resnet import DEPTHS, ResNet
+
+#: What each recipe changes for this architecture, see `recipe.RECIPES`.
+RECIPES: dict[str, dict[str, Any]] = {
+    # arXiv 1805.02336, section IV.B.
+    "paper": {"tv_weight": 0.1},
+    "scratch": {
+        "settings.depth": 18,
+        "settings.width": 0.5,
+        "settings.size_hw": [128, 64],
+        "settings.neck": True,
+        "settings.hidden": 512,
+        "settings.upsample": "bilinear",
+        # The paper's 0.1, even as a mean, holds a small network without ImageNet weights at chance.
+        "tv_weight": 0.003,
+        # docs/sharpening.md: what makes the mask that is deployed as good as the samples' mean, and keeps pi away
+        # from the threshold, where rounding flips bits.
+        "sharpen_epochs": 24,
+        "decisive_weight": 100.0,
+        "deploy_mask": "ramp:0.0625",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +44,9 @@ class SanSettings:
         width: multiplies its channels.
         size_hw: input height and width, pixels.
         attention: stages (of 1-4) that carry a sharp block; all four is the paper's best, none its baseline.
-        context: stages (of 1-3) whose block has a context-aware unit.
+        context: stages (of 1-3) whose block draws its mask from a unit, not from the features themselves.
+        unit: those units: `context`, the paper's context-aware one, or its rival of table IV,
+            `residual-attention` (models.residual_attention).
         upsample: of the context-aware unit, `deconv` (the paper's) or `bilinear`.
         gate: `sharp`, or `soft` for a sigmoid.
         last_stride: stride of stage 4: 2 (the paper's), or 1.
@@ -36,6 +61,7 @@ class SanSettings:
     size_hw: tuple[int, int] = (256, 128)
     attention: tuple[int, ...] = (1, 2, 3, 4)
     context: tuple[int, ...] = (1, 2, 3)
+    unit: str = "context"
     upsample: str = "deconv"
     gate: str = "sharp"
     last_stride: int = 2
@@ -53,6 +79,8 @@ class SanSettings:
             raise ValueError(
                 f"context {self.context} needs attention on the same stages; attention is {self.attention}"
             )
+        if self.unit not in ("context", "residual-attention"):
+            raise ValueError(f"unit is context or residual-attention; received {self.unit}")
         if self.upsample not in ("deconv", "bilinear") or self.gate not in ("sharp", "soft"):
             raise ValueError(
                 f"upsample is deconv or bilinear, gate is sharp or soft; received {self.upsample}, {self.gate}"
@@ -78,28 +106,11 @@ class SanSettings:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class SanOutput:
-    """What training needs of one pass.
-
-    Attributes:
-        embedding: before the neck, `(N, D)`: for the triplet loss.
-        neck: behind the neck, `(N, D)`; the embedding itself without one.
-        attended: A of each sharp block, for the TV penalty.
-        pi: pi_1 of each sharp block; empty in evaluation.
-    """
-
-    embedding: Tensor
-    neck: Tensor
-    attended: list[Tensor]
-    pi: list[Tensor]
-
-
 class SharpAttentionNetwork(nn.Module):
     """Normalised RGB crops to embeddings.
 
     `model(x)` gives the deployed embedding, not of unit length; `model.train_outputs(x)` gives what the
-    losses need. `model.mode` says how masks are drawn.
+    losses need. `model.mode` says how masks are drawn. See `protocol.Network`.
     """
 
     def __init__(self, settings: SanSettings) -> None:
@@ -110,8 +121,10 @@ class SharpAttentionNetwork(nn.Module):
         channels = self.backbone.channels
         self.attention = nn.ModuleDict()
         for stage in settings.attention:
-            context = None
-            if stage in settings.context:
+            context: nn.Module | None = None
+            if stage in settings.context and settings.unit == "residual-attention":
+                context = unit_behind(self.backbone, stage)
+            elif stage in settings.context:
                 context = ContextUnit(
                     self.backbone.first_unit(stage + 1),
                     inner=channels[stage],
@@ -135,7 +148,24 @@ class SharpAttentionNetwork(nn.Module):
             # A neck with a bias would move the origin that cosine similarity is measured from.
             self.neck.bias.requires_grad_(False)
 
-    def train_outputs(self, x: Tensor) -> SanOutput:
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        """One head."""
+        return (self.settings.embedding_dim,)
+
+    @property
+    def mask_kind(self) -> str:
+        """`sharp`; `soft` for a sigmoid gate; `none` without attention."""
+        if not self.settings.attention:
+            return "none"
+        return "soft" if self.settings.gate == "soft" else "sharp"
+
+    @property
+    def variant(self) -> str:
+        """`resnet50`."""
+        return f"resnet{self.settings.depth}"
+
+    def train_outputs(self, x: Tensor) -> Outputs:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to all that the losses need."""
         x = self.backbone.stem(x)
         attended: list[Tensor] = []
@@ -148,8 +178,8 @@ class SharpAttentionNetwork(nn.Module):
                 if pi is not None:
                     pis.append(pi)
         embedding = self.head(torch.mean(x, (2, 3)))
-        return SanOutput(embedding, self.neck(embedding), attended, pis)
+        return Outputs((Head(embedding, self.neck(embedding)),), attended, pis)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to the deployed embedding, `(N, D)`."""
-        return self.train_outputs(x).neck
+        return self.train_outputs(x).heads[0].identity

@@ -1,0 +1,332 @@
+"""HA-CNN as it is deployed: the graph, FP16, INT8, and TensorRT-RTX's parser and builder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from san_deploy.export.check import row_cosine
+from san_deploy.export.checkpoint import describe
+from san_deploy.export.crops import CheckCrops, draw_crops
+from san_deploy.export.deployed import DeployedNetwork
+from san_deploy.export.engine import build_engine
+from san_deploy.export.fp16 import to_fp16
+from san_deploy.export.graph import PRODUCTS, view
+from san_deploy.export.int8 import never_quantised, quantise
+from san_deploy.export.islands import fp32_islands
+from san_deploy.export.onnx import to_onnx
+from san_deploy.export.operands import count_operands
+from san_deploy.export.operators import check_operators
+from san_deploy.export.rounding import rounding_fp16
+from san_deploy.export.write import write_onnx
+from san_deploy.train.attention import MaskMode
+from san_deploy.train.checkpoint import CheckpointInfo
+from san_deploy.train.data import normalise
+from san_deploy.train.models.ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
+from san_deploy.train.models.ha_cnn_crop import RegionCrop
+from san_deploy.train.models.ha_cnn_units import ConvUnit, HarmoniousAttention
+from torch import Tensor, nn
+
+from san_deploy.artefact import read_sidecar
+
+SIZE_HW = (160, 64)
+FP16, FP32 = TensorProto.FLOAT16, TensorProto.FLOAT
+#: What a graph with sizes that follow from N, or with a grid, would hold.
+NOT_HERE = {
+    "AffineGrid",
+    "BatchNormalization",
+    "Expand",
+    "GridSample",
+    "ScatterElements",
+    "ScatterND",
+    "Shape",
+}
+#: TensorRT-RTX has no FP32 matrix product for Turing.
+TARGETS = {"fp32": ("sm86", "sm120"), "fp16": ("sm75", "sm86", "sm120"), "int8": ("sm86", "sm120")}
+
+
+def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"crops": images})[0]
+
+
+def calibrated(network: nn.Module, images: np.ndarray, *, spread: float) -> nn.Module:
+    """Batch norms that have seen `images`, and places that follow from the image, not from the bias alone."""
+    for module in network.modules():
+        if isinstance(module, HarmoniousAttention):
+            nn.init.normal_(module.hard.weight, std=spread)
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(normalise(images, torch.device("cpu")))
+    return network.eval()
+
+
+class OneLevel(nn.Module):
+    """The least with a soft mask and a cut: a stem, attention to it, regions of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = MaskMode()
+        self.stem = ConvUnit(3, 16, 3, 2)
+        self.attention = HarmoniousAttention(16, regions="literature")
+        self.crop = RegionCrop((32, 16), (6, 7), align_corners=False)
+        self.head = nn.Linear(2 * 4 * 16, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        mask, places = self.attention(x)
+        regions = self.crop(x, places)
+        # The left half of each region apart, so that shifts of half a pixel show.
+        rows = torch.cat([regions.mean((2, 3)), regions[..., :3].mean((2, 3))], 1).reshape(-1, 128)
+        return self.head(rows) + (x * mask).mean((2, 3))[:, :12]
+
+
+@pytest.fixture(scope="module")
+def small(crops: CheckCrops) -> tuple[nn.Module, onnx.ModelProto]:
+    torch.manual_seed(2)
+    network = calibrated(OneLevel(), crops.images, spread=1.0)
+    return network, to_onnx(DeployedNetwork(network), (64, 32))
+
+
+def same(network: nn.Module, model: onnx.ModelProto, images: np.ndarray) -> float:
+    """Largest difference of ONNX Runtime's rows from PyTorch's, at batches of 1, 3 and all."""
+    with torch.no_grad():
+        rows = network(normalise(images, torch.device("cpu")))
+    reference = nn.functional.normalize(rows, dim=1).numpy()
+    return max(
+        float(np.abs(run(model, images[start:end]) - reference[start:end]).max())
+        for start, end in ((0, 1), (1, 4), (0, len(images)))
+    )
+
+
+def coordinates(model: onnx.ModelProto) -> set[int]:
+    """The nodes between the pooled features and the products with the crop's weights, found by their shape."""
+    graph = view(model)
+    found = {i for i, node in enumerate(graph.nodes) if node.op_type in ("Abs", "Tanh")}
+    assert found
+    for index, node in enumerate(graph.nodes):
+        if node.op_type not in PRODUCTS and any(graph.maker.get(name) in found for name in node.input):
+            found.add(index)
+    return found
+
+
+def test_one_level_runs_as_in_torch(small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops) -> None:
+    network, model = small
+    assert same(network, model, crops.images) < 1e-5
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert not NOT_HERE & set(kinds) and not check_operators(model)
+    assert kinds["MatMul"] == 2 and kinds["Gemm"] == 1
+
+
+def test_coordinates_stay_in_fp32(small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops) -> None:
+    _, model = small
+    graph = view(model)
+    typed = {index for index in coordinates(model) if graph.nodes[index].op_type != "Cast"}
+    assert len(typed) > 20 and typed <= fp32_islands(model, graph)
+    half = to_fp16(model)
+    kinds = view(half).types
+    products = [node for node in half.graph.node if node.op_type in PRODUCTS]
+    # For Turing, which has no other in TensorRT-RTX.
+    assert {kinds[name] for node in products for name in node.input} == {FP16}
+    # One cast for the rows' weights and one for the columns', right before the products.
+    weights = [node for node in products if node.op_type == "MatMul"]
+    makers = {name: node for node in half.graph.node for name in node.output}
+    casts = {name for node in weights for name in node.input if makers[name].op_type == "Cast"}
+    assert len(casts) == 2 and all(kinds[makers[name].input[0]] == FP32 for name in casts)
+    assert row_cosine(run(rounding_fp16(half), crops.images), run(model, crops.images)).min() > 0.9999
+
+
+def test_coordinates_in_fp16_would_show() -> None:
+    """What the islands are for: at row 79 FP16 knows sixteenths, and half of that is 3 % of a neighbour's share."""
+    pixels = np.arange(80, dtype=np.float32) - 79
+    exact = np.maximum(0, 1 - np.abs(pixels + np.float32(0.47)))
+    rounded = np.maximum(
+        0, 1 - np.abs((pixels + 79).astype(np.float16) - np.float16(78.53)).astype(np.float32)
+    )
+    assert np.abs(exact - rounded).max() > 0.02
+
+
+def tent(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """`x` (N, 4) through a product to `v`, through `nodes` to `w`, and through a product to `y`."""
+    first = helper.make_node("MatMul", ["x", "in"], ["v"])
+    last = helper.make_node("MatMul", ["w", "out"], ["y"])
+    constants = {"in": np.ones((4, 1), np.float32), "out": np.ones((5, 1), np.float32), **constants}
+    return helper.make_model(
+        helper.make_graph(
+            [first, *nodes, last],
+            "g",
+            [helper.make_tensor_value_info("x", FP32, ["N", 4])],
+            [helper.make_tensor_value_info("y", FP32, ["N", 1])],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+
+
+def kept(model: onnx.ModelProto) -> set[str]:
+    graph = view(model)
+    return {graph.nodes[index].op_type for index in fp32_islands(model, graph)}
+
+
+@pytest.mark.parametrize("cut", ["Relu", "Max", "Clip"])
+def test_every_form_of_the_tent_is_an_island(cut: str) -> None:
+    constants = {
+        "pixels": np.arange(5, dtype=np.float32),
+        "one": np.float32(1),
+        "zero": np.float32(0),
+        "share": np.full(5, 0.5, np.float32),
+    }
+    nodes = [
+        helper.make_node("Tanh", ["v"], ["t"]),
+        helper.make_node("Sub", ["t", "pixels"], ["d"]),
+        helper.make_node("Abs", ["d"], ["a"]),
+        helper.make_node("Sub", ["one", "a"], ["s"]),
+        helper.make_node(cut, ["s"] if cut == "Relu" else ["s", "zero"], ["c"]),
+        helper.make_node("Mul", ["c", "share"], ["w"]),
+    ]
+    model = tent(nodes, constants)
+    assert kept(model) == {"Tanh", "Sub", "Abs", cut, "Mul"}
+    # A distance from a single number is an activation, and one from a computed value no grid.
+    single = tent(nodes, {**constants, "pixels": np.float32(2), "share": np.ones((1, 5), np.float32)})
+    assert kept(single) == set()
+    other = [nodes[0], helper.make_node("Add", ["t", "t"], ["d"]), *nodes[2:]]
+    assert kept(tent(other, {**constants, "share": np.ones((1, 5), np.float32)})) == set()
+    # Nor is |p - j| alone, without the cut.
+    plain = [*nodes[:3], helper.make_node("Mul", ["a", "share"], ["w"])]
+    assert kept(tent(plain, constants)) == set()
+
+
+def test_what_the_coordinates_share_with_others_is_no_island() -> None:
+    constants = {
+        "pixels": np.arange(5, dtype=np.float32),
+        "one": np.float32(1),
+    }
+    nodes = [
+        helper.make_node("Sigmoid", ["v"], ["shared"]),
+        helper.make_node("Neg", ["shared"], ["t"]),
+        helper.make_node("Add", ["t", "pixels"], ["d"]),
+        helper.make_node("Abs", ["d"], ["a"]),
+        helper.make_node("Sub", ["one", "a"], ["s"]),
+        helper.make_node("Relu", ["s"], ["c"]),
+        helper.make_node("Mul", ["c", "shared"], ["w"]),
+    ]
+    assert kept(tent(nodes, constants)) == {"Neg", "Add", "Abs", "Sub", "Relu"}
+
+
+def test_convolutions_of_one_channel_are_not_quantised(
+    small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops
+) -> None:
+    _, model = small
+    for form in ("tensorrt", "cpu"):
+        left = never_quantised(model, form=form)
+        assert [name.removeprefix("network.attention.") for name in left] == [
+            "spatial.0.conv",
+            "spatial.1.conv",
+        ]
+        quantised = quantise(model, crops.images, form=form)
+        # The products of the cut have no constant weight, the layer of the places is none.
+        assert not [
+            node
+            for node in quantised.graph.node
+            if node.op_type == "QuantizeLinear" and "hard" in node.input[0]
+        ]
+        assert row_cosine(run(quantised, crops.images), run(model, crops.images)).min() > 0.98
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return draw_crops(SIZE_HW, 24).images
+
+
+@pytest.fixture(scope="module")
+def full(images: np.ndarray) -> tuple[HarmoniousAttentionNetwork, onnx.ModelProto]:
+    """The published network, untrained."""
+    torch.manual_seed(0)
+    network = calibrated(HarmoniousAttentionNetwork(HaCnnSettings()), images, spread=0.02)
+    assert isinstance(network, HarmoniousAttentionNetwork)
+    return network, to_onnx(DeployedNetwork(network), SIZE_HW)
+
+
+@pytest.mark.slow
+def test_the_network_in_every_precision(
+    full: tuple[HarmoniousAttentionNetwork, onnx.ModelProto], images: np.ndarray
+) -> None:
+    network, model = full
+    assert same(network, model, images) < 1e-5
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert not NOT_HERE & set(kinds) and not check_operators(model)
+    # 73 convolutions, each once: the four regions are one batch.
+    assert (kinds["Conv"], kinds["MatMul"], kinds["Gemm"]) == (73, 6, 2)
+    assert [item.version for item in model.opset_import] == [18]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    rows = run(model, images)
+    half = to_fp16(model)
+    assert count_operands(half).fp16 == 1.0 and not check_operators(half)
+    assert row_cosine(run(rounding_fp16(half), images), rows).min() > 0.9998
+    for form in ("tensorrt", "cpu"):
+        quantised = quantise(model, images, form=form)
+        assert count_operands(quantised).int8 > 0.8
+        cosine = row_cosine(run(quantised, images), rows)
+        assert cosine.min() > 0.93 and np.median(cosine) > 0.965
+        assert form == "cpu" or not check_operators(quantised)
+
+
+@pytest.mark.slow
+def test_the_global_branch_alone(images: np.ndarray) -> None:
+    torch.manual_seed(1)
+    settings = HaCnnSettings(local=False, width=0.5)
+    network = calibrated(HarmoniousAttentionNetwork(settings), images[:8], spread=0.02)
+    model = to_onnx(DeployedNetwork(network, input_form="float"), SIZE_HW)
+    planar = np.ascontiguousarray(images[:8, ..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
+    with torch.no_grad():
+        rows = network(normalise(images[:8], torch.device("cpu"))).numpy()
+    assert np.abs(run(model, planar) - rows).max() < 1e-5
+    assert not check_operators(model) and not {"Abs", "MatMul"} & {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_builds_it(
+    full: tuple[HarmoniousAttentionNetwork, onnx.ModelProto],
+    images: np.ndarray,
+    precision: str,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: nothing can be built")
+    network, graph = full
+    model = graph
+    if precision == "fp16":
+        model = to_fp16(graph)
+    elif precision == "int8":
+        model = to_fp16(quantise(graph, images, form="tensorrt"))
+    info = CheckpointInfo("ha-cnn", network.settings.as_dict(), "pillow-bicubic-antialias", 0)
+    artefact = describe(network, info, mask="soft", input_form="uint8", checkpoint_sha256="0" * 64)
+    artefact = replace(artefact, precision=precision, operands=count_operands(model), engine=None)
+    write_onnx(model, artefact, tmp_path / "model.onnx")
+    build_engine(
+        tmp_path / "model.onnx",
+        tmp_path / "model.engine",
+        runtime="tensorrt-rtx",
+        batch=(1, 16, 64),
+        targets=TARGETS[precision],
+    )
+    plan = read_sidecar(tmp_path / "model.engine")
+    assert plan.operands is not None and plan.engine is not None
+    assert plan.engine.batch == (1, 16, 64) and plan.engine.sm == TARGETS[precision]
+    share = getattr(plan.operands, precision)
+    assert share == 1.0 if precision != "int8" else share >= 0.8
+    assert share == pytest.approx(getattr(count_operands(model), precision), abs=0.02)

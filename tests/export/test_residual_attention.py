@@ -1,0 +1,103 @@
+"""A network with the residual attention network's unit, as it is deployed; with a soft and with a sharp gate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from san_deploy.export.branches import find_branches
+from san_deploy.export.check import row_cosine
+from san_deploy.export.crops import draw_crops
+from san_deploy.export.deployed import DeployedNetwork
+from san_deploy.export.fp16 import to_fp16
+from san_deploy.export.int8 import quantise
+from san_deploy.export.onnx import to_onnx
+from san_deploy.export.operands import count_operands
+from san_deploy.export.operators import check_operators
+from san_deploy.export.rounding import rounding_fp16
+from san_deploy.train.models import SanSettings, SharpAttentionNetwork
+
+from .test_fmn import SIZE_HW, builds, calibrated, furthest, run
+
+
+def made(images: np.ndarray, gate: str) -> SharpAttentionNetwork:
+    torch.manual_seed(0)
+    network = SharpAttentionNetwork(
+        SanSettings(
+            depth=18,
+            width=0.125,
+            size_hw=SIZE_HW,
+            attention=(1, 2, 3),
+            unit="residual-attention",
+            gate=gate,
+            hidden=0,
+            embedding_dim=32,
+            neck=True,
+        )
+    )
+    calibrated(network, images)
+    return network
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return draw_crops(SIZE_HW, 24).images
+
+
+@pytest.fixture(scope="module")
+def soft(images: np.ndarray) -> tuple[SharpAttentionNetwork, onnx.ModelProto]:
+    network = made(images, "soft")
+    return network, to_onnx(DeployedNetwork(network), SIZE_HW)
+
+
+def test_the_graph(soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: np.ndarray) -> None:
+    network, model = soft
+    assert furthest(network, model, images) < 1e-5
+    assert not check_operators(model) and [item.version for item in model.opset_import] == [18]
+    kinds = Counter(node.op_type for node in model.graph.node)
+    # The stem's pooling; three levels, two and one, each with a pooling and an interpolation.
+    assert (kinds["MaxPool"], kinds["Resize"], kinds["Sigmoid"]) == (1 + 6, 6, 3)
+    assert not kinds["Shape"] and not kinds["ConvTranspose"]
+    # What no convolution stands before: a norm for each unit.
+    assert kinds["BatchNormalization"] == 12
+
+
+def test_fp16_and_int8_rows(soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: np.ndarray) -> None:
+    _, model = soft
+    rows = run(model, images)
+    half = to_fp16(model)
+    assert count_operands(half).fp16 == 1.0 and not check_operators(half)
+    assert row_cosine(run(rounding_fp16(half), images), rows).min() > 0.999
+    for form in ("tensorrt", "cpu"):
+        quantised = quantise(model, images, form=form)
+        assert count_operands(quantised).int8 >= 0.9
+        cosine = row_cosine(run(quantised, images), rows)
+        assert cosine.min() > 0.8 and np.median(cosine) > 0.93
+
+
+@pytest.mark.slow
+def test_masks_may_be_sharp(images: np.ndarray) -> None:
+    network = made(images, "sharp")
+    model = to_onnx(DeployedNetwork(network), SIZE_HW)
+    assert not check_operators(model) and len(find_branches(model)) == 3
+    # Rounding flips bits of an untrained network's masks; most rows are whole.
+    with torch.no_grad():
+        rows = DeployedNetwork(network)(torch.from_numpy(images)).numpy()
+    assert np.median(row_cosine(run(model, images), rows)) > 0.9999
+    smooth = to_onnx(DeployedNetwork(network, mask="expected"), SIZE_HW)
+    cosine = row_cosine(run(rounding_fp16(to_fp16(smooth)), images), run(smooth, images))
+    assert cosine.min() > 0.95 and np.median(cosine) > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_builds_it(
+    soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: np.ndarray, precision: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: nothing can be built")
+    network, graph = soft
+    builds(network, "residual-attention", graph, images, precision, tmp_path)

@@ -1,0 +1,46 @@
+"""One architecture, as it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .protocol import Network, Settings
+
+#: Overrides of a recipe: `{key: value}`, keys and values as `san train --set` takes them.
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What an architecture's name stands for.
+
+    Attributes:
+        settings: class of its settings.
+        network: class of the network, made from those.
+        recipes: what each recipe changes for it, by the recipe's name; there are no others for it.
+        fixed: settings that the name implies, so that one class serves several names.
+        sharp: its masks can be sharp, so that the recipe's mask, tau, sharpen and decisive values mean something.
+    """
+
+    settings: Callable[..., Any]
+    network: Callable[[Any], Network]
+    recipes: Mapping[str, Overrides]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    sharp: bool = False
+
+    def make_settings(self, values: Mapping[str, Any]) -> Settings:
+        """The settings with these values and the name's own.
+
+        Raises:
+            ValueError: a value is out of range, or contradicts the name.
+            TypeError: an unknown setting, or a value of another type.
+        """
+        for name, value in self.fixed.items():
+            # JSON gives lists.
+            given = values.get(name, value)
+            if (tuple(given) if isinstance(given, list) else given) != value:
+                raise ValueError(f"{name} is {value!r} by the architecture's name; received {given!r}")
+        settings: Settings = self.settings(**{**values, **self.fixed})
+        return settings
