@@ -23,6 +23,8 @@ _BINS = 2048
 #: Bytes of values held at a time.
 _HELD = 1 << 26
 _LEVELS = 128
+#: Where so many values are always zero, it is the crops that are no good, not a few dead units.
+_DEAD_SHARE = 0.5
 #: Values of a batch that a histogram takes, at most.
 _SAMPLE = 1 << 17
 
@@ -50,7 +52,8 @@ def collect_ranges(
         `{name: (low, high)}`, low <= 0 <= high, so that zero is exact.
 
     Raises:
-        SanError: too few crops, a value that is not finite, or one that is the same everywhere.
+        SanError: too few crops, a value that is not finite, or one that is the same everywhere and not a dead
+            unit's zero.
     """
     if len(crops) < LEAST_CROPS:
         raise SanError(
@@ -70,8 +73,12 @@ def collect_ranges(
             )
         before = bounds.get(name, (low, high))
         bounds[name] = min(before[0], low), max(before[1], high)
+    dead = [name for name, bound in bounds.items() if bound == (0.0, 0.0)]
     for name, (low, high) in bounds.items():
-        if low == high:
+        if low == high == 0 and len(dead) < _DEAD_SHARE * len(bounds):
+            # A rectified path that training switched off: any scale holds a zero.
+            bounds[name] = 0.0, 1.0
+        elif low == high:
             raise SanError(
                 f"value {name} of the network is {low:g} for all {len(crops)} crops",
                 why="no INT8 scale follows from it",
@@ -134,6 +141,9 @@ def _cut(
     result = {}
     for name in names:
         low, high = _with_zero(bounds[name])
+        if not counts[name][1:].any():
+            result[name] = low, high
+            continue
         most = kept(counts[name]) / _BINS * max(-low, high)
         result[name] = max(low, -most), min(high, most)
     return result

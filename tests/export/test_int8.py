@@ -267,6 +267,31 @@ def test_values_without_a_range_are_refused(form: str) -> None:
             quantise(linear(ones * np.float32(bad), np.zeros(3, np.float32)), noise(), form=form)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_path_that_is_always_zero_stays_zero(form: str, method: str) -> None:
+    # Beside `linear` a rectified path that no crop wakes: c is 0, and so is what d makes of it.
+    ones = np.ones((3, 3, 1, 1), np.float32)
+    model = linear(ones, np.zeros(3, np.float32))
+    before = run(model, noise())
+    graph = model.graph
+    graph.node[-1].output[0] = "alive"
+    graph.node.extend(
+        [
+            helper.make_node("Conv", ["crops", "c.weight"], ["y"]),
+            helper.make_node("Relu", ["y"], ["c"]),
+            helper.make_node("Conv", ["c", "d.weight"], ["d"]),
+            helper.make_node("Add", ["alive", "d"], ["embedding"]),
+        ]
+    )
+    graph.initializer.extend(
+        [numpy_helper.from_array(-ones, "c.weight"), numpy_helper.from_array(ones[:2], "d.weight")]
+    )
+    assert np.array_equal(run(model, noise()), before)
+    got = run(quantise(model, noise(), form=form, method=method), noise())
+    assert np.abs(got - before).max() < 0.03 * before.max()
+
+
 def test_wrong_arguments_are_named() -> None:
     model = linear(np.ones((3, 3, 1, 1), np.float32), np.zeros(3, np.float32))
     with pytest.raises(SanError, match="8 crops or more to find its ranges on; received 7"):
