@@ -32,6 +32,7 @@ from san_deploy.export.write import write_onnx
 from san_deploy.train import evaluate
 from san_deploy.train.data import gather
 from san_deploy.train.loop import Machine, Training
+from san_deploy.train.models import architecture
 from san_deploy.train.recipe import resolve
 
 from san_deploy.artefact import Artefact
@@ -84,7 +85,9 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
     """Train, export and measure one row with one seed, unless that was done."""
     results = options.out / "results.jsonl"
     arch, changes = ROWS[row]
-    recipe = resolve("scratch", [*BUDGET, *options.overrides, *changes], {"seed": seed}, arch=arch)
+    # The budget steers the temperature of sampled masks, which only some have.
+    budget = [one for one in BUDGET if architecture(arch).sharp or not one.startswith("tau_")]
+    recipe = resolve("scratch", [*budget, *options.overrides, *changes], {"seed": seed}, arch=arch)
     setup = {"recipe": json.loads(json.dumps(recipe.as_dict())), "precision": options.precision}
     for line in read_lines(results):
         if (line["row"], line["seed"]) == (row, seed):
