@@ -61,7 +61,7 @@ def export_graph(
     Args:
         checkpoint: written by `san train`.
         path: where to write; a temporary name, as it holds a file even where the check fails.
-        mask: `argmax`, `expected` or `ramp:EPS`; None is argmax where the network has a sharp mask.
+        mask: `argmax`, `expected` or `ramp:EPS`; None is what the checkpoint was trained for.
         input_form: `uint8` or `float`, see `deployed.INPUTS`.
         crops: a folder of crops to check on; None draws people.
         gate: what to reach against PyTorch; None takes `check.default_gate`.

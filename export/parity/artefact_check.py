@@ -48,7 +48,7 @@ def check_artefact(sides: Sides, gates: Gates) -> Stage:
     wrong = [fact for fact in facts if not fact[3]]
     told = f"{len(wrong)} of {len(facts)} facts do not agree"
     if wrong:
-        told += ": " + "; ".join(f"{name} is {found}, not {claimed}" for name, claimed, found, _ in wrong)
+        told += ": " + "; ".join(f"{name}: {found}, not {claimed}" for name, claimed, found, _ in wrong)
     return Stage(
         "artefact",
         ArtefactFigures(tuple(facts)),

@@ -37,6 +37,22 @@ NAMES: dict[str, tuple[bool, str]] = {
     "top10_overlap": (True, "share of the ten nearest neighbours that both have, without labels"),
 }
 
+#: Gates that not every comparison has: with labels alone, of sharp masks, and of masks with bits.
+_OF_LABELS = frozenset({"rank1_drop", "map_drop", "minp_drop"})
+_OF_MASKS = frozenset({"flipped", "unexplained_flips"})
+_OF_BITS = frozenset({"unexplained_flips"})
+#: The rung that measures each, by the rung's name.
+GATES_OF: dict[str, frozenset[str]] = {
+    "artefact": frozenset({"artefact"}),
+    "preprocessing": frozenset({"preprocess_equal"}),
+    "embeddings": frozenset(
+        {"min_cosine", "p1_cosine", "mean_cosine", "max_abs", "batch_invariance", "finite", "norm"}
+    ),
+    "masks": _OF_MASKS,
+    "divergence": frozenset({"divergence"}),
+    "ranking": _OF_LABELS | {"top1_agreement", "top10_overlap"},
+}
+
 #: Of every precision and mask.
 _ALL = {"artefact": 0.0, "finite": 0.0, "norm": 1e-3, "divergence": 0.0}
 #: By precision. FP16 of the normalised input: half a step of FP16 between 2 and 4, where it is coarsest.
@@ -98,6 +114,11 @@ class Gates:
     limits: Mapping[str, float]
     asked: frozenset[str] = frozenset()
 
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Those of `asked` that are not switched off: each has to be measured."""
+        return self.asked & self.limits.keys()
+
     def check(self, name: str, value: float, told: str, *, limit: float | None = None) -> tuple[Check, ...]:
         """The check of a figure, none where its gate is off.
 
@@ -136,10 +157,16 @@ def make_gates(target: Artefact, reference_mask: str, asked: Iterable[str] = ())
         asked: `NAME=VALUE` each; `NAME=off` switches one off.
 
     Raises:
-        UsageError: an unknown name, a value that is no number, or a name given twice.
+        UsageError: an unknown name, a value that is no number, a name given twice, or a gate of something that the
+            target does not have.
     """
     limits = default_gates(target, reference_mask)
     given = parse_gates(asked)
+    wanted = {name for name, value in given.items() if value is not None}
+    if wanted & _OF_MASKS and target.mask in ("none", "soft"):
+        raise _unfit(wanted & _OF_MASKS, "the target's network has no sharp mask, whose bits would flip")
+    if wanted & _OF_BITS and target.mask != "argmax":
+        raise _unfit(wanted & _OF_BITS, f"nothing predicts flips of {target.mask}, which moves instead")
     for name, value in given.items():
         if value is None:
             limits.pop(name, None)
@@ -166,6 +193,21 @@ def parse_gates(asked: Iterable[str]) -> dict[str, float | None]:
             raise UsageError(f"--gate {key} is given twice", do="give it once")
         result[key] = None if given.lower() == "off" else _number(key, given)
     return result
+
+
+def refuse_without_labels(asked: Iterable[str]) -> None:
+    """UsageError where a gate is asked for that crops without labels cannot have."""
+    wanted = {name for name, value in parse_gates(asked).items() if value is not None}
+    if wanted & _OF_LABELS:
+        raise _unfit(
+            wanted & _OF_LABELS, "the crops have no labels that rank anybody", "give --labels FILE, or "
+        )
+
+
+def _unfit(names: Iterable[str], why: str, do: str = "") -> UsageError:
+    return UsageError(
+        f"--gate {', '.join(sorted(names))} cannot be measured", why=why, do=f"{do}leave it out"
+    )
 
 
 def _number(name: str, text: str) -> float:

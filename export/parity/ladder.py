@@ -15,7 +15,7 @@ from san_deploy.progress import bar
 
 from .artefact_check import check_artefact
 from .embeddings import Embedded, crops_run, embed_both
-from .gates import Gates
+from .gates import GATES_OF, Gates
 from .preprocessing import compare_preprocessing, crops_seen
 from .ranking import compare_ranking
 from .result import Check, DivergenceFigures, Ladder, MaskFigures, Stage
@@ -63,7 +63,7 @@ def run_ladder(
     for rung in (run.artefact, run.preprocessing, run.embeddings, run.masks, run.divergence, run.ranking):
         start = time.perf_counter()
         stage = rung()
-        stage = replace(stage, seconds=time.perf_counter() - start)
+        stage = replace(_with_wanted(stage, gates), seconds=time.perf_counter() - start)
         stages.append(stage)
         report(_told(stage))
     return Ladder(
@@ -229,6 +229,14 @@ class _Run:
         return np.concatenate([worst, others])[:count]
 
 
+def _with_wanted(stage: Stage, gates: Gates) -> Stage:
+    """With a failure for each gate that the user asked for and the rung did not measure: that is no pass."""
+    missing = (gates.wanted & GATES_OF[stage.name]) - {check.gate for check in stage.checks}
+    told = f"asked for and not measured: {stage.skipped or 'there is nothing here to measure it on'}"
+    checks = [check for name in sorted(missing) for check in gates.check(name, np.nan, told)]
+    return replace(stage, checks=(*stage.checks, *checks))
+
+
 def _mask_checks(figures: MaskFigures, gates: Gates) -> Iterable[Check]:
     blocks = figures.blocks
     if not blocks:
@@ -254,7 +262,7 @@ def _mask_checks(figures: MaskFigures, gates: Gates) -> Iterable[Check]:
 
 def _told(stage: Stage) -> str:
     took = f"{stage.seconds:.1f} s"
-    if stage.skipped:
+    if stage.skipped and not stage.checks:
         return f"{stage.name}: skipped, {stage.skipped.rstrip('.')}"
     failed = dict.fromkeys(check.gate for check in stage.checks if not check.passed)
     return f"{stage.name}: " + (f"FAILED {', '.join(failed)}" if failed else "passed") + f", {took}"

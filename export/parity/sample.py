@@ -100,7 +100,7 @@ def choose(
 
     Raises:
         SanError: the folder is missing or holds fewer than `LEAST` crops; the labels are damaged or do not
-            cover the crops, or nobody is seen by two cameras.
+            cover the crops, nobody is seen by two cameras, or the crops chosen by `labels` are of one person.
         UsageError: a split of crops without labels.
     """
     folder = Path(folder)
@@ -109,7 +109,12 @@ def choose(
     if labels is not None:
         found = evaluation_set(_labelled(folder, Path(labels)), split)
         if problem := why_not(found):
-            raise problem
+            # What san eval would do about it, no option here does.
+            raise SanError(
+                problem.message,
+                why=problem.why,
+                do="label people whom two cameras see, or leave --labels out",
+            )
         where = str(labels)
     elif is_dataset(folder):
         found = evaluation_set(read_dataset(folder), split)
@@ -135,6 +140,14 @@ def choose(
         all_paths = [crop.path for crop in crops]
         tracks = [f"{crop.camera}/{crop.track}" for crop in crops]
         known = None
+        if not notes and len(set(person[rows].tolist())) == 1:
+            # Not a ranking: every answer is right, whatever the target does.
+            alone = (
+                f"the {len(rows)} crops chosen of {folder} are of one person, whom nobody is confused with"
+            )
+            if labels is not None:
+                raise SanError(alone, do="take more crops: --num N")
+            notes.append(f"The labels rank nobody: {alone}. --num N takes more.")
         if not notes:
             taken = [crops[row] for row in rows]
             known = Labels(

@@ -224,6 +224,10 @@ def open_sides(
     first = _open_reference(reference, mask, second.artefact)
     _check_fit(first, second)
     notes = []
+    if first.artefact.sha256 == second.artefact.sha256:
+        notes.append(
+            "REFERENCE AND TARGET ARE THE SAME FILE: that it agrees with itself says nothing of its source."
+        )
     if first.artefact.mask != second.artefact.mask:
         notes.append(
             f"THE MASKS DIFFER: {first.artefact.mask} in the reference, {second.artefact.mask} in the target. What is "

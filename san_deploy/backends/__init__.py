@@ -83,7 +83,8 @@ def open_backend(
         device: `cpu`, `cuda` or `cuda:1`; `auto` takes the first GPU where the backend can use it, else the CPU,
             and says in `note` which and why.
         threads: of ONNX Runtime and PyTorch on the CPU; None lets them take one per core.
-        mask: of a checkpoint: `argmax`, `expected` or `ramp:EPS`; None is argmax. Every other file has its own.
+        mask: of a checkpoint: `argmax`, `expected` or `ramp:EPS`; None is what it was trained for. Every other file
+            has its own.
 
     Raises:
         UsageError: no such backend, device or mask, or it does not fit the file or the others.

@@ -80,7 +80,7 @@ def _method(command: _Command) -> _Command:
     "--checkpoint", type=click.Path(path_type=Path), help="A checkpoint of san train; needs PyTorch."
 )
 @click.option(
-    "--mask", metavar="argmax|expected|ramp:EPS", help="Of a checkpoint's network.  [default: argmax]"
+    "--mask", metavar="argmax|expected|ramp:EPS", help="Of a checkpoint's network.  [default: its own]"
 )
 @options.running
 @_data

@@ -112,7 +112,7 @@ class _Grouped(click.Command):
 @click.option(
     "--mask",
     metavar="argmax|expected|ramp:EPS",
-    help="How features are gated.  [default: argmax, the sharp mask]",
+    help="How features are gated.  [default: what the checkpoint was trained for]",
 )
 @click.option(
     "--input",

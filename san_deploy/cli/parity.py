@@ -100,12 +100,14 @@ def command(
 
     Where a figure misses its gate, the exit code is 3 and the gate is named, after everything was written.
     """
-    from ..export.parity.gates import make_gates, parse_gates
+    from ..export.parity.gates import make_gates, parse_gates, refuse_without_labels
     from ..export.parity.sample import Sample, choose
 
     parse_gates(asked)
     writers = _writers(json_file, html, junit, force=force)
     chosen = choose(folder, labels=labels, count=count, seed=seed, split=split)
+    if chosen.labels is None:
+        refuse_without_labels(asked)
 
     from ..export.parity.ladder import run_ladder, verdict
     from ..export.parity.sides import open_sides

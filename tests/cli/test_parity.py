@@ -175,7 +175,9 @@ def test_labels_beside_the_crops(san: San, files: Files, tmp_path: Path) -> None
     labels = files.crops / "identities.csv"
     arguments = ("parity", files.fp32, files.fp32, "--crops", files.crops / "cam1")
     result = san(*arguments, "--labels", labels, code=1)
-    assert "one camera" in result.err
+    assert "one camera" in result.err and "--no-camera" not in result.err
+    result = san(*arguments, "--gate", "rank1_drop=0", code=2)
+    assert "rank1_drop cannot be measured" in result.err and "--labels" in result.err
     result = san(*arguments, "--json", "-")
     assert not json.loads(result.out)["stages"]["ranking"]["figures"]["labelled"]
     both = tmp_path / "both"

@@ -49,6 +49,17 @@ def test_what_is_asked_replaces_and_off_removes() -> None:
     assert not nothing.passed
 
 
+def test_what_the_target_does_not_have_is_not_asked_of_it() -> None:
+    for mask in ("none", "soft"):
+        with pytest.raises(UsageError, match="flipped cannot be measured"):
+            make_gates(tiny_artefact(mask=mask), mask, ["flipped=0.1"])
+        make_gates(tiny_artefact(mask=mask), mask, ["flipped=off"])
+    with pytest.raises(UsageError, match="unexplained_flips cannot be measured"):
+        make_gates(tiny_artefact(mask="ramp:0.0625"), "argmax", ["unexplained_flips=3"])
+    make_gates(tiny_artefact(mask="ramp:0.0625"), "argmax", ["flipped=0.1"])
+    make_gates(tiny_artefact(mask="argmax"), "argmax", ["unexplained_flips=3"])
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

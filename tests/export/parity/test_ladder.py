@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from san_deploy.export.parity.gates import Gates, make_gates
+from san_deploy.export.parity.gates import GATES_OF, NAMES, Gates, make_gates
 from san_deploy.export.parity.ladder import run_ladder, verdict
 from san_deploy.export.parity.result import (
     STAGES,
@@ -86,6 +86,8 @@ def test_every_rung_in_its_order_with_a_line_each(
         sides, sample, make_gates(sides.target.artefact, "argmax"), report=lines.append, progress=bar
     )
     assert tuple(stage.name for stage in ladder.stages) == STAGES
+    # A file that is held against itself is told before anything.
+    assert lines.pop(0).startswith("REFERENCE AND TARGET ARE THE SAME FILE: ")
     assert [line.partition(":")[0] for line in lines] == list(STAGES)
     assert verdict(ladder) is None and ladder.crops == 20
     assert all(stage.seconds > 0 for stage in ladder.stages)
@@ -110,6 +112,22 @@ def test_the_worst_crops_are_looked_at(files: Files, sample: Sample, fakes: dict
     assert len(layered) == 8 and any(np.array_equal(image, bad) for image in layered)
     error = verdict(ladder)
     assert isinstance(error, GateError) and "min_cosine -1 (at least " in error.message
+
+
+def test_a_gate_that_was_asked_for_and_not_measured_fails(
+    files: Files, sample: Sample, fakes: dict[str, Any]
+) -> None:
+    sides = open_sides(files.fp32, files.fp16)
+    fakes["masks"] = MaskFigures(sides.target.artefact.mask, (), ())
+    assert verdict(climb(sides, sample)) is None
+    assert verdict(climb(sides, sample, "flipped=off")) is None
+    lines: list[str] = []
+    gates = make_gates(sides.target.artefact, "ramp:0.25", ["flipped=0.5"])
+    ladder = run_ladder(sides, sample, gates, report=lines.append)
+    (check,) = ladder.failed
+    assert check.gate == "flipped" and np.isnan(check.value) and "not measured" in check.told
+    assert any(line.startswith("masks: FAILED flipped") for line in lines)
+    assert frozenset().union(*GATES_OF.values()) == set(NAMES) and list(GATES_OF) == list(STAGES)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,22 @@ def test_whole_people_are_chosen_and_the_last_one_is_cut(folder: Path) -> None:
     assert choose(folder, count=18, seed=3).names == chosen.names != choose(folder, count=18, seed=4).names
 
 
+def test_one_person_ranks_nobody(folder: Path, tmp_path: Path) -> None:
+    """Every answer would be right, so that no loss could be seen."""
+    many = tmp_path / "many"
+    shutil.copytree(folder, many)
+    for camera in ("cam1", "cam2"):
+        for track in (many / camera).iterdir():
+            (crop, *_) = track.iterdir()
+            for index in range(4):
+                shutil.copy(crop, track / f"more{index}.png")
+    chosen = choose(many, count=10)
+    assert chosen.labels is None and "of one person" in chosen.notes[0]
+    assert choose(many, count=20).labels is not None
+    with pytest.raises(SanError, match="of one person"):
+        choose(many, count=10, labels=many / "identities.csv")
+
+
 def test_one_camera_is_named_by_its_folder(folder: Path, tmp_path: Path) -> None:
     alone = choose(folder / "cam1", count=15)
     assert alone.labels is None and len(alone.names) == 15 and alone.tracks[0].startswith("t")
