@@ -14,28 +14,23 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from ablation import BUDGET, measure, read_lines, spread
-from san_deploy.export.check import Gate, embed_in_batches, open_checked, row_cosine
-from san_deploy.export.checkpoint import export_graph
-from san_deploy.export.fp16 import to_fp16
+from san_deploy.export.check import open_checked, row_cosine
 from san_deploy.export.graph import PRODUCTS, view
-from san_deploy.export.int8 import quantise
-from san_deploy.export.rounding import rounding_fp16
-from san_deploy.export.write import write_onnx
+from san_deploy.export.measured import fp32_graph, lowered, rows
 from san_deploy.train import evaluate
 from san_deploy.train.data import gather
 from san_deploy.train.loop import Machine, Training
 from san_deploy.train.models import architecture
-from san_deploy.train.recipe import resolve
+from san_deploy.train.recipe import Recipe, resolve
 
-from san_deploy.artefact import Artefact
 from san_deploy.datasets import Dataset, read_dataset
 from san_deploy.errors import SanError
 from san_deploy.preprocess import read_crop
@@ -84,10 +79,7 @@ def main() -> None:
 def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> None:
     """Train, export and measure one row with one seed, unless that was done."""
     results = options.out / "results.jsonl"
-    arch, changes = ROWS[row]
-    # The budget steers the temperature of sampled masks, which only some have.
-    budget = [one for one in BUDGET if architecture(arch).sharp or not one.startswith("tau_")]
-    recipe = resolve("scratch", [*budget, *options.overrides, *changes], {"seed": seed}, arch=arch)
+    recipe = recipe_of(row, seed, options.overrides)
     setup = {"recipe": json.loads(json.dumps(recipe.as_dict())), "precision": options.precision}
     for line in read_lines(results):
         if (line["row"], line["seed"]) == (row, seed):
@@ -109,7 +101,7 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
     reference = evaluate.embed(network, images, batch=_BATCH)
     chosen = np.random.default_rng(seed).permutation(len(dataset.splits["train"]))[:CALIBRATION_CROPS]
     calibration = np.stack([read_crop(dataset.splits["train"][i].path, size_hw) for i in chosen])
-    model, artefact = exported(out / "model.safetensors", options.out / f"{out.name}.onnx")
+    model, artefact = fp32_graph(out / "model.safetensors", options.out / f"{out.name}.onnx")
     before = measure(reference, crops)
     record: dict[str, Any] = {
         "row": row,
@@ -123,12 +115,11 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
         "mask": artefact.mask,
         "fp32": before,
     }
-    for form in FORMS:
-        lower = rounding_fp16(to_fp16(model)) if form == "fp16" else quantise(model, calibration, form=form)
-        rows = embed(lower, artefact, images)
-        cosine = row_cosine(rows, reference)
+    for form, name in FORMS.items():
+        got = rows(lowered(model, name, calibration), artefact, images)
+        cosine = row_cosine(got, reference)
         record[form] = {
-            **measure(rows, crops),
+            **measure(got, crops),
             "cosine": [float(cosine.min()), float(np.percentile(cosine, 1)), float(cosine.mean())],
         }
     with results.open("a", encoding="utf-8") as file:
@@ -140,37 +131,27 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
     )
 
 
-def exported(checkpoint: Path, path: Path) -> tuple[onnx.ModelProto, Artefact]:
-    """The FP32 graph of a checkpoint, and what it says of itself; kept at `path` for the speeds."""
-    artefact = export_graph(
-        checkpoint,
-        path,
-        mask=None,
-        input_form="uint8",
-        crops=None,
-        gate=Gate(-1.0),
-        opset=18,
-        report=lambda line: None,
-    ).artefact
-    return onnx.load(path), artefact
-
-
-def embed(model: onnx.ModelProto, artefact: Artefact, images: np.ndarray) -> np.ndarray:
-    """Embeddings in ONNX Runtime, `(N, D)` float32."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(model, artefact, path)
-        return embed_in_batches(open_checked(path), images, _BATCH)
+def recipe_of(row: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a row: `scratch` with the common budget; `overrides` change that for all rows alike."""
+    arch, changes = ROWS[row]
+    # The budget steers the temperature of sampled masks, which only some have.
+    budget = [one for one in BUDGET if architecture(arch).sharp or not one.startswith("tau_")]
+    return resolve("scratch", [*budget, *overrides, *changes], {"seed": seed}, arch=arch)
 
 
 def macs(model: onnx.ModelProto) -> int:
     """Multiply-accumulates of one crop: convolutions and matrix products, as the graph has them."""
-    graph = view(model)
+    one = onnx.ModelProto()
+    one.CopyFrom(model)
+    for value in (*one.graph.input, *one.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    # Inferred again: a network may cut a crop into parts along the first axis.
+    del one.graph.value_info[:]
+    graph = view(one)
     total = 0
     for node in graph.nodes:
         if node.op_type not in PRODUCTS:
             continue
-        # The first axis is the batch: times one, or times the parts that a crop is cut into.
         out = [size or 1 for size in graph.shapes[node.output[0]]]
         left, right = (graph.shapes[name] for name in node.input[:2])
         if node.op_type == "Conv":

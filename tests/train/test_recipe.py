@@ -115,3 +115,14 @@ def test_warm_up_and_cosine() -> None:
     assert learning_rate(recipe, 5) < recipe.lr
     plain = resolve("scratch", ["warmup=2", "epochs=10", "sharpen_epochs=0"])
     assert learning_rate(recipe, 9) == pytest.approx(0.1 * learning_rate(plain, 9))
+
+
+def test_the_mask_to_deploy() -> None:
+    assert resolve("paper").deploy_mask == "argmax" and resolve("paper").decisive_weight == 0
+    scratch = resolve("scratch")
+    assert (scratch.deploy_mask, scratch.decisive_weight) == ("ramp:0.0625", 100)
+    assert resolve("scratch", ["deploy_mask=argmax"]).deploy_mask == "argmax"
+    with pytest.raises(UsageError, match="deploy_mask: mask 'sharp' is none of"):
+        resolve("scratch", ["deploy_mask=sharp"])
+    with pytest.raises(UsageError, match="deploy_mask does not fit fmn"):
+        resolve("scratch", ["deploy_mask=expected"], arch="fmn")

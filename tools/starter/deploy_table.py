@@ -13,23 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
-from san_deploy.export.check import Gate, embed_in_batches, open_checked, row_cosine
-from san_deploy.export.checkpoint import export_graph
-from san_deploy.export.fp16 import to_fp16
-from san_deploy.export.int8 import quantise
-from san_deploy.export.rounding import rounding_fp16
-from san_deploy.export.write import write_onnx
+from san_deploy.export.check import row_cosine
+from san_deploy.export.measured import FORMS, fp32_graph, lowered, rows
 from san_deploy.train import evaluate
 from san_deploy.train.checkpoint import load_checkpoint
 
 from san_deploy import metrics
-from san_deploy.artefact import Artefact
 from san_deploy.datasets import Crop, labels, read_dataset
 from san_deploy.preprocess import read_crop
 
 MASKS = ("argmax", "ramp:0.015625", "ramp:0.0625", "expected")
-FORMS = ("FP32", "FP16", "INT8 cpu", "INT8 tensorrt")
 CALIBRATION_CROPS = 512
 _BATCH = 32
 
@@ -60,13 +53,13 @@ def main() -> None:
     for item in options.models:
         name, _, checkpoint = item.partition("=")
         for mask in options.masks:
-            for line in rows(
+            for line in figures(
                 Path(checkpoint), mask, crops, [calibration[i] for i in chosen], tuple(options.forms)
             ):
                 print(f"| {name} | `{mask}` | {line} |", flush=True)
 
 
-def rows(
+def figures(
     checkpoint: Path, mask: str, crops: list[Crop], calibration: list[Crop], forms: tuple[str, ...]
 ) -> list[str]:
     """One row of figures for each form."""
@@ -85,20 +78,9 @@ def rows(
     before = scores(reference)
     lines = [f"PyTorch FP32 | {before[0]:.2f} | {before[1]:.2f} | | | | | "]
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "fp32.onnx"
-        artefact = export_graph(
-            checkpoint,
-            path,
-            mask=mask,
-            input_form="uint8",
-            crops=None,
-            gate=Gate(-1.0),
-            opset=18,
-            report=lambda line: None,
-        ).artefact
-        model = onnx.load(path)
+        model, artefact = fp32_graph(checkpoint, Path(folder) / "fp32.onnx", mask=mask)
         for form in forms:
-            found = embed(lowered(model, form, training), artefact, images, Path(folder))
+            found = rows(lowered(model, form, training), artefact, images)
             after, cosine = scores(found), row_cosine(found, reference)
             change = after - before
             lines.append(
@@ -106,22 +88,6 @@ def rows(
                 f"| {cosine.min():.5f} | {np.percentile(cosine, 1):.5f} | {cosine.mean():.6f}"
             )
     return lines
-
-
-def lowered(model: onnx.ModelProto, form: str, calibration: np.ndarray) -> onnx.ModelProto:
-    """The FP32 graph in another precision, as it is measured here."""
-    if form == "FP32":
-        return model
-    if form == "FP16":
-        return rounding_fp16(to_fp16(model))
-    return quantise(model, calibration, form=form.partition(" ")[2])
-
-
-def embed(model: onnx.ModelProto, artefact: Artefact, images: np.ndarray, folder: Path) -> np.ndarray:
-    """Embeddings in ONNX Runtime, `(N, D)` float32."""
-    path = folder / "model.onnx"
-    write_onnx(model, artefact, path)
-    return embed_in_batches(open_checked(path), images, _BATCH)
 
 
 if __name__ == "__main__":
