@@ -33,17 +33,25 @@ _DISK_ERRORS = frozenset(
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise SanError where `path` cannot be the output, before anything long starts.
 
-    That is: it exists and `force` is false, or the folder that it would stand in cannot be written.
+    That is: it exists and `force` is false, or the folder that it would stand in cannot be written or made. A
+    file is made there and removed, since rights alone do not tell: root has all of them below /proc.
     """
+    path = Path(path)
     if not force and os.path.lexists(path):
         raise SanError(f"{path} exists", do="name another output or give --force to replace it")
-    parent = Path(path).absolute().parent
-    while not parent.exists():
+    parent = path.absolute().parent
+    while not os.path.lexists(parent):
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=parent)
+    except OSError as error:
         raise SanError(
-            f"cannot write {path}: {parent} is no folder that can be written", do="name another output"
-        )
+            f"cannot write {path}: {parent} is no folder that can be written",
+            why=error.strerror or str(error),
+            do="name another output",
+        ) from error
+    os.close(handle)
+    os.unlink(name)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from .artefact import Threshold
 from .errors import SanError
 
 SCHEMA_VERSION = 1
+#: Of recipes, and of checkpoints from before they named one.
+_DEFAULT_MASK = "argmax"
 #: The format's own limit on its header.
 _HEADER_BYTES = 100_000_000
 
@@ -42,6 +44,21 @@ class CheckpointInfo:
     data: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def deploy_mask(self) -> str:
+        """The mask that it is deployed with where nobody asks for another; empty where its masks are not sharp.
+
+        Only the network itself knows its masks for sure, and PyTorch alone can build it. Architecture `san` tells
+        by its settings, and another by a recipe that names something else than the default, which every recipe
+        has.
+        """
+        named = str(self.recipe.get("deploy_mask", _DEFAULT_MASK))
+        if self.arch != "san":
+            return named if named != _DEFAULT_MASK else ""
+        # What is not recorded was the default: a sharp block after each stage.
+        sharp = self.settings.get("gate", "sharp") == "sharp" and self.settings.get("attention", True)
+        return named if sharp else ""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ class FileInfo:
             if self.artefact is None
             else {"input": input_of(self.artefact), "output": output_of(self.artefact)}
         )
-        return asdict(self) | {"path": shown(self.path)} | ports
+        mask = {} if self.checkpoint is None else {"deploy_mask": self.checkpoint.deploy_mask or None}
+        return asdict(self) | {"path": shown(self.path)} | ports | mask
 
 
 def input_of(artefact: Artefact) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _suite(root: Element, ladder: Ladder, stage: Stage) -> Element:
         name = words.clean(check.gate)
         names[name] += 1
         case = _case(suite, stage, name if names[name] == 1 else f"{name} ({names[name]})", seconds)
-        _told(case, stage, check)
+        _told(case, ladder, stage, check)
     if not stage.checks:
         case = _case(suite, stage, stage.name, seconds)
         if skipped:
@@ -84,7 +84,7 @@ def _case(suite: Element, stage: Stage, name: str, seconds: float) -> Element:
     return SubElement(suite, "testcase", name=name, classname=classname, time=_seconds(seconds))
 
 
-def _told(case: Element, stage: Stage, check: Check) -> None:
+def _told(case: Element, ladder: Ladder, stage: Stage, check: Check) -> None:
     told = words.clean(check.told)
     if check.passed:
         _text(SubElement(case, "system-out"), f"{words.measured(check)}\n{told}")
@@ -92,7 +92,7 @@ def _told(case: Element, stage: Stage, check: Check) -> None:
     failure = SubElement(case, "failure", message=words.measured(check), type=words.clean(check.gate))
     _text(
         failure,
-        f"{words.measured(check)}\n{told}\nDo: {words.remedy(stage)}.\n"
+        f"{words.measured(check)}\n{told}\nDo: {words.remedy(stage, ladder.target)}.\n"
         f"Another gate is set with --gate {words.clean(check.gate)}=VALUE.",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +61,8 @@ def run_ladder(
         report(note)
     stages = []
     for rung in (run.artefact, run.preprocessing, run.embeddings, run.masks, run.divergence, run.ranking):
+        if rung == run.masks:
+            run.export(report)
         start = time.perf_counter()
         stage = rung()
         stage = replace(_with_wanted(stage, gates), seconds=time.perf_counter() - start)
@@ -76,12 +78,12 @@ def run_ladder(
 
 
 def verdict(ladder: Ladder) -> GateError | None:
-    """The error that names the gates that failed; None where none did."""
+    """The error that names the gates that failed, each where it is worst; None where none did."""
     if not ladder.failed:
         return None
     worst: dict[str, Check] = {}
     for check in ladder.failed:
-        worst.setdefault(check.gate, check)
+        worst[check.gate] = max(worst.get(check.gate, check), check, key=lambda known: known.excess)
     told = ", ".join(
         f"{check.gate} {check.value:.6g} (at {'least' if check.at_least else 'most'} {check.limit:.6g})"
         for check in worst.values()
@@ -131,6 +133,18 @@ class _Run:
                 progress=progress,
             )
         return self.embedded.stage
+
+    def export(self, report: Callable[[str], None]) -> None:
+        """Make a checkpoint's graph, which two rungs look into, so that neither is timed with it.
+
+        Where that fails, those rungs say so.
+        """
+        if not self.sides.reference.checkpoint:
+            return
+        with suppress(SanError):
+            if self.sides.has_graphs:
+                report("exporting the reference's graph, to compare masks and layers")
+                _ = self.sides.reference_graph
 
     def masks(self) -> Stage:
         mask = self.sides.target.artefact.mask

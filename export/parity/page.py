@@ -94,7 +94,7 @@ def _context(ladder: Ladder) -> dict[str, Any]:
         "target": target,
         "sides": _sides(ladder),
         "tiles": _tiles(ladder),
-        "missed": [_missed(stage) for stage in ladder.stages if not stage.passed],
+        "missed": [_missed(stage, ladder) for stage in ladder.stages if not stage.passed],
         "rungs": [_rung(stage) for stage in ladder.stages],
         "gates": [_gate(check) for stage in ladder.stages for check in stage.checks],
         "crops": [],
@@ -149,7 +149,9 @@ def _tiles(ladder: Ladder) -> list[dict[str, str]]:
                 told = f"points, {words.points(before)} to {words.points(after)} %"
                 tiles.append(_tile("Rank-1", _change(after - before), told))
             else:
-                tiles.append(_tile("Same nearest crop", words.share(figures.top1_agreement), "of all crops"))
+                tiles.append(
+                    _tile("Same nearest tracklet", words.share(figures.top1_agreement), "of all crops")
+                )
     return tiles
 
 
@@ -170,12 +172,12 @@ def _gates_told(ladder: Ladder) -> str:
     return f"{len(ladder.stages) - skipped} of {words.count(len(ladder.stages), 'rung')} ran, {seconds:.1f} s"
 
 
-def _missed(stage: Stage) -> dict[str, Any]:
+def _missed(stage: Stage, ladder: Ladder) -> dict[str, Any]:
     failed = [check for check in stage.checks if not check.passed]
     return {
         "measured": "; ".join(map(words.measured, failed)),
         "told": [words.clean(check.told) for check in failed],
-        "remedy": _sentence(words.remedy(stage)),
+        "remedy": _sentence(words.remedy(stage, ladder.target)),
     }
 
 
@@ -254,17 +256,7 @@ def _embeddings(figures: EmbeddingFigures, checks: Sequence[Check]) -> dict[str,
         "histogram": plots.cosines(figures, gates),
         "without": f"{words.count(unknown, 'row')} without a cosine: NaN or infinity." if unknown else "",
         "worst": [(words.clean(name), words.cosine(value)) for name, value in figures.worst[:_WORST]],
-        "batches": [
-            (
-                f"{row.batch}, {row.why}",
-                words.number(row.crops),
-                words.cosine(row.min_cosine),
-                words.cosine(row.p1_cosine),
-                words.cosine(row.mean_cosine),
-                words.small(row.max_abs),
-            )
-            for row in figures.batches
-        ],
+        "batches": words.batches(figures),
         "embeddings_told": f"A crop in another batch or among others: row cosine at least "
         f"{words.cosine(figures.invariance)}. {words.share(figures.equal_rows)} of the rows are equal up to "
         f"rounding. Norms before anything normalises them are off 1 by at most {words.small(figures.norm_error)}. "
@@ -368,7 +360,9 @@ def _divergence(figures: DivergenceFigures) -> dict[str, Any]:
                 "local": words.small(layer.local),
                 "allowed": words.small(layer.allowed),
                 "carried": "" if math.isnan(layer.carried) else words.small(layer.carried),
+                "weights": words.figure(layer.weights),
                 "differs": layer.differs,
+                "by_weights": words.by_weights(layer),
                 "first": layer == first,
             }
             for layer in figures.layers[:_ROWS]

@@ -67,6 +67,7 @@ def compare_ranking(
     _, track = np.unique(np.array(tracks), return_inverse=True)
     if track.max() + 1 < _TRACKLETS:
         track = np.arange(len(reference))
+        notes.append(f"With fewer than {_TRACKLETS} tracklets, each crop stands for a tracklet of its own.")
     alike, same, overlap = _neighbours(reference, target, track)
     if track.max() + 1 < len(track):
         notes.append(

@@ -6,6 +6,7 @@ and the JUnit file are made of; its `checks` are the figures that a gate asks so
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +33,12 @@ class Check:
     limit: float
     at_least: bool
     told: str
+
+    @property
+    def excess(self) -> float:
+        """How far the figure is beyond its limit, above 0 where it misses it; infinite for NaN."""
+        excess = self.limit - self.value if self.at_least else self.value - self.limit
+        return math.inf if math.isnan(excess) else excess
 
     @property
     def passed(self) -> bool:
@@ -353,8 +360,10 @@ class RankingFigures:
         queries: that count.
         reference, target: `{rank1, mean_ap, mean_inp}` in percent; empty without labels.
         won, lost: queries whose first answer became right, and wrong.
-        top1_agreement: share of the crops whose nearest other crop is the same one.
-        top10_overlap: mean share of the ten nearest that both have.
+        top1_agreement: share of the crops whose nearest crop of another tracklet is of the same tracklet on both
+            sides. A crop's own tracklet is left out, and crops of one tracklet count as one; where there are next to
+            no tracklets, each crop stands for itself (`ranking.compare_ranking`).
+        top10_overlap: mean share of the ten nearest that both have, counted likewise.
     """
 
     labelled: bool

@@ -16,10 +16,9 @@ from onnx import TensorProto
 
 from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact, from_metadata, sha256_file
 from san_deploy.backends import PLANS, open_backend
-from san_deploy.backends.onnxruntime import CPU, CUDA, int8_entries, missing_provider
+from san_deploy.backends.onnxruntime import CUDA, int8_entries, missing_provider, open_cpu
 from san_deploy.backends.plan import read_plan
 from san_deploy.errors import SanError, UsageError
-from san_deploy.ort import onnxruntime, quiet_options
 from san_deploy.preprocess import RESIZE
 from san_deploy.shown import shown
 
@@ -28,7 +27,7 @@ from ..graph import view
 from ..rounding import rounding_fp16
 
 if TYPE_CHECKING:
-    from san_deploy.train.models import SharpAttentionNetwork
+    from san_deploy.train.models import Network
 
     from .probes import MaskProbe
 
@@ -97,7 +96,7 @@ class Sides:
     graph_notes: list[str] = field(default_factory=list)
 
     @cached_property
-    def network(self) -> SharpAttentionNetwork:
+    def network(self) -> Network:
         """The reference's network; of a checkpoint alone. Needs PyTorch."""
         from san_deploy.train.checkpoint import load_checkpoint
 
@@ -152,7 +151,7 @@ class Sides:
         """
         if self.own_graph is not None:
             return self.own_graph
-        if self.target.artefact.precision == "fp16" and self.reference.artefact.precision == "fp32":
+        if self._stands_in:
             self.graph_notes.append(
                 "The ONNX file that the engine was built from is not here: layers and masks are of the reference "
                 "converted to FP16, not of the engine."
@@ -162,6 +161,20 @@ class Sides:
             f"the ONNX file that {self.target.path.name} was built from is not beside it",
             do="give it: --onnx FILE",
         )
+
+    @property
+    def _stands_in(self) -> bool:
+        """Whether the reference can show what an engine computes."""
+        return self.target.artefact.precision == "fp16" and self.reference.artefact.precision == "fp32"
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether there is a `target_graph`, to hold against the reference's.
+
+        Raises:
+            SanError: what the engine was built from cannot be read.
+        """
+        return self.own_graph is not None or self._stands_in
 
     def mask_probe(self) -> MaskProbe:
         """What the reference's masks are: PyTorch's own for a checkpoint."""
@@ -259,7 +272,7 @@ class RawOnnx:
     def __init__(self, data: bytes, path: Path, artefact: Artefact) -> None:
         self._path = path
         self._artefact = artefact
-        self._session = _session(data, path, int8_entries(artefact))
+        self._session = open_cpu(data, path, entries=int8_entries(artefact))
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """`(n, H, W, 3)` uint8 BGR to whatever the graph gives, float32; SanError where it fails."""
@@ -358,7 +371,7 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> Side:
     data = path.read_bytes()
     if not data:
         raise SanError(f"model {path} is empty", do="fetch it again, or " + _EXPORT)
-    metadata = _session(data, path, {}).get_modelmeta().custom_metadata_map
+    metadata = open_cpu(data, path).get_modelmeta().custom_metadata_map
     artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
     if artefact.engine is not None:
         raise SanError(f"{path} says that it is an engine", do=_EXPORT)
@@ -372,23 +385,6 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> Side:
     return Side(
         path, artefact, f"{name}, FP16's roundings put in", measured, model=model, as_it_is=raw, notes=(note,)
     )
-
-
-def _session(data: bytes, path: Path, entries: dict[str, str]) -> onnxruntime.InferenceSession:
-    options = quiet_options()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=[CPU])
-    except Exception as error:  # its exceptions have no common base but this
-        raise SanError(
-            f"model {path} cannot be opened: it is cut short, or not an ONNX file that runs here",
-            why=_first_line(error),
-            do="fetch it again, or " + _EXPORT,
-        ) from error
-    session.disable_fallback()
-    return session
 
 
 def _load(data: bytes, path: Path) -> onnx.ModelProto:

@@ -98,18 +98,8 @@ def _facts(figures: ArtefactFigures) -> list[str]:
 
 
 def _embeddings(figures: EmbeddingFigures) -> list[str]:
-    rows = [
-        (
-            f"{batch.batch} ({batch.why})",
-            words.number(batch.crops),
-            words.cosine(batch.min_cosine),
-            words.cosine(batch.p1_cosine),
-            words.cosine(batch.mean_cosine),
-            words.small(batch.max_abs),
-        )
-        for batch in figures.batches
-    ]
-    told = _columns(("batch", "crops", "minimum", "1st perc.", "mean", "difference"), rows)
+    titles = ("batch", "crops", "minimum", "1st perc.", "mean", "difference")
+    told = _columns(titles, words.batches(figures))
     told += _rows(
         "",
         f"a crop in another batch: row cosine at least {words.cosine(figures.invariance)}; "
@@ -201,7 +191,7 @@ def _missed(ladder: Ladder) -> list[str]:
         for check in failed:
             told += _rows("missed", f"{words.measured(check)}: {words.clean(check.told)}")
         if failed:
-            told += _rows("do", words.remedy(stage))
+            told += _rows("do", words.remedy(stage, ladder.target))
     return (
         ["", *told, *_rows("", "another gate is set with --gate NAME=VALUE, none with NAME=off")]
         if told

@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from san_deploy.train.attention import SharpAttention
 from san_deploy.train.data import normalise
+from san_deploy.train.models import Network
 from torch import Tensor, nn
 
 from .probes import BlockValues, MaskProbe
 
 
-def torch_probe(network: nn.Module, mask: str) -> MaskProbe:
+def torch_probe(network: Network, mask: str) -> MaskProbe:
     """Look into the sharp blocks of a network.
 
     Args:
-        network: of `train.models`, on any device; after each call its mode, training flag and blocks are what they
+        network: on any device; after each call its mode, training flag and blocks are what they
             were.
         mask: how masks are drawn, as in `Artefact.mask`.
 
@@ -29,7 +30,7 @@ def torch_probe(network: nn.Module, mask: str) -> MaskProbe:
 
 
 class _TorchProbe:
-    def __init__(self, network: nn.Module, mask: str) -> None:
+    def __init__(self, network: Network, mask: str) -> None:
         self._network = network
         self._mask = mask
         found = {

@@ -12,6 +12,7 @@ from san_deploy.shown import shown
 
 from .result import (
     ArtefactFigures,
+    BatchRows,
     BlockFlips,
     Check,
     DivergenceFigures,
@@ -31,12 +32,10 @@ _HELP = {
     "artefact": "san info TARGET says what the file is; export it again from the reference",
     "preprocessing": "decode and resize on both sides with san_deploy.images.read_image and "
     "san_deploy.preprocess.resize_crop",
-    "embeddings": "the masks and the first divergence say where it comes from; if it is flipped bits, export with "
-    "--mask ramp:0.0625 or in a higher precision",
-    "masks": "export with --mask ramp:0.0625, whose masks move instead of flipping, or in a higher precision",
     "divergence": "mend what is different there and export again",
-    "ranking": "export in a higher precision or with --mask ramp:0.0625",
 }
+#: A mask of whose bits few are neither 0 nor 1.
+_RAMP = "ramp:0.0625"
 
 
 @dataclass(frozen=True)
@@ -182,14 +181,49 @@ def setting(check: Check) -> str:
     return f"--gate {clean(check.gate)}={check.limit:.10g}"
 
 
-def remedy(stage: Stage) -> str:
-    """What to do about a rung that fails."""
+def remedy(stage: Stage, target: Mapping[str, Any]) -> str:
+    """What to do about a rung that fails.
+
+    Args:
+        stage: the rung.
+        target: `Ladder.target`, whose mask and precision say what is left to choose.
+    """
     figures = stage.figures
     if isinstance(figures, DivergenceFigures) and figures.first is not None:
         return f"mend {layer(figures.first)} and export again"
-    if isinstance(figures, MaskFigures) and figures.mask != "argmax":
-        return "export in a higher precision; the first divergence says where the difference begins"
-    return _HELP.get(stage.name, "export again")
+    if stage.name not in ("embeddings", "masks", "ranking"):
+        return _HELP.get(stage.name, "export again")
+    # Without a sharp mask, that rung is left out.
+    masked = stage.name == "embeddings" and target.get("mask") not in ("none", "soft")
+    tell = "the masks and the first divergence say" if masked else "the first divergence says"
+    told = f"{tell} where the difference begins"
+    milder = _milder(target)
+    return f"{told}; if that is rounding, export {milder}" if milder else told
+
+
+def _milder(target: Mapping[str, Any]) -> str:
+    """How to export so that rounding does less than in the target; empty where nothing is left to choose."""
+    kind, _, width = str(target.get("mask", "")).partition(":")
+    precision = str(target.get("precision", "")).upper()
+    ways = []
+    if kind == "argmax":
+        ways.append(f"with --mask {_RAMP}, whose masks move instead of flipping")
+    elif kind == "ramp" and (wider := _wider(width)):
+        ways.append(f"with a wider ramp, such as --mask {wider}")
+    if precision == "INT8":
+        ways.append("calibrated on more crops of your own cameras (--calib DIR)")
+    if precision != "FP32":
+        ways.append("in a higher precision")
+    return ", ".join(ways[:-1]) + (" or " if len(ways) > 1 else "") + "".join(ways[-1:])
+
+
+def _wider(width: str) -> str:
+    """The ramp of twice the width, which 1 bounds; empty where there is none."""
+    try:
+        known = float(width)
+    except ValueError:
+        return ""
+    return f"ramp:{min(1.0, 2 * known):g}" if 0 < known < 1 else ""
 
 
 def layer(item: LayerError) -> str:
@@ -199,8 +233,16 @@ def layer(item: LayerError) -> str:
 
 
 def error(item: LayerError) -> str:
-    """How far a layer is off, and how far it may be."""
-    return f"error {small(item.local)}, rounding explains {small(item.allowed)}"
+    """How far a layer is off, and how far it may be; its weights where they alone are off."""
+    told = f"error {small(item.local)}, rounding explains {small(item.allowed)}"
+    if by_weights(item):
+        told += f"; a weight is off by {figure(item.weights)} times what its rounding explains"
+    return told
+
+
+def by_weights(item: LayerError) -> bool:
+    """Whether a layer differs by its weights alone, which rounding of what it computes would hide."""
+    return item.differs and item.local <= item.allowed
 
 
 def decided(stage: Stage) -> str:
@@ -250,6 +292,24 @@ def least(values: Iterable[float]) -> float:
     return min(values, key=lambda value: -math.inf if math.isnan(value) else value)
 
 
+def batches(figures: EmbeddingFigures) -> list[tuple[str, ...]]:
+    """A row of figures for each batch size: the size and why, crops, least, 1st percentile and mean cosine,
+    largest difference.
+    """
+    return [_batch(row) for row in figures.batches]
+
+
+def _batch(row: BatchRows) -> tuple[str, ...]:
+    return (
+        f"{row.batch} ({clean(row.why)})",
+        number(row.crops),
+        cosine(row.min_cosine),
+        cosine(row.p1_cosine),
+        cosine(row.mean_cosine),
+        small(row.max_abs),
+    )
+
+
 def _flips(figures: MaskFigures) -> str:
     if not figures.blocks:
         return "no sharp block"
@@ -296,8 +356,9 @@ def _ranking(figures: RankingFigures) -> str:
 
 
 def neighbours(figures: RankingFigures) -> str:
-    """Whether a crop's nearest others are the same."""
+    """Whether a crop's nearest of other tracklets are the same."""
     return (
-        f"the nearest other crop is the same for {share(figures.top1_agreement)}, of the ten nearest "
-        f"{share(figures.top10_overlap)} are shared"
+        f"the nearest crop of another tracklet is of the same tracklet on both sides for "
+        f"{share(figures.top1_agreement)}; of the ten nearest {share(figures.top10_overlap)} are shared, crops of "
+        "one tracklet taken as one"
     )

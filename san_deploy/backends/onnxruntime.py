@@ -90,13 +90,13 @@ class OnnxRuntime:
         data = _read(path)
         self._path = path
         # On the CPU first, in any case: whether the file is whole does not depend on what a GPU makes of it.
-        self._session = _open(data, path, optimise=device is None)
+        self._session = open_cpu(data, path, optimise=device is None)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
         check_sidecar(self.artefact, path)
         _check_graph(self._session, self.artefact, path)
         if device is None and (entries := int8_entries(self.artefact)):
-            self._session = _open(data, path, entries=entries)
+            self._session = open_cpu(data, path, entries=entries)
         self.note = _note(self.artefact, path, asked)
         if device is None:
             self._pool = ThreadPoolExecutor(threads, "san-onnxruntime")
@@ -221,9 +221,20 @@ def _options() -> onnxruntime.SessionOptions:
     return options
 
 
-def _open(
+def open_cpu(
     data: bytes, path: Path, *, optimise: bool = True, entries: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
+    """A session on the CPU, run by one thread.
+
+    Args:
+        data: of the ONNX file.
+        path: for messages.
+        optimise: fuse operators; without, to look at the file alone.
+        entries: settings of the session besides, as `int8_entries` gives them.
+
+    Raises:
+        SanError: ONNX Runtime refuses the file.
+    """
     options = _options()
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)

@@ -145,6 +145,7 @@ def _checkpoint(info: CheckpointInfo, parameters: int) -> list[words.Row]:
     rows = [
         ("network", f"{info.arch}: {_settings(info.settings)}"),
         ("", f"{parameters / 1e6:.2f} M parameters"),
+        *([("mask", f"{info.deploy_mask}, unless --mask asks for another")] if info.deploy_mask else []),
         ("trained", f"{info.epoch} epochs, resize {info.resize}"),
     ]
     rows += [("", f"on {line}") for line in info.data]

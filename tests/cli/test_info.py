@@ -389,6 +389,19 @@ def test_a_checkpoint(san: San, checkpoint: Path) -> None:
         assert part in out, part
     told = json.loads(san("info", checkpoint, "--json").out)
     assert told["parameters"] == 10_000 and told["checkpoint"]["epoch"] == 20 and told["artefact"] is None
+    # It is from before recipes named a mask.
+    assert "argmax, unless --mask asks for another" in out and told["deploy_mask"] == "argmax"
+
+
+def test_the_mask_of_a_checkpoint(san: San, tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "a.safetensors"
+    told = {"arch": "san", "resize": "r", "epoch": 1, "schema_version": 1, "settings": {}}
+    for gate, mask in (("sharp", "ramp:0.0625"), ("soft", None)):
+        description = told | {"settings": {"gate": gate}, "recipe": {"deploy_mask": "ramp:0.0625"}}
+        library.save_file({"a": np.ones(1, np.float32)}, path, {"san": json.dumps(description)})
+        assert ("ramp:0.0625, unless" in san("info", path).out) == (mask is not None)
+        assert json.loads(san("info", path, "--json").out)["deploy_mask"] == mask
 
 
 def test_a_checkpoint_and_another_description(san: San, checkpoint: Path) -> None:

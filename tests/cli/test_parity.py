@@ -156,6 +156,7 @@ def test_what_cannot_be_compared_is_one_line(san: San, files: Files, tmp_path: P
         (1, (files.fp32, files.fp16, *crops, "--labels", labels), "does not say who is on"),
         (1, (files.fp32, files.fp16, *crops, "--json", tmp_path), "is a folder"),
         (1, (files.fp32, files.fp16, *crops, "--html", labels), "exists"),
+        (1, (files.fp32, files.fp16, *crops, "--html", labels / "a.html"), "no folder that can be written"),
         (2, (tmp_path / "engine.engine", files.fp32, *crops), "is an engine"),
         (2, (files.fp32, files.checkpoint, *crops), "san export"),
         (2, (files.fp32, files.fp16, *crops, "--mask", "argmax"), "part of the file"),
@@ -167,7 +168,7 @@ def test_what_cannot_be_compared_is_one_line(san: San, files: Files, tmp_path: P
         result = san("parity", *arguments, code=code)
         lines = [line for line in result.err.splitlines() if line.startswith("Error: ")]
         assert len(lines) == 1 and any(part in lines[0] for part in message.split("|")), result.err
-        assert result.out == ""
+        assert result.out == "" and "Comparing" not in result.err
 
 
 def test_labels_beside_the_crops(san: San, files: Files, tmp_path: Path) -> None:  # noqa: F811

@@ -83,11 +83,28 @@ def test_refuse_existing_sees_a_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SanError, match="no folder that can be written"):
-        refuse_existing(tmp_path / "file" / "a.npz", force=True)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(SanError, match="no folder that can be written"):
+    (tmp_path / "dangling").symlink_to("nowhere")
+    refuse_existing(tmp_path / "new" / "a.npz", force=False)
+    assert names(tmp_path) == ["dangling", "file"]
+    for path in ("file/a.npz", "file/new/a.npz", "dangling/a.npz", "a" * 300 + ".npz"):
+        with pytest.raises(SanError, match="no folder that can be written"):
+            refuse_existing(tmp_path / path, force=True)
+
+    def denied(*arguments: object, **named: object) -> None:  # root may write everywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("san_deploy.atomic.tempfile.mkstemp", denied)
+    with pytest.raises(SanError, match=r"no folder that can be written. Permission denied"):
         refuse_existing(tmp_path / "a.npz", force=False)
+
+
+@pytest.mark.parametrize("path", ["/proc/a.html", "/proc/new/a.html"])
+def test_refuse_existing_tries_to_write(path: str) -> None:
+    """Root has all rights there, and can make no file."""
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(SanError, match=r"cannot write /proc/.*no folder that can be written"):
+        refuse_existing(Path(path), force=False)
 
 
 def test_folder_appears_when_it_is_whole(tmp_path: Path) -> None:

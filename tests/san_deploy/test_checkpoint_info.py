@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from san_deploy.checkpoint_info import read_header, read_info
+from san_deploy.checkpoint_info import CheckpointInfo, read_header, read_info
 from san_deploy.errors import SanError
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -49,6 +49,25 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
     info = read_info(tmp_path / "a.safetensors", header.description)
     assert (info.arch, info.epoch, info.recipe) == ("san", 3, {})
     assert info.threshold is not None and info.threshold.source == "drawn people"
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "recipe", "mask"),
+    [
+        ("san", {}, {}, "argmax"),
+        ("san", {"gate": "sharp", "attention": [1]}, {"deploy_mask": "ramp:0.0625"}, "ramp:0.0625"),
+        ("san", {"gate": "soft"}, {"deploy_mask": "argmax"}, ""),
+        ("san", {"attention": []}, {"deploy_mask": "ramp:0.0625"}, ""),
+        # The default, which the recipes of all networks have.
+        ("ha-cnn", {}, {"deploy_mask": "argmax"}, ""),
+        ("ha-cnn", {}, {}, ""),
+        ("later", {}, {"deploy_mask": "expected"}, "expected"),
+    ],
+)
+def test_the_mask_that_it_is_deployed_with(
+    arch: str, settings: dict[str, Any], recipe: dict[str, Any], mask: str
+) -> None:
+    assert CheckpointInfo(arch, settings, "", 1, recipe).deploy_mask == mask
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def ranking(*, labelled: bool = True, drop: float = 0.04) -> Stage:
     figures = RankingFigures(
         labelled, 480, before if labelled else {}, after if labelled else {}, 1, 3, 0.996, 0.981
     )
-    checks = [Check("top1_agreement", 0.996, 0.99, True, "crops whose nearest other crop is the same")]
+    checks = [Check("top1_agreement", 0.996, 0.99, True, "crops with the same nearest neighbour")]
     if labelled:
         checks.insert(0, Check("rank1_drop", drop, 0.1, False, "points of rank-1 lost"))
     return Stage("ranking", figures, tuple(checks), seconds=0.9)

@@ -4,19 +4,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from san_deploy.export.parity.gates import GATES_OF, NAMES, Gates, make_gates
 from san_deploy.export.parity.ladder import run_ladder, verdict
 from san_deploy.export.parity.result import (
     STAGES,
     BlockFlips,
+    Check,
     DivergenceFigures,
     Ladder,
     LayerError,
     MaskFigures,
+    Stage,
 )
 from san_deploy.export.parity.sample import Sample, choose
 from san_deploy.export.parity.sides import Sides, open_sides
@@ -128,6 +132,57 @@ def test_a_gate_that_was_asked_for_and_not_measured_fails(
     assert check.gate == "flipped" and np.isnan(check.value) and "not measured" in check.told
     assert any(line.startswith("masks: FAILED flipped") for line in lines)
     assert frozenset().union(*GATES_OF.values()) == set(NAMES) and list(GATES_OF) == list(STAGES)
+
+
+@pytest.mark.parametrize(
+    ("values", "at_least", "told"),
+    [
+        ((0.9, 0.5, 0.7), True, "0.5 (at least"),
+        ((2.0, 9.0, 3.0), False, "9 (at most"),
+        ((0.9, float("nan"), 0.1), True, "nan (at least"),
+    ],
+)
+def test_the_worst_check_of_a_gate_is_named(values: tuple[float, ...], at_least: bool, told: str) -> None:
+    checks = tuple(Check("mean_cosine", value, 0.99 if at_least else 1.0, at_least, "") for value in values)
+    sides = {"file": "reference.onnx"}, {"file": "target.onnx"}
+    error = verdict(Ladder(*sides, 10, "drawn", (Stage("embeddings", None, checks),)))
+    assert isinstance(error, GateError)
+    assert f"mean_cosine {told}" in error.message and error.message.count("mean_cosine") == 1
+
+
+def test_a_checkpoints_graph_is_made_once_between_the_rungs(
+    files: Files, sample: Sample, fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that nothing but the export moves."""
+    now, told = [0.0], list[str]()
+    made: list[str] = []
+
+    def to_onnx(*arguments: Any, **named: Any) -> onnx.ModelProto:
+        now[0] += 100
+        made.append(told[-1])
+        return files.model
+
+    monkeypatch.setattr("san_deploy.export.onnx.to_onnx", to_onnx)
+    monkeypatch.setattr("san_deploy.export.parity.ladder.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    sides = open_sides(files.checkpoint, files.fp32)
+    gates = make_gates(sides.target.artefact, sides.reference.artefact.mask)
+    ladder = run_ladder(sides, sample, gates, report=told.append)
+    assert made == ["exporting the reference's graph, to compare masks and layers"]
+    assert all(stage.figures is not None and stage.seconds == 0 for stage in ladder.stages)
+    assert fakes["layers of"][0][0] is files.model
+
+
+def test_a_graph_that_cannot_be_made_is_told_by_its_rungs(
+    files: Files, sample: Sample, fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_onnx(*arguments: Any, **named: Any) -> onnx.ModelProto:
+        raise SanError("an operator is not allowed")
+
+    monkeypatch.setattr("san_deploy.export.onnx.to_onnx", to_onnx)
+    ladder = climb(open_sides(files.checkpoint, files.fp32), sample)
+    (check,) = ladder.failed
+    assert check.gate == "divergence" and "an operator is not allowed" in check.told
+    assert any("No certificate: an operator is not allowed" in note for note in ladder.stages[3].notes)
 
 
 @pytest.mark.parametrize(

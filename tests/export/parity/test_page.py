@@ -157,7 +157,7 @@ def test_figures_are_told(pages: Callable[[str], str]) -> None:
     assert isinstance(rows, EmbeddingFigures)
     for row in rows.batches:
         cells = [
-            f"{row.batch}, {row.why}",
+            f"{row.batch} ({row.why})",
             f"{row.min_cosine:.7f}",
             f"{row.p1_cosine:.7f}",
             f"{row.mean_cosine:.7f}",
@@ -176,6 +176,19 @@ def test_a_first_divergence_that_is_no_common_layer(tmp_path: Path) -> None:
     text = written(made.ladder(replace(stage, figures=replace(rung, first=first))), tmp_path)
     assert "The target lacks the L2 norm" in text and "Div embedding" in text
     assert "<dt>Layers apart</dt><dd>1<" in text
+
+
+def test_a_weight_that_is_off_is_told(tmp_path: Path) -> None:
+    stage = made.divergence(9)
+    rung = figures(stage, DivergenceFigures)
+    assert isinstance(rung, DivergenceFigures)
+    first = replace(rung.layers[4], weights=37.5)
+    layers = (*rung.layers[:4], first, *rung.layers[5:])
+    text = written(made.ladder(replace(stage, figures=replace(rung, layers=layers, first=first))), tmp_path)
+    assert "; a weight is off by 37.5 times what its rounding explains; looked at" in text
+    (row,) = [row for row in re.findall(r"<tr[ >].*?</tr>", text) if 'class="first"' in row]
+    # The cell of the reason alone is red.
+    assert re.findall(r'class="bad">([^<]*)<', row) == ["37.5"]
 
 
 def test_the_size_is_bounded(tmp_path: Path) -> None:

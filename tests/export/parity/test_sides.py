@@ -15,7 +15,7 @@ from san_deploy.export.rounding import rounding_fp16
 from san_deploy.train.evaluate import embed
 from san_deploy.train.models import SharpAttentionNetwork
 
-from san_deploy.artefact import Engine, sha256_file, write_sidecar
+from san_deploy.artefact import Calibration, Engine, sha256_file, write_sidecar
 from san_deploy.backends.cuda import Device
 from san_deploy.errors import SanError, UsageError
 
@@ -78,6 +78,27 @@ def test_a_broken_sidecar_does_not_keep_a_target_from_being_looked_at(files: Fil
     assert open_sides(files.fp32, target).target.artefact.sha256 == sha256_file(target)
 
 
+def test_sessions_have_one_thread_and_what_int8_needs(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from san_deploy.ort import onnxruntime
+
+    opened: list[onnxruntime.SessionOptions] = []
+    real = onnxruntime.InferenceSession
+
+    def session(data: bytes, options: onnxruntime.SessionOptions, **named: object) -> object:
+        opened.append(options)
+        return real(data, options, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    told = Calibration(8, "c" * 64, "ward", 0, "percentile", "tensorrt", rest="fp16")
+    target = files.write(tmp_path / "int8.onnx", files.model, precision="int8", calibration=told)
+    open_sides(files.fp32, target)
+    assert {(item.intra_op_num_threads, item.inter_op_num_threads) for item in opened} == {(1, 1)}
+    # The target is read, and then opened as it runs.
+    assert opened[1].get_session_config_entry("session.disable_quant_qdq") == "1"
+
+
 def test_a_device_that_was_named_is_never_replaced(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda", "cuda:1"):
         with pytest.raises(SanError, match=r"no NVIDIA driver|CUDAExecutionProvider"):
@@ -120,6 +141,7 @@ def test_without_that_file_the_reference_stands_in_for_fp16_alone(files: Files, 
     assert any("not the file that it was built from" in note for note in sides.graph_notes)
     assert sides.target_graph.graph.node == rounded.graph.node
     assert any("of the reference converted to FP16" in note for note in sides.graph_notes)
+    assert sides.has_graphs and not engine_sides(files, tmp_path / "none", precision="fp32").has_graphs
     with pytest.raises(SanError, match="--onnx FILE"):
         engine_sides(files, tmp_path / "none", precision="fp32").target_graph  # noqa: B018
 

@@ -7,7 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from san_deploy.export.parity import words
-from san_deploy.export.parity.result import STAGES, Check, EmbeddingFigures, Ladder, MaskFigures, Stage
+from san_deploy.export.parity.result import (
+    STAGES,
+    Check,
+    DivergenceFigures,
+    EmbeddingFigures,
+    Ladder,
+    MaskFigures,
+    Stage,
+)
 from san_deploy.export.parity.table import WIDTH, lines
 
 from . import made
@@ -90,6 +98,20 @@ def test_every_miss_is_told_with_what_to_do() -> None:
     assert sum(line.startswith("do ") for line in end) == 5
     assert "--gate NAME=VALUE" in end[-1]
     assert not any(line.startswith(("missed", "do ")) for line in lines(made.ladder()))
+
+
+def test_a_weight_that_is_off_and_neighbours_are_told() -> None:
+    stage = made.divergence(9)
+    assert isinstance(stage.figures, DivergenceFigures)
+    layers = tuple(
+        replace(layer, weights=37.5) if place in (4, 6) else layer
+        for place, layer in enumerate(stage.figures.layers)
+    )
+    figures = replace(stage.figures, layers=layers, first=layers[4])
+    told = lines(made.ladder(replace(stage, figures=figures, checks=()), made.ranking(labelled=False)))
+    text = " ".join(" ".join(told).split())
+    assert text.count("; a weight is off by 37.5 times what its rounding explains") == 2
+    assert "the nearest crop of another tracklet is of the same tracklet on both sides" in text
 
 
 def test_blocks_have_their_flips() -> None:
