@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from san_deploy.export.check import row_cosine
-from san_deploy.export.checkpoint import describe
 from san_deploy.export.crops import CheckCrops, draw_crops
 from san_deploy.export.deployed import DeployedNetwork
-from san_deploy.export.engine import build_engine
 from san_deploy.export.fp16 import to_fp16
 from san_deploy.export.graph import PRODUCTS, view
 from san_deploy.export.int8 import never_quantised, quantise
@@ -25,16 +21,13 @@ from san_deploy.export.onnx import to_onnx
 from san_deploy.export.operands import count_operands
 from san_deploy.export.operators import check_operators
 from san_deploy.export.rounding import rounding_fp16
-from san_deploy.export.write import write_onnx
 from san_deploy.train.attention import MaskMode
-from san_deploy.train.checkpoint import CheckpointInfo
-from san_deploy.train.data import normalise
 from san_deploy.train.models.ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
 from san_deploy.train.models.ha_cnn_crop import RegionCrop
 from san_deploy.train.models.ha_cnn_units import ConvUnit, HarmoniousAttention
 from torch import Tensor, nn
 
-from san_deploy.artefact import read_sidecar
+from .road import Road, calibrated, furthest, run
 
 SIZE_HW = (160, 64)
 FP16, FP32 = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -48,30 +41,14 @@ NOT_HERE = {
     "ScatterND",
     "Shape",
 }
-#: TensorRT-RTX has no FP32 matrix product for Turing.
-TARGETS = {"fp32": ("sm86", "sm120"), "fp16": ("sm75", "sm86", "sm120"), "int8": ("sm86", "sm120")}
 
 
-def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {"crops": images})[0]
-
-
-def calibrated(network: nn.Module, images: np.ndarray, *, spread: float) -> nn.Module:
-    """Batch norms that have seen `images`, and places that follow from the image, not from the bias alone."""
+def placed(network: nn.Module, images: np.ndarray, *, spread: float) -> None:
+    """Calibrated, with places that follow from the image, not from the bias alone."""
     for module in network.modules():
         if isinstance(module, HarmoniousAttention):
             nn.init.normal_(module.hard.weight, std=spread)
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.momentum = 1.0
-    with torch.no_grad():
-        network.train()(normalise(images, torch.device("cpu")))
-    return network.eval()
+    calibrated(network, images)
 
 
 class OneLevel(nn.Module):
@@ -97,19 +74,9 @@ class OneLevel(nn.Module):
 @pytest.fixture(scope="module")
 def small(crops: CheckCrops) -> tuple[nn.Module, onnx.ModelProto]:
     torch.manual_seed(2)
-    network = calibrated(OneLevel(), crops.images, spread=1.0)
+    network = OneLevel()
+    placed(network, crops.images, spread=1.0)
     return network, to_onnx(DeployedNetwork(network), (64, 32))
-
-
-def same(network: nn.Module, model: onnx.ModelProto, images: np.ndarray) -> float:
-    """Largest difference of ONNX Runtime's rows from PyTorch's, at batches of 1, 3 and all."""
-    with torch.no_grad():
-        rows = network(normalise(images, torch.device("cpu")))
-    reference = nn.functional.normalize(rows, dim=1).numpy()
-    return max(
-        float(np.abs(run(model, images[start:end]) - reference[start:end]).max())
-        for start, end in ((0, 1), (1, 4), (0, len(images)))
-    )
 
 
 def coordinates(model: onnx.ModelProto) -> set[int]:
@@ -125,7 +92,7 @@ def coordinates(model: onnx.ModelProto) -> set[int]:
 
 def test_one_level_runs_as_in_torch(small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops) -> None:
     network, model = small
-    assert same(network, model, crops.images) < 1e-5
+    assert furthest(network, model, crops.images) < 1e-5
     kinds = Counter(node.op_type for node in model.graph.node)
     assert not NOT_HERE & set(kinds) and not check_operators(model)
     assert kinds["MatMul"] == 2 and kinds["Gemm"] == 1
@@ -253,32 +220,29 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def full(images: np.ndarray) -> tuple[HarmoniousAttentionNetwork, onnx.ModelProto]:
+def full(images: np.ndarray) -> Road:
     """The published network, untrained."""
     torch.manual_seed(0)
-    network = calibrated(HarmoniousAttentionNetwork(HaCnnSettings()), images, spread=0.02)
-    assert isinstance(network, HarmoniousAttentionNetwork)
-    return network, to_onnx(DeployedNetwork(network), SIZE_HW)
+    network = HarmoniousAttentionNetwork(HaCnnSettings())
+    placed(network, images, spread=0.02)
+    return Road("ha-cnn", network, to_onnx(DeployedNetwork(network), SIZE_HW), images)
 
 
 @pytest.mark.slow
-def test_the_network_in_every_precision(
-    full: tuple[HarmoniousAttentionNetwork, onnx.ModelProto], images: np.ndarray
-) -> None:
-    network, model = full
-    assert same(network, model, images) < 1e-5
+def test_the_network_in_every_precision(full: Road, images: np.ndarray) -> None:
+    model = full.graph
+    assert full.furthest() < 1e-5
     kinds = Counter(node.op_type for node in model.graph.node)
     assert not NOT_HERE & set(kinds) and not check_operators(model)
     # 73 convolutions, each once: the four regions are one batch.
     assert (kinds["Conv"], kinds["MatMul"], kinds["Gemm"]) == (73, 6, 2)
     assert [item.version for item in model.opset_import] == [18]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
-    rows = run(model, images)
-    half = to_fp16(model)
+    rows, half = full.rows, full.half
     assert count_operands(half).fp16 == 1.0 and not check_operators(half)
     assert row_cosine(run(rounding_fp16(half), images), rows).min() > 0.9998
     for form in ("tensorrt", "cpu"):
-        quantised = quantise(model, images, form=form)
+        quantised = full.quantised if form == "tensorrt" else quantise(model, images, form=form)
         assert count_operands(quantised).int8 > 0.8
         cosine = row_cosine(run(quantised, images), rows)
         assert cosine.min() > 0.93 and np.median(cosine) > 0.965
@@ -288,45 +252,15 @@ def test_the_network_in_every_precision(
 @pytest.mark.slow
 def test_the_global_branch_alone(images: np.ndarray) -> None:
     torch.manual_seed(1)
-    settings = HaCnnSettings(local=False, width=0.5)
-    network = calibrated(HarmoniousAttentionNetwork(settings), images[:8], spread=0.02)
+    settings = HaCnnSettings(local=False, width=0.25)
+    network = HarmoniousAttentionNetwork(settings)
+    placed(network, images[:8], spread=0.02)
     model = to_onnx(DeployedNetwork(network, input_form="float"), SIZE_HW)
-    planar = np.ascontiguousarray(images[:8, ..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
-    with torch.no_grad():
-        rows = network(normalise(images[:8], torch.device("cpu"))).numpy()
-    assert np.abs(run(model, planar) - rows).max() < 1e-5
+    assert furthest(network, model, images[:8]) < 1e-5
     assert not check_operators(model) and not {"Abs", "MatMul"} & {node.op_type for node in model.graph.node}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_tensorrt_builds_it(
-    full: tuple[HarmoniousAttentionNetwork, onnx.ModelProto],
-    images: np.ndarray,
-    precision: str,
-    tmp_path: Path,
-) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: nothing can be built")
-    network, graph = full
-    model = graph
-    if precision == "fp16":
-        model = to_fp16(graph)
-    elif precision == "int8":
-        model = to_fp16(quantise(graph, images, form="tensorrt"))
-    info = CheckpointInfo("ha-cnn", network.settings.as_dict(), "pillow-bicubic-antialias", 0)
-    artefact = describe(network, info, mask="soft", input_form="uint8", checkpoint_sha256="0" * 64)
-    artefact = replace(artefact, precision=precision, operands=count_operands(model), engine=None)
-    write_onnx(model, artefact, tmp_path / "model.onnx")
-    build_engine(
-        tmp_path / "model.onnx",
-        tmp_path / "model.engine",
-        runtime="tensorrt-rtx",
-        batch=(1, 16, 64),
-        targets=TARGETS[precision],
-    )
-    plan = read_sidecar(tmp_path / "model.engine")
-    assert plan.operands is not None and plan.engine is not None
-    assert plan.engine.batch == (1, 16, 64) and plan.engine.sm == TARGETS[precision]
-    share = getattr(plan.operands, precision)
-    assert share == 1.0 if precision != "int8" else share >= 0.8
-    assert share == pytest.approx(getattr(count_operands(model), precision), abs=0.02)
+def test_tensorrt_builds_it(full: Road, precision: str, tmp_path: Path) -> None:
+    full.builds(precision, tmp_path, int8=0.8, batch=(1, 16, 64))

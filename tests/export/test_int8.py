@@ -21,6 +21,8 @@ from san_deploy.export.rounding import rounding_fp16
 from san_deploy.backends import STARTER
 from san_deploy.errors import GateError, SanError
 
+from .road import run
+
 EXPORTS = ("argmax_model", "expected_model", "ramp_model")
 FORMS = ("tensorrt", "cpu")
 Quantised = dict[tuple[str, str], onnx.ModelProto]
@@ -46,18 +48,6 @@ def numbers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return {node.output[0]: node for node in model.graph.node}
-
-
-def run(model: onnx.ModelProto, crops: np.ndarray) -> np.ndarray:
-    if model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT:
-        crops = np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {"crops": crops})[0]
 
 
 def integer_kernels(model: onnx.ModelProto, folder: Path) -> Counter[str]:

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from san_deploy.export.branches import find_branches
@@ -21,7 +20,9 @@ from san_deploy.export.operators import check_operators
 from san_deploy.export.rounding import rounding_fp16
 from san_deploy.train.models import SanSettings, SharpAttentionNetwork
 
-from .test_fmn import SIZE_HW, builds, calibrated, furthest, run
+from .road import Road, calibrated, run
+
+SIZE_HW = (128, 64)
 
 
 def made(images: np.ndarray, gate: str) -> SharpAttentionNetwork:
@@ -49,14 +50,14 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def soft(images: np.ndarray) -> tuple[SharpAttentionNetwork, onnx.ModelProto]:
+def soft(images: np.ndarray) -> Road:
     network = made(images, "soft")
-    return network, to_onnx(DeployedNetwork(network), SIZE_HW)
+    return Road("residual-attention", network, to_onnx(DeployedNetwork(network), SIZE_HW), images)
 
 
-def test_the_graph(soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: np.ndarray) -> None:
-    network, model = soft
-    assert furthest(network, model, images) < 1e-5
+def test_the_graph(soft: Road) -> None:
+    model = soft.graph
+    assert soft.furthest() < 1e-5
     assert not check_operators(model) and [item.version for item in model.opset_import] == [18]
     kinds = Counter(node.op_type for node in model.graph.node)
     # The stem's pooling; three levels, two and one, each with a pooling and an interpolation.
@@ -66,14 +67,12 @@ def test_the_graph(soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: 
     assert kinds["BatchNormalization"] == 12
 
 
-def test_fp16_and_int8_rows(soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: np.ndarray) -> None:
-    _, model = soft
-    rows = run(model, images)
-    half = to_fp16(model)
+def test_fp16_and_int8_rows(soft: Road, images: np.ndarray) -> None:
+    rows, half = soft.rows, soft.half
     assert count_operands(half).fp16 == 1.0 and not check_operators(half)
     assert row_cosine(run(rounding_fp16(half), images), rows).min() > 0.999
     for form in ("tensorrt", "cpu"):
-        quantised = quantise(model, images, form=form)
+        quantised = soft.quantised if form == "tensorrt" else quantise(soft.graph, images, form=form)
         assert count_operands(quantised).int8 >= 0.9
         cosine = row_cosine(run(quantised, images), rows)
         assert cosine.min() > 0.8 and np.median(cosine) > 0.93
@@ -95,9 +94,5 @@ def test_masks_may_be_sharp(images: np.ndarray) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_tensorrt_builds_it(
-    soft: tuple[SharpAttentionNetwork, onnx.ModelProto], images: np.ndarray, precision: str, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: nothing can be built")
-    network, graph = soft
-    builds(network, "residual-attention", graph, images, precision, tmp_path)
+def test_tensorrt_builds_it(soft: Road, precision: str, tmp_path: Path) -> None:
+    soft.builds(precision, tmp_path)

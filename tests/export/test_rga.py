@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -28,6 +28,9 @@ from san_deploy.train.data import normalise
 from san_deploy.train.models.rga import RelationAwareNetwork, RgaSettings
 from san_deploy.train.models.rga_block import RelationAttention, RelationBlock
 from torch import Tensor, nn
+
+from ..tiny_models import tiny_artefact
+from .road import builds, calibrated, furthest, run
 
 SIZE_HW = (64, 32)
 
@@ -52,19 +55,12 @@ class OneBlock(nn.Module):
         return self.neck(self.last(self.block(self.stem(x))).mean((2, 3)))
 
 
-def calibrated(network: nn.Module, crops: CheckCrops) -> nn.Module:
-    network.train()
-    x = normalise(crops.images, torch.device("cpu"))
-    with torch.no_grad():
-        for _ in range(30):
-            network(x)
-    return network.eval()
-
-
 @pytest.fixture(scope="module")
 def small(crops: CheckCrops) -> OneBlock:
     torch.manual_seed(5)
-    return calibrated(OneBlock(), crops)  # type: ignore[return-value]
+    network = OneBlock()
+    calibrated(network, crops.images, momentum=0.1, passes=30)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -72,53 +68,18 @@ def small_model(small: OneBlock) -> onnx.ModelProto:
     return to_onnx(DeployedNetwork(small), SIZE_HW)
 
 
-def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {"crops": images})[0]
+def built(model: onnx.ModelProto, precision: str, folder: Path) -> None:
+    (output,) = model.graph.output
+    dim = output.type.tensor_type.shape.dim[1].dim_value
+    artefact = tiny_artefact(size_hw=SIZE_HW, embedding_dim=dim)
+    folder.mkdir(exist_ok=True)
+    builds(model, artefact, precision, folder, int8=0.15, targets=("sm86",))
 
 
-def agrees_with_torch(network: nn.Module, model: onnx.ModelProto, images: np.ndarray) -> None:
-    """FP32, at batches of 1, 3 and all."""
-    deployed = DeployedNetwork(network)
-    for batch in (images[:1], images[1:4], images):
-        with torch.no_grad():
-            expected = deployed(torch.from_numpy(batch)).numpy()
-        np.testing.assert_allclose(run(model, batch), expected, rtol=0, atol=1e-5)
-
-
-def builds(model: onnx.ModelProto, *, strong: bool = False) -> None:
-    """TensorRT-RTX parses it and builds an engine with a dynamic batch."""
-    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: nothing can be built")
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    assert parser.parse(model.SerializeToString()), [
-        parser.get_error(i).desc() for i in range(parser.num_errors)
-    ]
-    if strong:
-        products = (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
-        layers = [network.get_layer(i) for i in range(network.num_layers)]
-        found = {layer.get_input(i).dtype for layer in layers if layer.type in products for i in range(1)}
-        assert found == {trt.DataType.HALF}
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    shape = list(network.get_input(0).shape)[1:]
-    profile.set_shape("crops", (1, *shape), (4, *shape), (8, *shape))
-    config.add_optimization_profile(profile)
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    assert builder.build_serialized_network(network, config) is not None
-
-
-def test_fp32(small: OneBlock, small_model: onnx.ModelProto, crops: CheckCrops) -> None:
+def test_fp32(small: OneBlock, small_model: onnx.ModelProto, crops: CheckCrops, tmp_path: Path) -> None:
     assert check_operators(small_model) == [] and not find_branches(small_model)
-    agrees_with_torch(small, small_model, crops.images)
-    builds(small_model)
+    assert furthest(small, small_model, crops.images) < 1e-5
+    built(small_model, "fp32", tmp_path)
 
 
 def test_the_graph_has_no_map_no_norm_and_no_shape(small_model: onnx.ModelProto) -> None:
@@ -133,7 +94,7 @@ def test_the_graph_has_no_map_no_norm_and_no_shape(small_model: onnx.ModelProto)
         assert not any(shape[-2:] == (nodes, nodes) for nodes in (128, 40)), name
 
 
-def test_fp16(small_model: onnx.ModelProto, crops: CheckCrops) -> None:
+def test_fp16(small_model: onnx.ModelProto, crops: CheckCrops, tmp_path: Path) -> None:
     half = to_fp16(small_model)
     expected = run(small_model, crops.images)
     for form in (half, rounding_fp16(half)):
@@ -146,7 +107,7 @@ def test_fp16(small_model: onnx.ModelProto, crops: CheckCrops) -> None:
     fp16, fp32 = {TensorProto.FLOAT16}, {TensorProto.FLOAT}
     assert kinds["MatMul"] == kinds["Conv"] == kinds["Sigmoid"] == fp16
     assert kinds["ReduceMean"] == kinds["BatchNormalization"] == fp32
-    builds(half, strong=True)
+    built(half, "fp16", tmp_path)
 
 
 def scaled_up(network: OneBlock, factor: float) -> None:
@@ -186,7 +147,7 @@ def largest_affinity(half: RelationAttention, x: Tensor) -> float:
 
 
 @pytest.mark.parametrize("form", ["tensorrt", "cpu"])
-def test_int8(small_model: onnx.ModelProto, crops: CheckCrops, form: str) -> None:
+def test_int8(small_model: onnx.ModelProto, crops: CheckCrops, form: str, tmp_path: Path) -> None:
     # The embeddings are quantised; what makes a gate of relations is not, nor a product of two values.
     names = candidates(small_model, view(small_model), form)
     relations = {name.removeprefix("network.block.") for name in names if "block" in name}
@@ -203,8 +164,8 @@ def test_int8(small_model: onnx.ModelProto, crops: CheckCrops, form: str) -> Non
     assert row_cosine(run(quantised, crops.images), run(small_model, crops.images)).mean() > 0.98
     if form == "tensorrt":
         assert check_operators(quantised) == []
-        builds(quantised)
-        builds(to_fp16(quantised))
+        built(quantised, "int8", tmp_path / "rest-fp32")
+        built(to_fp16(quantised), "int8", tmp_path / "rest-fp16")
 
 
 def gated(nodes: list[onnx.NodeProto], output: str) -> list[str]:
@@ -286,17 +247,23 @@ def test_a_layer_on_three_features_is_not_taken_for_the_first() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["sc", "s", "c"])
-def test_whole_networks(crops: CheckCrops, variant: str) -> None:
+def test_whole_networks(crops: CheckCrops, variant: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    network = calibrated(RelationAwareNetwork(RgaSettings(variant, 18, 0.125, SIZE_HW)), crops)
+    network = RelationAwareNetwork(RgaSettings(variant, 18, 0.125, SIZE_HW))
+    # With exact statistics, PyTorch's own FP32 rows of `sc` are 2e-5 from those in FP64.
+    calibrated(network, crops.images, momentum=0.1, passes=30)
     model = to_onnx(DeployedNetwork(network), SIZE_HW)
     assert check_operators(model) == []
-    agrees_with_torch(network, model, crops.images)
+    assert furthest(network, model, crops.images) < 1e-5
     expected = run(model, crops.images)
     half = to_fp16(model)
     assert row_cosine(run(rounding_fp16(half), crops.images), expected).min() > 0.998
+    built(half, "fp16", tmp_path / "fp16")
+    if variant != "sc":
+        # Every layer of these stands in `sc` as well.
+        return
+    built(model, "fp32", tmp_path / "fp32")
     quantised = quantise(model, np.concatenate([crops.images, crops.images[:, :, ::-1]]), form="tensorrt")
     # Random weights: a quick training on WARD takes this to 0.997.
     assert row_cosine(run(quantised, crops.images), expected).mean() > 0.85
-    for form in (model, half, quantised):
-        builds(form, strong=form is half)
+    built(quantised, "int8", tmp_path / "int8")

@@ -49,7 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "settings.size_hw": [128, 64],
         "settings.attention": [1, 2, 3],
         "settings.neck": True,
-        "settings.hidden": 512,
+        "settings.hidden": 0,
     },
 }
 
