@@ -123,7 +123,7 @@ def test_rows_stay(request: pytest.FixtureRequest, fixture: str, crops: CheckCro
     assert cosine.min() > (0.8 if flips else 0.999) and np.median(cosine) > 0.999
     # Kept out of the way by ONNX Runtime on a CPU, this rounding shows in the other form.
     cosine = row_cosine(run(rounding_fp16(half), batch)[0], run(model, batch)[0])
-    assert cosine.min() > (0.8 if flips else 0.999) and np.median(cosine) > 0.998
+    assert cosine.min() > (0.8 if flips else 0.997) and np.median(cosine) > 0.998
 
 
 def test_half_the_bytes(argmax_model: onnx.ModelProto) -> None:

@@ -36,6 +36,24 @@ def nodes(model: onnx.ModelProto, *kinds: str) -> list[NodeProto]:
     return [node for node in model.graph.node if node.op_type in kinds]
 
 
+def normalised(model: onnx.ModelProto) -> tuple[str, str]:
+    """The values of the normalisation of the pixels, whatever the exporter calls them: difference, product."""
+    return nodes(model, "Sub")[0].output[0], nodes(model, "Mul")[0].output[0]
+
+
+def with_names_exchanged(model: onnx.ModelProto, first: str, second: str) -> onnx.ModelProto:
+    """The same graph, with the names of two values exchanged."""
+    result = copy(model)
+    other = {first: second, second: first}
+    for node in result.graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                names[place] = other.get(name, name)
+    for item in result.graph.value_info:
+        item.name = other.get(item.name, item.name)
+    return result
+
+
 def with_attribute(model: onnx.ModelProto, value: str, key: str, setting: object) -> onnx.ModelProto:
     """One attribute of the node that makes `value`, set."""
     result = copy(model)
