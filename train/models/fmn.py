@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..attention import MaskMode
 from .outputs import Head, Outputs, SoftMask
-from .resnet import DEPTHS, ResNet
+from .resnet import ResNet, check_resnet
 
 #: What each recipe changes for this architecture, see `recipe.RECIPES`.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -90,14 +90,7 @@ class FmnSettings:
     def __post_init__(self) -> None:
         # JSON gives lists.
         object.__setattr__(self, "size_hw", tuple(self.size_hw))
-        if self.depth not in DEPTHS:
-            raise ValueError(f"depth {self.depth} is none of {sorted(DEPTHS)}")
-        if not 0 < self.width <= 4:
-            raise ValueError(f"width is in (0, 4]; received {self.width}")
-        if len(self.size_hw) != 2 or any(
-            not isinstance(side, int) or not 32 <= side <= 4096 for side in self.size_hw
-        ):
-            raise ValueError(f"size_hw is two whole numbers of 32 to 4096; received {self.size_hw}")
+        check_resnet(self.depth, self.width, self.size_hw)
         if self.low not in (1, 2, 3) or self.high not in (2, 3, 4) or self.low >= self.high:
             raise ValueError(
                 f"low is a stage of 1-3 and high a later one of 2-4; received {self.low} and {self.high}"

@@ -12,6 +12,20 @@ from torch import Tensor, nn
 DEPTHS: dict[int, tuple[int, int, int, int]] = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
+def check_resnet(depth: int, width: float, size_hw: tuple[int, int], *, largest: int = 4096) -> None:
+    """What the settings of a network on a ResNet have in common.
+
+    Raises:
+        ValueError: an unknown depth, a width outside (0, 4], or a size that is not two of 32 to `largest`.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"depth {depth} is none of {sorted(DEPTHS)}")
+    if not 0 < width <= 4:
+        raise ValueError(f"width is in (0, 4]; received {width}")
+    if len(size_hw) != 2 or any(not isinstance(side, int) or not 32 <= side <= largest for side in size_hw):
+        raise ValueError(f"size_hw is two whole numbers of 32 to {largest}; received {size_hw}")
+
+
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 

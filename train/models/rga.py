@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attention import MaskMode
 from .outputs import Head, Outputs, SoftMask
-from .resnet import DEPTHS, ResNet
+from .resnet import ResNet, check_resnet
 from .rga_block import RelationBlock
 
 #: Attention over positions and then channels, over positions, over channels.
@@ -71,15 +71,8 @@ class RgaSettings:
         object.__setattr__(self, "size_hw", tuple(self.size_hw))
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is one of {', '.join(VARIANTS)}; received {self.variant!r}")
-        if self.depth not in DEPTHS:
-            raise ValueError(f"depth {self.depth} is none of {sorted(DEPTHS)}")
-        if not 0 < self.width <= 4:
-            raise ValueError(f"width is in (0, 4]; received {self.width}")
         # A layer of the first block has (H W)^2 / 1024 weights.
-        if len(self.size_hw) != 2 or any(
-            not isinstance(side, int) or not 32 <= side <= 1024 for side in self.size_hw
-        ):
-            raise ValueError(f"size_hw is two whole numbers of 32 to 1024; received {self.size_hw}")
+        check_resnet(self.depth, self.width, self.size_hw, largest=1024)
         if not isinstance(self.neck, bool):
             raise ValueError(f"neck is true or false; received {self.neck!r}")
 
