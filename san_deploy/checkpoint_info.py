@@ -46,6 +46,11 @@ class CheckpointInfo:
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def named_mask(self) -> str:
+        """The mask that the recipe names, whether the network has a choice or not."""
+        return str(self.recipe.get("deploy_mask", _DEFAULT_MASK))
+
+    @property
     def deploy_mask(self) -> str:
         """The mask that it is deployed with where nobody asks for another; empty where its masks are not sharp.
 
@@ -53,7 +58,7 @@ class CheckpointInfo:
         by its settings, and another by a recipe that names something else than the default, which every recipe
         has.
         """
-        named = str(self.recipe.get("deploy_mask", _DEFAULT_MASK))
+        named = self.named_mask
         if self.arch != "san":
             return named if named != _DEFAULT_MASK else ""
         # What is not recorded was the default: a sharp block after each stage.

@@ -109,11 +109,8 @@ def run(options: argparse.Namespace, row: str, seed: int, results: Path) -> None
     """
     recipe = recipe_of(row, seed, held_out=options.held_out, overrides=options.overrides)
     setup = {"recipe": json.loads(json.dumps(recipe.as_dict())), "precision": options.precision}
-    for line in read_lines(results):
-        if (line["row"], line["seed"]) == (row, seed):
-            if line["setup"] != setup:
-                raise SanError(f"{results} holds this run with another setup", do="name another --out")
-            return
+    if is_done(results, row, seed, setup):
+        return
     out = options.out / f"{list(ROWS).index(row)}-seed{seed}"
     dataset = read_dataset(options.data)
     data = gather([dataset], validation_people=options.held_out, seed=0)
@@ -164,6 +161,20 @@ def measure(embedding: np.ndarray, crops: Sequence[Crop]) -> dict[str, Any]:
         for one in sorted(set(person[counts].tolist()))
     }
     return {**evaluate.rank(embedding, crops).as_dict(), "people": people}
+
+
+def is_done(results: Path, row: str, seed: int, setup: dict[str, Any]) -> bool:
+    """Whether a run stands in the results.
+
+    Raises:
+        SanError: it does, with another setup.
+    """
+    for line in read_lines(results):
+        if (line["row"], line["seed"]) == (row, seed):
+            if line["setup"] != setup:
+                raise SanError(f"{results} holds this run with another setup", do="name another --out")
+            return True
+    return False
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

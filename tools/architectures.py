@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from ablation import BUDGET, measure, read_lines, spread
+from ablation import BUDGET, is_done, measure, read_lines, spread
 from san_deploy.export.check import open_checked, row_cosine
 from san_deploy.export.graph import PRODUCTS, view
 from san_deploy.export.measured import fp32_graph, lowered, rows
@@ -32,7 +32,6 @@ from san_deploy.train.models import architecture
 from san_deploy.train.recipe import Recipe, resolve
 
 from san_deploy.datasets import Dataset, read_dataset
-from san_deploy.errors import SanError
 from san_deploy.preprocess import read_crop
 
 #: Row -> architecture and what it sets beside `scratch` and the budget.
@@ -81,11 +80,8 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
     results = options.out / "results.jsonl"
     recipe = recipe_of(row, seed, options.overrides)
     setup = {"recipe": json.loads(json.dumps(recipe.as_dict())), "precision": options.precision}
-    for line in read_lines(results):
-        if (line["row"], line["seed"]) == (row, seed):
-            if line["setup"] != setup:
-                raise SanError(f"{results} holds this run with another setup", do="name another --out")
-            return
+    if is_done(results, row, seed, setup):
+        return
     out = options.out / f"{row.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     data = gather([dataset], validation_people=0, seed=0)
     training = Training(

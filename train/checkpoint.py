@@ -68,8 +68,7 @@ def load_checkpoint(path: Path) -> tuple[Network, CheckpointInfo]:
     try:
         model = build_model(info.arch, info.settings)
         if model.mask_kind == "sharp":
-            # Checkpoints from before the choice are for argmax.
-            model.mode.evaluate = mask_name(str(info.recipe.get("deploy_mask", "argmax")))
+            model.mode.evaluate = mask_name(info.named_mask)
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         raise SanError(
             f"{path} cannot be built", why=str(error), do="use the version of san-deploy that wrote it"

@@ -85,7 +85,7 @@ class Stage:
             "name": self.name,
             "passed": self.passed,
             "skipped": self.skipped,
-            "checks": [asdict(check) | {"passed": check.passed} for check in self.checks],
+            "checks": [_value(asdict(check)) | {"passed": check.passed} for check in self.checks],
             "notes": list(self.notes),
             "figures": None if self.figures is None else plain(self.figures),
             "seconds": round(self.seconds, 3),

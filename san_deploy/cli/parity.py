@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -170,13 +169,4 @@ def _write_json(ladder: Ladder, path: Path) -> None:
 
 
 def _as_json(ladder: Ladder) -> str:
-    return json.dumps(_finite(ladder.as_dict()), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has neither NaN nor infinity: None stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(ladder.as_dict(), indent=2, allow_nan=False)
