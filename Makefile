@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EDGE := .venv-demo
 DEV := .venv-test
-# -qq: setuptools warns at each editable install about folder names that package-dir maps on purpose.
+# -qq: one line for each step, and what fails.
 PIP := -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test lint types check starter clean

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .atomic import atomic_file
 from .errors import SanError
-from .record import read_record
-from .shown import shown
+from .io.atomic import atomic_file
+from .io.printable import printable
+from .io.typed_json import read_record
 
 SCHEMA_VERSION = 1
 PREFIX = "san."
@@ -265,10 +265,10 @@ def is_onnx_name(text: str) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {shown(key): _plain(item) for key, item in value.items()}
+        return {printable(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
-    return shown(value) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) else value
 
 
 def sidecar_path(path: Path) -> Path:
@@ -332,7 +332,7 @@ def check_sidecar(artefact: Artefact, path: Path) -> None:
     if told != artefact.sha256:
         raise SanError(
             f"{path} is not the file that {target.name} describes",
-            why=f"SHA-256 {artefact.sha256[:12]} here, {shown(told)[:12]} there",
+            why=f"SHA-256 {artefact.sha256[:12]} here, {printable(told)[:12]} there",
             do="fetch both again, or export the model again",
         )
 

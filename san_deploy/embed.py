@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .ahead import in_order, threads
-from .atomic import atomic_file
 from .backends import Backend
-from .cores import usable_cores
 from .errors import SanError, UsageError
 from .images import UnreadableImage, list_crops, track_of
+from .io.atomic import atomic_file
+from .io.cpu import usable_cores
+from .io.prefetch import in_order, threads
 from .preprocess import read_crop
 
 _AGAIN = "write it again: san embed"

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from san_deploy.cli import main
-
-from .tiny_models import tiny_model
+from tests.tiny_models import tiny_model
 
 
 class Result(NamedTuple):

@@ -18,15 +18,14 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from san_deploy.train.models import build_model
-from san_deploy.train.recipe import resolve
+from san_train.models import build_model
+from san_train.recipe import resolve
 from scipy import stats
 
 from san_deploy.cli import san
 from san_deploy.datasets import read_dataset
 from san_deploy.errors import SanError
-
-from .train.conftest import write_crop_folder
+from tests.san_train.conftest import write_crop_folder
 
 ROOT = Path(__file__).parent.parent
 LINES = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8").splitlines()

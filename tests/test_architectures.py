@@ -13,9 +13,9 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("scipy")
 
 import torch
-from san_deploy.export.deployed import DeployedNetwork
-from san_deploy.export.onnx import to_onnx
-from san_deploy.train.models import architecture, build_model
+from san_export.onnx_writer import to_onnx
+from san_export.wrapper import OnnxWrapper
+from san_train.models import architecture, build_model
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -60,7 +60,7 @@ def test_multiply_accumulates_of_one_crop(
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, 3, *size_hw))
         gmac = counter.get_total_flops() / 2e9
-    found = tool.macs(to_onnx(DeployedNetwork(network), size_hw)) / 1e9
+    found = tool.macs(to_onnx(OnnxWrapper(network), size_hw)) / 1e9
     assert found == pytest.approx(gmac, abs=0.0006 if arch == "ha-cnn" else 1e-6)
 
 

@@ -10,11 +10,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from san_deploy.train.recipe import resolve
+from san_train.recipe import resolve
 
 from san_deploy.datasets import read_dataset
-
-from .train.conftest import write_crop_folder
+from tests.san_train.conftest import write_crop_folder
 
 STARTER = Path(__file__).parent.parent / "tools" / "starter"
 

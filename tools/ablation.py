@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from san_deploy.train import evaluate
-from san_deploy.train.data import gather
-from san_deploy.train.loop import STATE, Machine, Training
-from san_deploy.train.recipe import Recipe, resolve
+from san_train import evaluate
+from san_train.data import gather
+from san_train.recipe import Recipe, resolve
+from san_train.trainer import STATE, Machine, Training
 from scipy import stats
 
 from san_deploy import metrics
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace, row: str, seed: int, results: Path) -> None
     crops = data.validation if options.held_out else dataset.splits["test"]
     images = evaluate.load_crops(crops, training.model.settings.size_hw, workers=1)
     masks = ["argmax"]
-    if recipe.settings.get("gate") != "soft" and training.model.settings.attention:
+    if recipe.settings.get("gate") != "soft" and training.model.settings.as_dict()["attention"]:
         masks.append("expected")
     measured = {mask: measure(evaluate.embed(training.model, images, mask=mask), crops) for mask in masks}
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def measure(embedding: np.ndarray, crops: Sequence[Crop]) -> dict[str, Any]:
     against each other camera.
     """
     person, camera, _ = labels(crops)
-    answers = metrics.Answers(
+    answers = metrics.RankingLabels(
         query_person=person, gallery_person=person, query_camera=camera, gallery_camera=camera
     )
     ranks = metrics.rank_queries(metrics.products(embedding, embedding), answers)

@@ -22,14 +22,14 @@ import numpy as np
 import onnx
 import torch
 from ablation import BUDGET, is_done, measure, read_lines, spread
-from san_deploy.export.check import open_checked, row_cosine
-from san_deploy.export.graph import PRODUCTS, view
-from san_deploy.export.measured import fp32_graph, lowered, rows
-from san_deploy.train import evaluate
-from san_deploy.train.data import gather
-from san_deploy.train.loop import Machine, Training
-from san_deploy.train.models import architecture
-from san_deploy.train.recipe import Recipe, resolve
+from san_export.graph.graph import PRODUCTS, view
+from san_export.study import fp32_graph, lowered, rows
+from san_export.verify import open_checked, row_cosine
+from san_train import evaluate
+from san_train.data import gather
+from san_train.models import architecture
+from san_train.recipe import Recipe, resolve
+from san_train.trainer import Machine, Training
 
 from san_deploy.datasets import Dataset, read_dataset
 from san_deploy.preprocess import read_crop

@@ -33,7 +33,7 @@ from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.bench.latency import ratio
 from san_deploy.embed import embed_folder
 from san_deploy.images import list_crops
-from san_deploy.machine import machine
+from san_deploy.io.machine import machine
 from san_deploy.preprocess import read_crop
 
 NAMES = ("bare", "sync", "backend", "decode", "folder")

@@ -40,10 +40,10 @@ from typing import Any
 
 import numpy as np
 
-from san_deploy.cores import usable_cores
-from san_deploy.metrics import Answers, products, rank_queries
+from san_deploy.io.cpu import usable_cores
+from san_deploy.metrics import RankingLabels, products, rank_queries
+from san_deploy.metrics.rerank import Reranked
 from san_deploy.metrics.scores import tiles
-from san_deploy.rerank import Reranked
 
 DIMENSION = 512
 #: Queries, gallery crops, of which distractors, people, cameras.
@@ -181,7 +181,7 @@ def run(name: str, folder: Path, peer: Path | None) -> dict[str, float]:
             scores: Any = Matrix(theirs.re_ranking(*distances(query, gallery)))
         else:
             scores = Reranked(query, gallery) if name == "rerank" else products(query, gallery)
-        ranking = rank_queries(scores, Answers(**labels)).summary()
+        ranking = rank_queries(scores, RankingLabels(**labels)).summary()
         figures = {"rank1": ranking.rank1, "mean_ap": ranking.mean_ap, "mean_inp": ranking.mean_inp}
     return {
         "seconds": time.perf_counter() - start,

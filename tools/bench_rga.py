@@ -29,13 +29,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from san_deploy.train.models.rga import VARIANTS, RelationAwareNetwork, RgaSettings
+from san_train.models.rga import VARIANTS, RelationAwareNetwork, RgaSettings
 from torch import Tensor
 
 from san_deploy.artefact import INPUT_NAME
+from san_deploy.backends.ort import onnxruntime, quiet_options
 from san_deploy.bench.latency import ratio
-from san_deploy.machine import machine
-from san_deploy.ort import onnxruntime, quiet_options
+from san_deploy.io.machine import machine
 
 FORMS = ("literal", "rewritten")
 TASKS = ("torch", "step", "ort")
@@ -160,11 +160,11 @@ def measure(settings: RgaSettings, *, batch: int, rounds: int, threads: int) -> 
 def export(bench: Bench) -> None:
     """Write the graph of each form."""
     # Not above: the processes that measure memory have no use for the exporter.
-    from san_deploy.export.deployed import DeployedNetwork
-    from san_deploy.export.onnx import to_onnx
+    from san_export.onnx_writer import to_onnx
+    from san_export.wrapper import OnnxWrapper
 
     for form in FORMS:
-        deployed = DeployedNetwork(bench.network(form), input_form="float")
+        deployed = OnnxWrapper(bench.network(form), input_form="float")
         bench.graph(form).write_bytes(to_onnx(deployed, bench.settings.size_hw).SerializeToString())
 
 

@@ -1,4 +1,4 @@
-"""List the names that a version of TensorRT's Python bindings has, for tests/export/trt_names/.
+"""List the names that a version of TensorRT's Python bindings has, for tests/san_export/trt_names/.
 
 Our code runs with TensorRT 10.3 to 11 and with TensorRT-RTX, of which at most one is installed on any machine. The
 lists let a test say, on any machine, that every name our code uses is there in all of them.
@@ -7,7 +7,7 @@ TensorRT itself need not be installed: the bindings are imported beside empty li
 they define. They must be for the Python that runs this, and a C compiler is needed. To write the lists again:
 
     pip download --no-deps -d wheels tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.16.1.11 ...
-    python tools/trt_names.py wheels/*.whl -o tests/export/trt_names
+    python tools/trt_names.py wheels/*.whl -o tests/san_export/trt_names
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("wheels", nargs="*", type=Path, help="Wheels of bindings, for this Python.")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("tests/export/trt_names"), help="Folder of lists."
+        "-o", "--output", type=Path, default=Path("tests/san_export/trt_names"), help="Folder of lists."
     )
     parser.add_argument("--module", help="Print the version and the names of an installed module instead.")
     arguments = parser.parse_args()

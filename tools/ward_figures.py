@@ -25,8 +25,8 @@ from san_deploy.preprocess import read_crop
 def rounded(model: Path) -> Backend:
     """An FP16 file as a GPU rounds it."""
     import onnx
-    from san_deploy.export.rounding import rounding_fp16
-    from san_deploy.export.write import write_onnx
+    from san_export.precision.emulate_fp16 import rounding_fp16
+    from san_export.write import write_onnx
 
     artefact = open_backend(model).artefact
     with TemporaryDirectory() as folder:

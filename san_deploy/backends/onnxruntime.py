@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata, read_sidecar
-from ..cores import saturates_int8, usable_cores
 from ..errors import SanError
-from ..ort import onnxruntime, quiet_options
+from ..io.cpu import saturates_int8, usable_cores
 from . import STARTER
 from .cuda import require
+from .ort import onnxruntime, quiet_options
 from .rows import check_rows
 
 #: A protobuf message cannot be larger, so no ONNX file without external data is.

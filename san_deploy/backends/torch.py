@@ -49,9 +49,8 @@ class TorchNetwork:
         self, path: Path, *, device: str = "cpu", mask: str | None = None, threads: int | None = None
     ) -> None:
         import torch
-
-        from ..train.checkpoint import load_checkpoint
-        from ..train.describe import describe, resolve_mask
+        from san_train.checkpoint import load_checkpoint
+        from san_train.describe import describe, resolve_mask
 
         if threads is not None and threads < 1:
             raise SanError(f"a model runs on 1 thread or more; received {threads}")
@@ -90,8 +89,7 @@ class TorchNetwork:
             SanError: other crops, no memory, or a row is not finite or not of norm 1.
         """
         import torch
-
-        from ..train.evaluate import embed
+        from san_train.evaluate import embed
 
         batch = self.artefact.to_input(crops)
         if not len(batch):

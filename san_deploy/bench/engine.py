@@ -12,8 +12,8 @@ import numpy as np
 
 from ..backends import Backend
 from . import latency
+from .interleaved import Plan, take_turns
 from .latency import Latency, Ratio
-from .turns import Plan, take_turns
 
 #: A window of one batch size has so many calls at least, and lasts as `window_s` says.
 WINDOW_CALLS = 3

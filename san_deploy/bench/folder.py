@@ -21,8 +21,8 @@ from ..images import UnreadableImage, list_crops, open_rgb
 from ..preprocess import resize_rgb
 from . import latency
 from .engine import batches
+from .interleaved import Plan, take_turns
 from .latency import Ratio
-from .turns import Plan, take_turns
 
 #: A run over a folder takes this share of the time limit, by the network's own speed, within these files.
 _RUN = 0.1

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import machine
 from ..artefact import Artefact
 from ..backends import Backend
-from ..cores import usable_cores
 from ..embed import CALLS
+from ..io import machine
+from ..io.cpu import usable_cores
+from ..io.versions import versions
 from ..preprocess import read_crop
-from ..versions import versions
 from . import latency
 from .engine import WINDOW_CALLS, EngineFigures, measure_engines, window_s
 from .folder import Crops, FolderFigures, files_per_run, measure_folders
-from .turns import Plan
+from .interleaved import Plan
 
 #: Batch that a folder is embedded with, as `san embed` does, where it is among those that are measured.
 FOLDER_BATCH = 32

@@ -11,8 +11,8 @@ from types import FrameType
 import click
 
 from .. import __version__
-from ..atomic import is_of_the_disk
 from ..errors import SanError
+from ..io.atomic import is_of_the_disk
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {

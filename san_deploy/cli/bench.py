@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..shown import shown
-from . import options, recount, words
+from ..io.printable import printable
+from . import options, recount
+from . import text as words
 
 if TYPE_CHECKING:
     from ..artefact import Artefact
@@ -123,8 +124,8 @@ def command(
 
     from ..backends import STARTER, open_backend
     from ..bench.folder import open_crops
+    from ..bench.interleaved import Plan
     from ..bench.models import bench, open_model
-    from ..bench.turns import Plan
 
     paths = [model or STARTER, *others]
     if len({path.resolve() for path in paths}) < len(paths):
@@ -162,7 +163,7 @@ def command(
     if as_json:
         click.echo(json.dumps({"command": repeat, **result.as_dict()}, indent=2))
     else:
-        click.echo(shown(as_text(result, repeat, known)))
+        click.echo(printable(as_text(result, repeat, known)))
 
 
 def as_text(result: Bench, repeat: str, known: Sequence[tuple[Artefact, str]]) -> str:

@@ -11,9 +11,9 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from ..accuracy import Accuracy
     from ..backends import Backend
-    from ..match import Matching
+    from ..matching.accuracy import Accuracy
+    from ..matching.match import Matching
 
 #: Written last; a folder without it was not made by `san demo` and is never replaced.
 MARK = "demo.json"
@@ -72,11 +72,11 @@ def command(
     OUT gets the drawn crops (cameras/) and what `san match` writes. The last line printed is the path
     of the report.
     """
-    from ..atomic import atomic_folder
     from ..backends import open_backend
     from ..errors import SanError
-    from ..match import choose_threshold
-    from ..match_output import OUTPUTS
+    from ..io.atomic import atomic_folder
+    from ..matching.match import choose_threshold
+    from ..matching.output import OUTPUTS
     from .match import as_text
 
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
@@ -112,13 +112,13 @@ def run(
     threshold: float | None = None,
 ) -> tuple[Matching, Accuracy]:
     """Draw into `folder`/cameras, match, and write the outputs of `san match` into `folder`."""
-    from ..accuracy import owners_from_labels, score
     from ..datasets.crop_folder import IDENTITIES, read_identities
     from ..drawn import draw_cameras
-    from ..match import match_folders
-    from ..match_output import write_matches
-    from ..progress import bar
-    from ..report import write_report
+    from ..io.progress import bar
+    from ..matching.accuracy import owners_from_labels, score
+    from ..matching.match import match_folders
+    from ..matching.output import write_matches
+    from ..reports.match_report import write_report
 
     root = folder / "cameras"
     root.mkdir()

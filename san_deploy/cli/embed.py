@@ -50,8 +50,8 @@ def command(
     FILE.npz gets the arrays embedding (crops x D, float32, rows of norm 1), path and track, and the model's
     identity. Crops that cannot be read are reported, and left out.
     """
-    from ..atomic import refuse_existing
     from ..errors import SanError
+    from ..io.atomic import refuse_existing
 
     refuse_existing(output, force=force)
     if output.is_dir():
@@ -60,7 +60,7 @@ def command(
     from ..backends import STARTER, open_backend
     from ..embed import embed_folder, write_embeddings
     from ..images import list_crops
-    from ..progress import bar
+    from ..io.progress import bar
 
     files = sum(1 for _ in list_crops(folder))
     runtime = open_backend(model, backend=backend, device=device)

@@ -14,7 +14,7 @@ from . import options
 
 if TYPE_CHECKING:
     from ..datasets import Options
-    from ..evaluation import Choices
+    from ..evaluation import EvalConfig
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ def _data(command: _Command) -> _Command:
 
 
 def _method(command: _Command) -> _Command:
-    """How it is evaluated: `evaluation.Choices`."""
+    """How it is evaluated: `evaluation.EvalConfig`."""
     return _apply(
         command,
         click.option(
@@ -125,13 +125,13 @@ def command(
     DATA is Market-1501, DukeMTMC-reID, CUHK03, MSMT17, WARD, a crop folder with identities.csv, or any folder
     whose file names say who is on them (--pattern). docs/evaluation.md has their folder trees and protocols.
     """
-    from ..atomic import atomic_folder
     from ..backends import STARTER, open_backend
     from ..datasets import evaluation_set, read_dataset
     from ..errors import UsageError
     from ..evaluation import evaluate_set
     from ..evaluation.output import OUTPUTS, PAGE, as_dict, as_text
     from ..evaluation.run import check, check_choices, wants_single_shot
+    from ..io.atomic import atomic_folder
 
     if model and checkpoint:
         raise UsageError("-m and --checkpoint both name the model", do="give one of them")
@@ -171,7 +171,7 @@ def command(
             splits=dataset.rows(),
         )
         if folder:
-            from ..evaluation.files import write_evaluation
+            from ..reports.evaluation_files import write_evaluation
 
             write_evaluation(
                 folder,
@@ -193,9 +193,9 @@ def _options(given: dict[str, Any]) -> Options:
     return options.data_options(given, distractors=given["distractors"])
 
 
-def _choices(given: dict[str, Any]) -> Choices:
+def _choices(given: dict[str, Any]) -> EvalConfig:
     from ..errors import UsageError
-    from ..evaluation import Choices, Expansion, Rerank, Views
+    from ..evaluation import TTA, EvalConfig, Expansion, Rerank
     from ..metrics import rank_device
 
     def values(switch: str, **names: str) -> dict[str, Any] | None:
@@ -213,8 +213,8 @@ def _choices(given: dict[str, Any]) -> Choices:
     expansion = values("query_expansion", count="neighbours", alpha="alpha")
     if given["seed"] is not None and given["draws"] == 0:
         raise UsageError("--seed is of the draws, and there are none", do="give --draws, or no --seed")
-    choices = Choices(
-        views=Views(given["tta"]),
+    choices = EvalConfig(
+        views=TTA(given["tta"]),
         tracklets=given["tracklets"],
         rerank=None if rerank is None else Rerank(**rerank),
         expansion=None if expansion is None else Expansion(**expansion),

@@ -13,9 +13,10 @@ import click
 from . import options
 
 if TYPE_CHECKING:
+    from san_export.pipeline import Exported
+    from san_export.verify import Parity
+
     from ..artefact import Artefact
-    from ..export.check import Parity
-    from ..export.pipeline import Exported
 
 
 class _Profile(click.ParamType):
@@ -212,10 +213,11 @@ def command(
         if value is not None and math.isnan(value):
             raise click.BadParameter("nan is no number", param_hint=name)
 
-    from ..export.check import Gate
-    from ..export.pipeline import export
-    from ..export.request import EngineOptions, Request
-    from ..progress import bar
+    from san_export.pipeline import export
+    from san_export.request import EngineOptions, Request
+    from san_export.verify import Gate
+
+    from ..io.progress import bar
 
     exported = export(
         Request(

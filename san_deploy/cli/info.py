@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..shown import shown
-from . import options, recount, words
+from ..io.printable import printable
+from . import options, recount
+from . import text as words
 
 if TYPE_CHECKING:
     from ..artefact import Artefact, Calibration, Engine, Operands
+    from ..backends.compatibility import Verdict
+    from ..backends.environment import Environment
+    from ..backends.info import FileInfo
     from ..checkpoint_info import CheckpointInfo
-    from ..here import Here
-    from ..info import FileInfo
-    from ..runs_here import Verdict
 
 #: Names of a long list that are told.
 _NAMED = 3
@@ -32,19 +33,19 @@ def command(*, file: Path | None, as_json: bool) -> None:
     Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed.
     """
     if file is None:
-        from ..here import here
+        from ..backends.environment import here
 
         found = here()
-        click.echo(shown(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found)))
+        click.echo(printable(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found)))
         return
 
-    from ..info import read_file
+    from ..backends.info import read_file
 
     told = read_file(file)
     counted = None if told.artefact is None else recount.recount(file, told.artefact)
     with words.reading(file):
         text = _json(told, counted) if as_json else as_text(told, counted)
-    click.echo(shown(text))
+    click.echo(printable(text))
 
 
 def _json(told: FileInfo, found: Operands | None) -> str:
@@ -81,7 +82,7 @@ def _alike(verdicts: tuple[Verdict, ...]) -> dict[tuple[bool, str, str], list[st
 
 
 def _artefact(artefact: Artefact, known: str) -> list[words.Row]:
-    from ..info import input_of, output_of
+    from ..backends.info import input_of, output_of
 
     taken, given = input_of(artefact), output_of(artefact)
     shape, out = (" x ".join(map(str, port["shape"])) for port in (taken, given))
@@ -155,7 +156,7 @@ def _checkpoint(info: CheckpointInfo, parameters: int) -> list[words.Row]:
     return rows
 
 
-def _machine(found: Here) -> str:
+def _machine(found: Environment) -> str:
     at = found.machine
     rows = [
         ("san-deploy", found.san_deploy),

@@ -11,8 +11,8 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from ..accuracy import Accuracy
-    from ..match import Matching
+    from ..matching.accuracy import Accuracy
+    from ..matching.match import Matching
 
 
 @click.command(short_help="Match people across cameras, write the report.")
@@ -73,14 +73,14 @@ def command(
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
     is left without a match.
     """
-    from ..accuracy import owners_from_labels, score
-    from ..atomic import atomic_folder
     from ..backends import open_backend
     from ..datasets.crop_folder import read_identities
-    from ..match import check_folders, match_folders
-    from ..match_output import OUTPUTS, write_matches
-    from ..progress import bar
-    from ..report import write_report
+    from ..io.atomic import atomic_folder
+    from ..io.progress import bar
+    from ..matching.accuracy import owners_from_labels, score
+    from ..matching.match import check_folders, match_folders
+    from ..matching.output import OUTPUTS, write_matches
+    from ..reports.match_report import write_report
 
     # Everything that can be refused is refused before the first crop is embedded.
     check_folders(cameras)
@@ -164,7 +164,7 @@ def accuracy_lines(accuracy: Accuracy) -> list[str]:
 
 def as_dict(matching: Matching, accuracy: Accuracy | None) -> dict[str, Any]:
     """The same summary as plain data."""
-    from ..match_output import summary, threshold_dict
+    from ..matching.output import summary, threshold_dict
 
     return {
         "pairs": [summary(pair) for pair in matching.pairs],

@@ -12,7 +12,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from ..export.parity.result import Ladder
+    from san_export.parity.result import Ladder
 
 #: What `--json` takes for stdout.
 _STDOUT = Path("-")
@@ -99,8 +99,8 @@ def command(
 
     Where a figure misses its gate, the exit code is 3 and the gate is named, after everything was written.
     """
-    from ..export.parity.gates import make_gates, parse_gates, refuse_without_labels
-    from ..export.parity.sample import Sample, choose
+    from san_export.parity.gates import make_gates, parse_gates, refuse_without_labels
+    from san_export.parity.sample import Sample, choose
 
     parse_gates(asked)
     writers = _writers(json_file, html, junit, force=force)
@@ -108,9 +108,9 @@ def command(
     if chosen.labels is None:
         refuse_without_labels(asked)
 
-    from ..export.parity.ladder import run_ladder, verdict
-    from ..export.parity.sides import open_sides
-    from ..export.parity.table import lines
+    from san_export.parity.models import open_sides
+    from san_export.parity.run import run_ladder, verdict
+    from san_export.parity.table import lines
 
     sides = open_sides(reference, target, mask=mask, onnx_file=onnx_file, backend=backend, device=device)
     gates = make_gates(sides.target.artefact, sides.reference.artefact.mask, asked)
@@ -138,10 +138,11 @@ def _writers(
     json_file: Path | None, html: Path | None, junit: Path | None, *, force: bool
 ) -> list[tuple[_Write, Path]]:
     """What is to be written where; what cannot be is refused now, before anything long starts."""
-    from ..atomic import refuse_existing
+    from san_export.parity.html import write_page
+    from san_export.parity.junit import write_junit
+
     from ..errors import SanError, UsageError
-    from ..export.parity.junit import write_junit
-    from ..export.parity.page import write_page
+    from ..io.atomic import refuse_existing
 
     asked: list[tuple[str, _Write, Path | None]] = [
         ("--json", _write_json, None if json_file == _STDOUT else json_file),
@@ -162,7 +163,7 @@ def _writers(
 
 
 def _write_json(ladder: Ladder, path: Path) -> None:
-    from ..atomic import atomic_file
+    from ..io.atomic import atomic_file
 
     with atomic_file(path) as temporary:
         temporary.write_text(_as_json(ladder) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ def recount(path: Path, artefact: Artefact) -> Operands | None:
         import onnx
     except ImportError:
         return None
-    from ..export.operands import agree, count_operands, shares
+    from san_export.graph.precision_stats import agree, count_operands, shares
 
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != artefact.sha256:

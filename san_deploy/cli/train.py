@@ -88,7 +88,7 @@ def command(
     as JSON, config.json, metrics.jsonl and TensorBoard's files. Ctrl-C loses at most the epochs since
     the last validation; --resume goes on from there.
     """
-    from san_deploy.train.cli import Request, train
+    from san_train.cli import Request, train
 
     train(
         Request(

@@ -17,8 +17,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..atomic import atomic_folder
 from ..errors import SanError, UsageError
+from ..io.atomic import atomic_folder
 from . import cuhk03_mat, market1501
 from .listing import Tree
 from .options import Options

@@ -12,7 +12,7 @@ from .records import Dataset
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of the user. The defaults choose nothing.
+    """EvalConfig of the user. The defaults choose nothing.
 
     Attributes:
         layout: a name of `READERS`, where the folder is not to be recognised by what it holds.

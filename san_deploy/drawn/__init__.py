@@ -4,10 +4,10 @@
 `draw_camera` say who and which camera, `draw_track` how the one passes the other, `draw_crop` draws a moment.
 """
 
-from san_deploy.drawn.camera import Camera, draw_camera
-from san_deploy.drawn.crop import Obstacle, Pose, draw_crop, draw_track
-from san_deploy.drawn.folder import draw_cameras
-from san_deploy.drawn.person import Bag, Body, Head, Lower, Person, Shoes, Upper, draw_person
+from .camera import Camera, draw_camera
+from .crop import Obstacle, Pose, draw_crop, draw_track
+from .folder import draw_cameras
+from .person import Bag, Body, Head, Lower, Person, Shoes, Upper, draw_person
 
 __all__ = [
     "Bag",

@@ -7,9 +7,9 @@ from math import cos, sin, sqrt
 
 import numpy as np
 
-from san_deploy.drawn.body import Point
-from san_deploy.drawn.paint import Array, ball, blob, folds, lay, limb, mix, sample, step
-from san_deploy.drawn.stance import Stance, shade
+from .body import Point
+from .paint import Array, ball, blob, folds, lay, limb, mix, sample, step
+from .stance import Stance, shade
 
 
 def bag_jobs(canvas: Array, stance: Stance, trunk_depth: float) -> list[tuple[float, Callable[[], None]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import cos, pi, sin
 
-from san_deploy.drawn.person import Person
+from .person import Person
 
 Point = tuple[float, float, float]  # left, forward, up
 

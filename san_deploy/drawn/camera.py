@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from san_deploy.drawn.paint import Array
-from san_deploy.drawn.person import RGB
+from .paint import Array
+from .person import RGB
 
 Backdrop = Literal["asphalt", "gravel", "paving", "grass", "lobby", "shop", "street"]
 

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from san_deploy.drawn.body import View
-from san_deploy.drawn.camera import Camera, expose, record
-from san_deploy.drawn.figure import paint_person, paint_shadow, person_box
-from san_deploy.drawn.paint import Array
-from san_deploy.drawn.person import Person, draw_person
-from san_deploy.drawn.scene import draw_scene, feet_range
-from san_deploy.drawn.stance import Light, Stance, stand
+from .body import View
+from .camera import Camera, expose, record
+from .figure import paint_person, paint_shadow, person_box
+from .paint import Array
+from .person import Person, draw_person
+from .scene import draw_scene, feet_range
+from .stance import Light, Stance, stand
 
 ObstacleKind = Literal["pole", "railing", "planter", "passer-by"]
 

@@ -8,12 +8,12 @@ from math import cos, sin
 
 import numpy as np
 
-from san_deploy.drawn.bag import bag_jobs
-from san_deploy.drawn.body import Point
-from san_deploy.drawn.garment import lower_colour, sleeve_colour, upper_colour
-from san_deploy.drawn.head import paint_hanging_hair, paint_head
-from san_deploy.drawn.paint import Array, ball, lay, limb, step, tube
-from san_deploy.drawn.stance import Stance, azimuth_of, between, shade
+from .bag import bag_jobs
+from .body import Point
+from .garment import lower_colour, sleeve_colour, upper_colour
+from .head import paint_hanging_hair, paint_head
+from .paint import Array, ball, lay, limb, step, tube
+from .stance import Stance, azimuth_of, between, shade
 
 # Cross-sections of a mean trunk: height, half width relative to the shoulders and the hips, half depth.
 _TRUNK_UP = np.array([0.860, 0.843, 0.828, 0.812, 0.785, 0.700, 0.610, 0.520, 0.470], dtype=np.float32)

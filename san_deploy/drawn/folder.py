@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from san_deploy.drawn.camera import draw_camera
-from san_deploy.drawn.crop import draw_crop, draw_track
-from san_deploy.drawn.person import draw_person
-from san_deploy.errors import SanError
+from ..errors import SanError
+from .camera import draw_camera
+from .crop import draw_crop, draw_track
+from .person import draw_person
 
 _TRACK_STREAM = 4
 _HOME_STREAM = 5

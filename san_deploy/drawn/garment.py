@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from san_deploy.drawn.paint import Array, folds, mix, sample, step
-from san_deploy.drawn.person import RGB, Person
+from .paint import Array, folds, mix, sample, step
+from .person import RGB, Person
 
 _CHEST_UP = 0.70  # where prints are centred
 _SHOULDER_UP = 0.84

@@ -6,8 +6,8 @@ from math import cos, sin, sqrt
 
 import numpy as np
 
-from san_deploy.drawn.paint import Array, ball, blob, folds, lay, limb, mix, sample, step
-from san_deploy.drawn.stance import Stance, shade
+from .paint import Array, ball, blob, folds, lay, limb, mix, sample, step
+from .stance import Stance, shade
 
 
 def paint_head(canvas: Array, stance: Stance) -> None:

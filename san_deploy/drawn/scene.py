@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from san_deploy.drawn.camera import Camera
-from san_deploy.drawn.paint import folds
+from .camera import Camera
+from .paint import folds
 
 Colour = tuple[int, int, int]
 

@@ -7,9 +7,9 @@ from math import cos, sin, sqrt
 
 import numpy as np
 
-from san_deploy.drawn.body import Point, Skeleton, View, walk
-from san_deploy.drawn.paint import Array, Patch
-from san_deploy.drawn.person import Person
+from .body import Point, Skeleton, View, walk
+from .paint import Array, Patch
+from .person import Person
 
 
 @dataclass(frozen=True)

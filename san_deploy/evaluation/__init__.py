@@ -1,26 +1,26 @@
 """A model on a labelled data set, by the field's protocols: figures, their page, and what repeats them.
 
-views = Views("none")
+views = TTA("none")
 embedded = embed_crops([crop.path for crop in crops], model, views)
-result = evaluate_set(chosen, model, Choices())
+result = evaluate_set(chosen, model, EvalConfig())
 """
 
-from .choices import Choices, Expansion, Rerank
+from .config import EvalConfig, Expansion, Rerank
 from .embedding import Embedded, embed_crops
 from .result import Evaluation, SingleShots, TrackletFigures
 from .run import evaluate_set
-from .views import VIEWS, Views
+from .test_time_augmentation import TTA, VIEWS
 
 __all__ = [
+    "TTA",
     "VIEWS",
-    "Choices",
     "Embedded",
+    "EvalConfig",
     "Evaluation",
     "Expansion",
     "Rerank",
     "SingleShots",
     "TrackletFigures",
-    "Views",
     "embed_crops",
     "evaluate_set",
 ]

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..ahead import in_order, threads
 from ..backends import Backend
-from ..cores import usable_cores
 from ..embed import CALLS, Unreadable
 from ..errors import SanError, UsageError
 from ..images import UnreadableImage
-from .views import Views
+from ..io.cpu import usable_cores
+from ..io.prefetch import in_order, threads
+from .test_time_augmentation import TTA
 
-#: Views that one thread decodes at a time: enough that handing them over costs nothing beside decoding.
+#: TTA that one thread decodes at a time: enough that handing them over costs nothing beside decoding.
 _CHUNK = 16
 
 
@@ -43,7 +43,7 @@ class Embedded:
 def embed_crops(
     paths: Sequence[Path],
     backend: Backend,
-    views: Views | None = None,
+    views: TTA | None = None,
     *,
     batch: int = 32,
     workers: int | None = None,
@@ -66,7 +66,7 @@ def embed_crops(
     """
     if batch < 1 or (workers is not None and workers < 1):
         raise UsageError(f"batch and workers are at least 1; received {batch} and {workers}")
-    views, workers = views or Views(), workers or usable_cores()
+    views, workers = views or TTA(), workers or usable_cores()
     start = time.perf_counter()
     told = progress or (lambda count: None)
     unreadable: list[Unreadable] = []
@@ -108,7 +108,7 @@ def embed_crops(
 def _decoded(
     paths: Sequence[Path],
     size_hw: tuple[int, int],
-    views: Views,
+    views: TTA,
     pool: ThreadPoolExecutor,
     batch: int,
     workers: int,

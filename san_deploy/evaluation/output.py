@@ -11,8 +11,8 @@ from typing import Any
 
 from ..backends import Backend
 from ..datasets import Crop, EvaluationSet, Options, notes
+from ..io.versions import versions
 from ..metrics import AP_DEFINITION, Ranking, SingleShot
-from ..versions import versions
 from .result import RULE, RULE_NO_CAMERA, TIES, Evaluation
 
 SCHEMA_VERSION = 1

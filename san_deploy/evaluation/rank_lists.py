@@ -11,7 +11,7 @@ from ..datasets import Crop
 from ..metrics import rank_lists, rank_positives
 from .result import Evaluation
 
-#: Answers of a list that are shown.
+#: RankingLabels of a list that are shown.
 LENGTH = 10
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..datasets import EvaluationSet
-from ..metrics import Answers, QueryRanks, Ranking, Scores, SingleShot
-from .choices import Choices
+from ..metrics import QueryRanks, Ranking, RankingLabels, Scores, SingleShot
+from .config import EvalConfig
 from .embedding import Embedded
 
 #: The rule by which gallery crops count, with cameras and without; to be printed beside the figures.
@@ -69,12 +69,12 @@ class Evaluation:
     """
 
     chosen: EvaluationSet
-    choices: Choices
+    choices: EvalConfig
     embedded: Embedded
     query_rows: np.ndarray
     gallery_rows: np.ndarray
     scores: Scores
-    answers: Answers
+    answers: RankingLabels
     queries: QueryRanks
     crops: Ranking
     tracklets: TrackletFigures | None

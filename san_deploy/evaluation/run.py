@@ -13,8 +13,8 @@ from .. import metrics
 from ..backends import Backend
 from ..datasets import DISTRACTOR, Crop, EvaluationSet, labels, why_not
 from ..errors import SanError, UsageError
-from ..progress import Progress, bar
-from .choices import Choices, Expansion
+from ..io.progress import Progress, bar
+from .config import EvalConfig, Expansion
 from .embedding import embed_crops
 from .result import Evaluation, SingleShots, TrackletFigures
 
@@ -22,7 +22,7 @@ from .result import Evaluation, SingleShots, TrackletFigures
 def evaluate_set(
     chosen: EvaluationSet,
     backend: Backend,
-    choices: Choices,
+    choices: EvalConfig,
     *,
     batch: int = 32,
     workers: int | None = None,
@@ -87,7 +87,7 @@ def evaluate_set(
     )
 
 
-def check(chosen: EvaluationSet, choices: Choices) -> None:
+def check(chosen: EvaluationSet, choices: EvalConfig) -> None:
     """Refuse what can give no figure.
 
     Raises:
@@ -110,7 +110,7 @@ def check(chosen: EvaluationSet, choices: Choices) -> None:
         )
 
 
-def check_choices(choices: Choices) -> None:
+def check_choices(choices: EvalConfig) -> None:
     """Refuse choices that suit no data set: two crops are ranked by them.
 
     Raises:
@@ -133,7 +133,7 @@ def has_tracklets(chosen: EvaluationSet) -> bool:
     )
 
 
-def wants_single_shot(chosen: EvaluationSet, choices: Choices) -> bool:
+def wants_single_shot(chosen: EvaluationSet, choices: EvalConfig) -> bool:
     """Whether single-gallery-shot figures are given.
 
     Re-ranking and expansion look at the whole gallery, of which a draw has one crop per person: with them such
@@ -161,9 +161,9 @@ def _take(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
     return rows if everything else rows[index]
 
 
-def _answers(query: list[Crop], gallery: list[Crop]) -> metrics.Answers:
+def _answers(query: list[Crop], gallery: list[Crop]) -> metrics.RankingLabels:
     asked, there = labels(query), labels(gallery)
-    return metrics.Answers(
+    return metrics.RankingLabels(
         query_person=asked.person,
         gallery_person=there.person,
         query_camera=asked.camera,
@@ -175,7 +175,7 @@ def _scores(
     query: np.ndarray,
     gallery: np.ndarray,
     query_rows: np.ndarray | None,
-    choices: Choices,
+    choices: EvalConfig,
     progress: Callable[[int, str, str], Progress],
 ) -> metrics.Scores:
     """`query_rows`: where queries stand in the gallery; None where they are crops of their own."""
@@ -186,7 +186,7 @@ def _scores(
     if not values:
         return metrics.products(query, gallery, device)
 
-    from ..rerank import Reranked
+    from ..metrics.rerank import Reranked
 
     crops = len(gallery) + (len(query) if query_rows is None else 0)
     given: dict[str, Any] = {"k1": values.k1, "k2": values.k2, "weight": values.weight, "device": device}
@@ -204,7 +204,7 @@ def _expanded(
     device: str,
 ) -> np.ndarray:
     """Queries drawn towards their nearest; one that stands in the gallery is not its own neighbour."""
-    from ..query_expansion import expand_queries
+    from ..metrics.query_expansion import expand_queries
 
     own = query_rows is not None
     expanded, others = expand_queries(
@@ -222,7 +222,7 @@ def _tracklets(
     chosen: EvaluationSet,
     query: np.ndarray,
     gallery: np.ndarray,
-    choices: Choices,
+    choices: EvalConfig,
     progress: Callable[[int, str, str], Progress],
 ) -> TrackletFigures:
     rows, person, camera = _pooled(gallery, chosen.gallery)
@@ -237,7 +237,7 @@ def _tracklets(
         pairs = metrics.evaluate_tracklets(
             gallery, person=there.person, camera=there.camera, track=there.track
         )
-    answers = metrics.Answers(
+    answers = metrics.RankingLabels(
         query_person=query_person, gallery_person=person, query_camera=query_camera, gallery_camera=camera
     )
     scores = _scores(query, rows, query_rows, choices, progress)
@@ -251,7 +251,7 @@ def _pooled(rows: np.ndarray, crops: list[Crop]) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def _single_shot(scores: metrics.Scores, answers: metrics.Answers, choices: Choices) -> SingleShots:
+def _single_shot(scores: metrics.Scores, answers: metrics.RankingLabels, choices: EvalConfig) -> SingleShots:
     drawn = None
     if choices.draws:
         drawn = metrics.draw_single_shot(scores, answers, draws=choices.draws, seed=choices.seed)

@@ -1,16 +1,16 @@
 """Ranking metrics, computed as the field does, in FP32, with a stated tie policy and no Q x G matrix.
 
     scores = products(query, gallery)             # or rerank.Reranked(query, gallery)
-    answers = Answers(query_person=..., gallery_person=..., query_camera=..., gallery_camera=...)
+    answers = RankingLabels(query_person=..., gallery_person=..., query_camera=..., gallery_camera=...)
     result = rank_queries(scores, answers)        # rank of each right answer of each query
     ranking = result.summary()                    # CMC, mAP, mINP
 
 `evaluate` is these lines in one call.
 """
 
-from .answers import Answers
 from .cuhk03 import SingleShot, draw_single_shot, single_shot
 from .device import rank_device
+from .labels import RankingLabels
 from .lists import RankList, rank_lists
 from .ranking import (
     AP_DEFINITION,
@@ -26,12 +26,12 @@ from .tracklets import evaluate_tracklets, join_cameras, pool_cameras, pool_trac
 
 __all__ = [
     "AP_DEFINITION",
-    "Answers",
     "CupyProducts",
     "Products",
     "QueryRanks",
     "RankList",
     "Ranking",
+    "RankingLabels",
     "Scores",
     "SingleShot",
     "TorchProducts",

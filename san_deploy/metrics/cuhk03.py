@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from ..datasets.records import DISTRACTOR
-from .answers import Answers
+from .labels import RankingLabels
 from .ranking import count_not_below
 from .scores import Scores, tiles
 
@@ -55,7 +55,7 @@ class SingleShot:
 
 def single_shot(
     scores: Scores,
-    answers: Answers,
+    answers: RankingLabels,
     *,
     by: By = "person",
     ranks: int = 50,
@@ -98,7 +98,7 @@ def single_shot(
 
 
 def draw_single_shot(
-    scores: Scores, answers: Answers, *, draws: int = 20, seed: int = 0, ranks: int = 50
+    scores: Scores, answers: RankingLabels, *, draws: int = 20, seed: int = 0, ranks: int = 50
 ) -> SingleShot:
     """Literal draws as the SAN paper makes them; their expectation is `single_shot`'s by `person`.
 
@@ -140,7 +140,7 @@ def draw_single_shot(
 
 
 def _result(
-    answers: Answers, by: By, cmc: np.ndarray, draws: int = 0, spread: tuple[float, ...] = ()
+    answers: RankingLabels, by: By, cmc: np.ndarray, draws: int = 0, spread: tuple[float, ...] = ()
 ) -> SingleShot:
     counts = answers.positives > 0
     people = len(np.unique(answers.query_person[counts]))
@@ -157,7 +157,7 @@ class _Gallery:
         distractors: `(K,)` int64.
     """
 
-    def __init__(self, answers: Answers, by: By) -> None:
+    def __init__(self, answers: RankingLabels, by: By) -> None:
         given = answers.gallery_person
         self.distractors = np.flatnonzero(given == DISTRACTOR)
         real = given != DISTRACTOR
@@ -171,7 +171,7 @@ class _Gallery:
         if by == "person":
             self._condition_on_queries(answers)
 
-    def _condition_on_queries(self, answers: Answers) -> None:
+    def _condition_on_queries(self, answers: RankingLabels) -> None:
         # A person's gallery crop depends on the query drawn for him: it is by another camera.
         asked = np.flatnonzero(answers.positives)
         weight = _query_weights(answers, "person") * len(np.unique(answers.query_person[asked]))
@@ -181,7 +181,7 @@ class _Gallery:
             self.chance[right] += weight[query] / len(right)
 
 
-def _query_weights(answers: Answers, by: By) -> np.ndarray:
+def _query_weights(answers: RankingLabels, by: By) -> np.ndarray:
     """`(Q,)` float64 that sum to 1; 0 for queries that do not count."""
     counts = answers.positives > 0
     weight = np.zeros(len(counts))
@@ -194,7 +194,7 @@ def _query_weights(answers: Answers, by: By) -> np.ndarray:
 
 
 def _expectation(
-    tile: np.ndarray, start: int, answers: Answers, gallery: _Gallery, weight: np.ndarray, ranks: int
+    tile: np.ndarray, start: int, answers: RankingLabels, gallery: _Gallery, weight: np.ndarray, ranks: int
 ) -> np.ndarray:
     """Sum over the queries of a tile of weight x CMC, `(ranks,)`; overwrites the tile."""
     chances, certain, weights = [], [], []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .answers import Answers
+from .labels import RankingLabels
 from .scores import Scores, products, tiles
 
 #: Which of the definitions in use `mean_ap` is; to be printed beside it.
@@ -110,7 +110,7 @@ class QueryRanks:
         last: `(Q,)` int64, rank of the last one; 0 where the query does not count.
         average_precision: `(Q,)` float64; NaN where the query does not count.
         positives: `(Q,)` int64, right answers.
-        lacking: `(Q,)` int8, why a query does not count, see `Answers.lacking`.
+        lacking: `(Q,)` int8, why a query does not count, see `RankingLabels.lacking`.
     """
 
     first: np.ndarray
@@ -129,7 +129,7 @@ class QueryRanks:
         queries = int(counts.sum())
         strangers, absent, same_camera = (
             int((self.lacking == reason).sum())
-            for reason in (Answers.STRANGER, Answers.ABSENT, Answers.SAME_CAMERA)
+            for reason in (RankingLabels.STRANGER, RankingLabels.ABSENT, RankingLabels.SAME_CAMERA)
         )
         hits = np.bincount(np.minimum(self.first[counts], ranks + 1), minlength=ranks + 2)
         return Ranking(
@@ -152,7 +152,7 @@ def evaluate(
     query_camera: np.ndarray,
     gallery_camera: np.ndarray,
 ) -> Ranking:
-    """Market-1501's protocol on inner products, by the rules of `Answers`; ties as in `rank_positives`.
+    """Market-1501's protocol on inner products, by the rules of `RankingLabels`; ties as in `rank_positives`.
 
     Args:
         query: `(Q, D)` unit rows; ranked in FP32 whatever their type.
@@ -165,7 +165,7 @@ def evaluate(
     Raises:
         SanError: an embedding is not finite, or no query has a right answer.
     """
-    answers = Answers(
+    answers = RankingLabels(
         query_person=query_person,
         gallery_person=gallery_person,
         query_camera=query_camera,
@@ -196,7 +196,7 @@ def evaluate_among(embedding: np.ndarray, *, person: np.ndarray, camera: np.ndar
 
 
 def rank_queries(
-    scores: Scores, answers: Answers, progress: Callable[[int], object] | None = None
+    scores: Scores, answers: RankingLabels, progress: Callable[[int], object] | None = None
 ) -> QueryRanks:
     """Find the ranks of the right answers of every query; ties as in `rank_positives`.
 

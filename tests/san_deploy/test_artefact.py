@@ -19,8 +19,7 @@ from san_deploy.artefact import (
     write_sidecar,
 )
 from san_deploy.errors import SanError
-
-from ..tiny_models import tiny_artefact
+from tests.tiny_models import tiny_artefact
 
 PATH = Path("m.onnx")
 THRESHOLD = Threshold(0.6, 0.01, 0.9, 1000, 50, "drawn people")

@@ -21,8 +21,7 @@ from san_deploy.embed import Embeddings, Unreadable, embed_folder, read_embeddin
 from san_deploy.errors import SanError, UsageError
 from san_deploy.images import list_crops, read_image
 from san_deploy.preprocess import resize_crop
-
-from ..tiny_models import tiny_artefact
+from tests.tiny_models import tiny_artefact
 
 
 class Recorder:

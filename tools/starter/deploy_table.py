@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from san_deploy.export.check import row_cosine
-from san_deploy.export.measured import FORMS, fp32_graph, lowered, rows
-from san_deploy.train import evaluate
-from san_deploy.train.checkpoint import load_checkpoint
+from san_export.study import FORMS, fp32_graph, lowered, rows
+from san_export.verify import row_cosine
+from san_train import evaluate
+from san_train.checkpoint import load_checkpoint
 
 from san_deploy import metrics
 from san_deploy.datasets import Crop, labels, read_dataset

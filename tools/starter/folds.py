@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from san_deploy.atomic import atomic_file
+from san_deploy.io.atomic import atomic_file
 
 
 def fold_of(ward: Path, out: Path, fold: int, folds: int) -> Path:

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 from folds import fold_of
-from san_deploy.train import evaluate
-from san_deploy.train.checkpoint import load_checkpoint, save_checkpoint
+from san_train import evaluate
+from san_train.checkpoint import load_checkpoint, save_checkpoint
 
-from san_deploy.calibrate import choose_threshold, tracklet_similarities
 from san_deploy.datasets import Crop, labels, read_dataset
 from san_deploy.drawn import draw_cameras
+from san_deploy.matching.threshold import choose_threshold, tracklet_similarities
 
 HERE = Path(__file__).resolve().parent
 PACKAGE_DATA = HERE.parent.parent / "san_deploy" / "data"

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from san_deploy.export.check import row_cosine
-from san_deploy.export.measured import fp32_graph, lowered, rows
-from san_deploy.export.ranges import METHODS
+from san_export.precision.ranges import METHODS
+from san_export.study import fp32_graph, lowered, rows
+from san_export.verify import row_cosine
 
 from san_deploy import metrics
 from san_deploy.datasets import labels, read_dataset

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from folds import fold_of
-from san_deploy.train import evaluate
-from san_deploy.train.data import gather
-from san_deploy.train.loop import STATE, Machine, Training
-from san_deploy.train.recipe import Recipe, resolve
+from san_train import evaluate
+from san_train.data import gather
+from san_train.recipe import Recipe, resolve
+from san_train.trainer import STATE, Machine, Training
 
 from san_deploy.datasets import read_dataset
 

@@ -13,13 +13,13 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from san_deploy.train import evaluate
-from san_deploy.train.checkpoint import load_checkpoint
+from san_train import evaluate
+from san_train.checkpoint import load_checkpoint
 
 from san_deploy import metrics
-from san_deploy.calibrate import tracklet_similarities
 from san_deploy.datasets import labels, read_dataset
-from san_deploy.match import assign
+from san_deploy.matching.match import assign
+from san_deploy.matching.threshold import tracklet_similarities
 
 THRESHOLDS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.74, 0.78, 0.82)
 

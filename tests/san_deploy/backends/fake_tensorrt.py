@@ -18,9 +18,8 @@ import numpy as np
 
 from san_deploy.artefact import Engine, sha256_file, write_sidecar
 from san_deploy.backends.plan import system
-
-from ...tiny_models import tiny_artefact
-from .fake_cuda import RUN, FakeCudart
+from tests.san_deploy.backends.fake_cuda import RUN, FakeCudart
+from tests.tiny_models import tiny_artefact
 
 ACTIVATIONS = 4096
 

@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 
 from san_deploy.backends import cuda as module
-from san_deploy.backends.cuda import Cuda, Device, candidates, devices, load, probe, require, runtime_version
+from san_deploy.backends.cuda import (
+    Cuda,
+    Device,
+    candidates,
+    devices,
+    load,
+    probe,
+    require,
+    runtime_version,
+)
 from san_deploy.errors import SanError
-
-from .fake_cuda import fake_cuda
+from tests.san_deploy.backends.fake_cuda import fake_cuda
 
 
 @pytest.fixture

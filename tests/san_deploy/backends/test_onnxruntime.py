@@ -16,8 +16,7 @@ from san_deploy.backends import onnxruntime as module
 from san_deploy.backends import open_backend
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
-
-from ...tiny_models import tiny_artefact, tiny_model
+from tests.tiny_models import tiny_artefact, tiny_model
 
 CROPS = np.random.default_rng(1).integers(0, 256, (70, 32, 16, 3), dtype=np.uint8)
 

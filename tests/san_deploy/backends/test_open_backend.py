@@ -17,11 +17,10 @@ from san_deploy.backends import onnxruntime as module
 from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import CPU, CUDA, TENSORRT, OnnxRuntime
 from san_deploy.errors import SanError, UsageError
-
-from ...tiny_models import tiny_artefact, tiny_model
-from .fake_cuda import fake_cuda
-from .fake_tensorrt import FakeTensorRT, fake_plan
-from .test_onnxruntime import CROPS, slow
+from tests.san_deploy.backends.fake_cuda import fake_cuda
+from tests.san_deploy.backends.fake_tensorrt import FakeTensorRT, fake_plan
+from tests.san_deploy.backends.test_onnxruntime import CROPS, slow
+from tests.tiny_models import tiny_artefact, tiny_model
 
 GPUS = [Device("NVIDIA T4", "sm75", 0), Device("NVIDIA L4", "sm89", 1)]
 

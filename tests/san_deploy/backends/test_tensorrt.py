@@ -19,10 +19,14 @@ from san_deploy.artefact import read_sidecar, sha256_file, write_sidecar
 from san_deploy.backends.cuda import Cuda
 from san_deploy.backends.tensorrt import TensorRT
 from san_deploy.errors import SanError
-
-from .fake_cuda import COPY_IN, COPY_OUT, RUN, FakeCudart, fake_cuda
-from .fake_tensorrt import CudaGraphStrategy, EngineValidity, FakeTensorRT, fake_plan
-from .test_onnxruntime import CROPS, slow
+from tests.san_deploy.backends.fake_cuda import COPY_IN, COPY_OUT, RUN, FakeCudart, fake_cuda
+from tests.san_deploy.backends.fake_tensorrt import (
+    CudaGraphStrategy,
+    EngineValidity,
+    FakeTensorRT,
+    fake_plan,
+)
+from tests.san_deploy.backends.test_onnxruntime import CROPS, slow
 
 
 class Bench:

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from san_deploy.train.checkpoint import CheckpointInfo, save_checkpoint  # noqa: E402
-from san_deploy.train.models import SanSettings, SharpAttentionNetwork  # noqa: E402
+from san_train.checkpoint import CheckpointInfo, save_checkpoint  # noqa: E402
+from san_train.models import SanSettings, SharpAttentionNetwork  # noqa: E402
 
 from san_deploy.artefact import sha256_file  # noqa: E402
 from san_deploy.backends import open_backend  # noqa: E402

@@ -134,14 +134,14 @@ def test_a_module_without_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A logger of a simulated module, fresh."""
-    from tests.export.fake_trt import Fake
+    from tests.san_export.fake_trt import Fake
 
     monkeypatch.setattr(trt, "_loggers", {})
     return trt.logger(Fake("10.16.1"))
 
 
 def levels() -> Any:
-    from tests.export.fake_trt import ILogger
+    from tests.san_export.fake_trt import ILogger
 
     return ILogger.Severity
 

@@ -12,8 +12,8 @@ from PIL import Image
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.bench.engine import batches, measure_engines
 from san_deploy.bench.folder import decoding_cpu_ms, files_per_run, measure_folders, open_crops
+from san_deploy.bench.interleaved import Plan
 from san_deploy.bench.models import Opened, bench, open_model
-from san_deploy.bench.turns import Plan
 from san_deploy.cli.bench import as_text
 from san_deploy.errors import SanError
 from tests.san_deploy.backends.test_tensorrt import Bench as Simulated

@@ -14,8 +14,7 @@ from PIL import Image
 from san_deploy.datasets import Dataset, Options, evaluation_set, read_dataset, right_answers
 from san_deploy.errors import SanError, UsageError
 from san_deploy.images import read_image
-
-from .layouts import market_folders, touch
+from tests.san_deploy.datasets.layouts import market_folders, touch
 
 #: People per camera pair; the real set has 843, 440, 77, 58 and 49.
 PEOPLE = (3, 2, 1, 1, 1)

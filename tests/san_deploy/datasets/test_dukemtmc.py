@@ -8,8 +8,7 @@ import pytest
 
 from san_deploy.datasets import evaluation_set, read_dataset
 from san_deploy.errors import SanError
-
-from .layouts import market_folders, touch
+from tests.san_deploy.datasets.layouts import market_folders, touch
 
 
 def build(root: Path) -> Path:

@@ -22,8 +22,7 @@ from san_deploy.datasets import (
     why_not,
 )
 from san_deploy.errors import SanError
-
-from .layouts import crop_folder, market_folders
+from tests.san_deploy.datasets.layouts import crop_folder, market_folders
 
 
 def crops(*labelled: tuple[int, str]) -> list[Crop]:

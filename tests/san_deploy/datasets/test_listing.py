@@ -9,8 +9,7 @@ import pytest
 from san_deploy.datasets import read_dataset
 from san_deploy.datasets.listing import Tree, first_image
 from san_deploy.errors import SanError
-
-from .layouts import crop_folder, market_folders, touch
+from tests.san_deploy.datasets.layouts import crop_folder, market_folders, touch
 
 
 def test_what_is_listed(tmp_path: Path) -> None:

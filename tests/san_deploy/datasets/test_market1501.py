@@ -9,8 +9,7 @@ import pytest
 
 from san_deploy.datasets import DISTRACTOR, Options, evaluation_set, read_dataset
 from san_deploy.errors import SanError, UsageError
-
-from .layouts import FOLDERS, market_folders, touch
+from tests.san_deploy.datasets.layouts import FOLDERS, market_folders, touch
 
 
 def test_layout(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from san_deploy.datasets import evaluation_set, read_dataset
 from san_deploy.errors import SanError
-
-from . import layouts
+from tests.san_deploy.datasets import layouts
 
 
 @pytest.mark.parametrize(("version", "folder"), [(1, "test"), (2, "mask_test_v2")])

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from san_deploy.datasets import Dataset, Options, evaluation_set, read_dataset, right_answers
 from san_deploy.datasets.pattern import compile_pattern
 from san_deploy.errors import SanError, UsageError
-
-from .layouts import touch
+from tests.san_deploy.datasets.layouts import touch
 
 
 def read(root: Path, pattern: str, **options: bool) -> Dataset:

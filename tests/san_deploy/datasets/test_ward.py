@@ -8,8 +8,7 @@ import pytest
 
 from san_deploy.datasets import Options, evaluation_set, read_dataset, right_answers, ward
 from san_deploy.errors import SanError
-
-from .layouts import touch
+from tests.san_deploy.datasets.layouts import touch
 
 NAMES = [
     f"{person:04d}{camera:04d}{frame:04d}.png"

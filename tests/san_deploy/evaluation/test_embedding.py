@@ -9,7 +9,7 @@ import pytest
 
 from san_deploy.backends import open_backend
 from san_deploy.errors import SanError, UsageError
-from san_deploy.evaluation import VIEWS, Views, embed_crops
+from san_deploy.evaluation import TTA, VIEWS, embed_crops
 from san_deploy.images import list_crops
 from san_deploy.preprocess import read_crop
 
@@ -30,7 +30,7 @@ def test_rows_in_the_order_of_the_list(crops: Path, model: Path) -> None:
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_views_are_summed_and_the_batch_is_kept(crops: Path, model: Path, name: str) -> None:
-    backend, views, sizes = open_backend(model), Views(name), []
+    backend, views, sizes = open_backend(model), TTA(name), []
 
     class Counting:
         artefact, name, note = backend.artefact, "counting", ""

@@ -10,10 +10,9 @@ import pytest
 
 from san_deploy.backends import open_backend
 from san_deploy.datasets import Options, evaluation_set, read_dataset
-from san_deploy.evaluation import Choices, Expansion, Rerank, Views, evaluate_set
+from san_deploy.evaluation import TTA, EvalConfig, Expansion, Rerank, evaluate_set
 from san_deploy.evaluation.output import as_dict, as_text, labels_sha256
-
-from .sets import crop_folder, cuhk03, market
+from tests.san_deploy.evaluation.sets import crop_folder, cuhk03, market
 
 
 def test_json_repeats_the_evaluation(tmp_path: Path, model: Path) -> None:
@@ -21,7 +20,7 @@ def test_json_repeats_the_evaluation(tmp_path: Path, model: Path) -> None:
     options = Options(boxes="labelled", protocol="old", testset=1)
     dataset = read_dataset(cuhk03(tmp_path / "cuhk03"), options)
     backend = open_backend(model)
-    choices = Choices(views=Views("flip"), draws=7, seed=5)
+    choices = EvalConfig(views=TTA("flip"), draws=7, seed=5)
     first = evaluate_set(evaluation_set(dataset, "test"), backend, choices, batch=4)
     told = json.loads(
         json.dumps(
@@ -38,8 +37,8 @@ def test_json_repeats_the_evaluation(tmp_path: Path, model: Path) -> None:
     again = evaluate_set(
         again_set,
         open_backend(Path(told["model"]["file"])),
-        Choices(
-            views=Views(protocol["views"]["name"]),
+        EvalConfig(
+            views=TTA(protocol["views"]["name"]),
             tracklets=protocol["tracklets"],
             expansion=protocol["expansion"],
             rerank=protocol["rerank"],
@@ -69,7 +68,7 @@ def test_labels_have_a_fingerprint(tmp_path: Path) -> None:
 
 def test_text_has_the_figures_and_what_they_are(tmp_path: Path, model: Path) -> None:
     chosen = evaluation_set(read_dataset(market(tmp_path / "market")))
-    result = evaluate_set(chosen, open_backend(model), Choices())
+    result = evaluate_set(chosen, open_backend(model), EvalConfig())
     lines = as_text(result, Options()).splitlines()
     assert lines[0].split() == ["rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"]
     assert lines[1].startswith("crops") and lines[1].endswith("18 queries")
@@ -88,14 +87,14 @@ def test_text_has_the_figures_and_what_they_are(tmp_path: Path, model: Path) -> 
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        (Choices(views=Views("ten-crop")), "ten-crop: sum of the embeddings of 10 views"),
-        (Choices(rerank=Rerank(k1=5, k2=2)), "k-reciprocal, k1 5, k2 2, lambda 0.3"),
-        (Choices(expansion=Expansion(count=3)), "of queries, by 3 neighbours, alpha 3"),
-        (Choices(single_shot=True, draws=3, seed=4), "3 draws made with seed 4"),
-        (Choices(tracklets=True), "tracklets, camera to camera"),
+        (EvalConfig(views=TTA("ten-crop")), "ten-crop: sum of the embeddings of 10 views"),
+        (EvalConfig(rerank=Rerank(k1=5, k2=2)), "k-reciprocal, k1 5, k2 2, lambda 0.3"),
+        (EvalConfig(expansion=Expansion(count=3)), "of queries, by 3 neighbours, alpha 3"),
+        (EvalConfig(single_shot=True, draws=3, seed=4), "3 draws made with seed 4"),
+        (EvalConfig(tracklets=True), "tracklets, camera to camera"),
     ],
 )
-def test_text_tells_what_was_chosen(tmp_path: Path, model: Path, choices: Choices, words: str) -> None:
+def test_text_tells_what_was_chosen(tmp_path: Path, model: Path, choices: EvalConfig, words: str) -> None:
     chosen = evaluation_set(read_dataset(crop_folder(tmp_path / "crops")))
     assert words in as_text(evaluate_set(chosen, open_backend(model), choices), Options())
 
@@ -103,5 +102,5 @@ def test_text_tells_what_was_chosen(tmp_path: Path, model: Path, choices: Choice
 def test_cameras_that_are_ignored_are_told(tmp_path: Path, model: Path) -> None:
     options = Options(no_camera=True)
     chosen = evaluation_set(read_dataset(crop_folder(tmp_path / "crops"), options))
-    text = as_text(evaluate_set(chosen, open_backend(model), Choices()), options)
+    text = as_text(evaluate_set(chosen, open_backend(model), EvalConfig()), options)
     assert "cameras are ignored" in text and "cameras ignored" in chosen.name

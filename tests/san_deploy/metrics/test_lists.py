@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from san_deploy.metrics import Answers, products, rank_lists, rank_queries
-
-from . import oracle
+from san_deploy.metrics import RankingLabels, products, rank_lists, rank_queries
+from tests.san_deploy.metrics import oracle
 
 
 def test_lists_agree_with_the_ranks() -> None:
     rng = np.random.default_rng(3)
     labels = oracle.labels(rng, 20, 60, 5)
     query, gallery = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (20, 60))
-    scores, answers = products(query, gallery), Answers(**labels)
+    scores, answers = products(query, gallery), RankingLabels(**labels)
     ranks = rank_queries(scores, answers)
     lists = rank_lists(scores, answers, range(20), length=60)
     assert any(ranks.first > 1)
@@ -28,7 +27,7 @@ def test_lists_agree_with_the_ranks() -> None:
 
 def test_length() -> None:
     rows, person = np.eye(4, dtype=np.float32), np.array([1, 1, 2, 3])
-    answers = Answers(
+    answers = RankingLabels(
         query_person=person, gallery_person=person, query_camera=np.arange(4), gallery_camera=np.arange(4)
     )
     (found,) = rank_lists(products(rows, rows), answers, [1], length=2)

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from san_deploy import metrics
 from san_deploy.errors import SanError
-from san_deploy.metrics import Answers, evaluate, products, rank_positives, rank_queries
+from san_deploy.metrics import RankingLabels, evaluate, products, rank_positives, rank_queries
 from san_deploy.metrics.ranking import count_not_below
-
-from . import oracle
+from tests.san_deploy.metrics import oracle
 
 
 # Small whole numbers as embeddings: products are exact, so that ties are ties in any order of summation.
@@ -56,7 +55,7 @@ def test_long_lists_are_counted_before_they_are_sorted(values: int) -> None:
         def fill(self, start: int, stop: int, out: np.ndarray) -> None:
             out[:] = scores[start:stop]
 
-    result = rank_queries(Matrix(), Answers(**labels)).summary().as_dict()
+    result = rank_queries(Matrix(), RankingLabels(**labels)).summary().as_dict()
     assert result == pytest.approx(oracle.market(scores.tolist(), **labels), abs=1e-6)
 
 
@@ -92,7 +91,7 @@ def test_known_figures() -> None:
     # Right answers at ranks 1 and 3: (1/1 + 2/3) / 2, and 2 of 3 for the inverse negative penalty.
     result = rank_queries(
         products(np.array([[1.0]], np.float32), np.array([[0.9], [0.8], [0.7]], np.float32)),
-        Answers(
+        RankingLabels(
             query_person=np.array([1]),
             gallery_person=np.array([1, 2, 1]),
             query_camera=np.array(["a"]),
@@ -116,7 +115,7 @@ def test_cmc_at_any_rank() -> None:
         "query_camera": np.zeros(5),
         "gallery_camera": np.ones(5),
     }
-    ranks = rank_queries(products(np.ones((5, 1), np.float32), gallery), Answers(**labels))
+    ranks = rank_queries(products(np.ones((5, 1), np.float32), gallery), RankingLabels(**labels))
     assert ranks.summary(ranks=4).cmc == pytest.approx((0.2, 0.4, 0.6, 0.8))
     curve = ranks.summary()
     assert (curve.rank(1), curve.rank(3), curve.rank(1000)) == pytest.approx((0.2, 0.6, 1.0))
@@ -125,7 +124,7 @@ def test_cmc_at_any_rank() -> None:
 def test_what_is_left_out_is_explained() -> None:
     ranks = rank_queries(
         products(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)),
-        Answers(
+        RankingLabels(
             query_person=np.array([1, 0, 7, 2]),
             gallery_person=np.array([1, 0, 2, 2]),
             query_camera=np.array(["a", "a", "a", "b"]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from san_deploy.errors import SanError
-from san_deploy.metrics import Answers, CupyProducts, Products, TorchProducts, products, rank_queries
+from san_deploy.metrics import CupyProducts, Products, RankingLabels, TorchProducts, products, rank_queries
 from san_deploy.metrics import scores as scores_module
 from san_deploy.metrics.scores import checked_rows, tiles, unit_rows
 
@@ -62,7 +62,7 @@ def test_equal_crops_tie_wherever_they_stand() -> None:
     person = np.arange(2, 1005)
     person[500] = 1
     scores = Products(gallery[700:701], gallery)
-    answers = Answers(
+    answers = RankingLabels(
         query_person=np.array([1]),
         gallery_person=person,
         query_camera=np.array([0]),

@@ -1,1 +1,0 @@
-"""From checkpoints to model files that describe and check themselves. Imported as `san_deploy.export`."""

@@ -1,0 +1,1 @@
+"""From checkpoints to model files that describe and check themselves. Imported as `san_export`."""

@@ -1,0 +1,137 @@
+"""Writing a deployed network as ONNX: one file, a fixed interface, the same bytes for the same weights."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+
+import onnx
+import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
+import torch
+
+from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME
+from san_deploy.errors import SanError
+
+from .graph.operators import check_operators
+from .graph.rewrite import rewrite
+from .wrapper import OnnxWrapper
+
+#: What torch's exporter writes natively.
+OPSET = 18
+#: Opsets to choose from: torch writes none below, and those above need IR versions beyond `IR_VERSION`.
+OPSETS = (18, 22)
+#: The newest IR version in a file. ONNX Runtime reads 10 from 1.18 on, TensorRT from 10.0 on.
+IR_VERSION = 10
+
+
+def to_onnx(
+    network: OnnxWrapper,
+    size_hw: tuple[int, int],
+    *,
+    opset: int = OPSET,
+    report: Callable[[str], None] = lambda line: None,
+) -> onnx.ModelProto:
+    """Write the graph, weights inside, batch norms folded, only N dynamic.
+
+    Args:
+        network: on the CPU.
+        size_hw: height and width of its input, pixels.
+        opset: one of `OPSETS`, ends included.
+        report: takes one line where the oldest TensorRT that we know would not run the graph as it is. That is
+            no error here: the file may be for another runtime.
+
+    Returns:
+        A checked model with input `crops` and output `embedding`, without metadata and without any trace of
+        this machine (the exporter writes source lines and paths into every node).
+
+    Raises:
+        SanError: the exporter gave another opset than was asked for.
+    """
+    height, width = size_hw
+    # A batch of 1 would make the exporter take N for a constant.
+    if network.input_form == "uint8":
+        example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    else:
+        example = torch.zeros(2, 3, height, width)
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = clean(rewrite(program.model_proto))
+    written = {item.domain: item.version for item in model.opset_import}
+    if written != {"": opset}:
+        raise SanError(
+            f"torch's exporter wrote opset {written.get('')}, not {opset}", do=f"give --opset {OPSET}"
+        )
+    onnx.checker.check_model(model, full_check=True)
+    problems = check_operators(model)
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        report(f"not for TensorRT 10.3: {problems[0]}{more}")
+    return model
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that holds the interface, the nodes and the weights, and nothing of where it was made.
+
+    Args:
+        model: as torch's exporter gives it; not changed.
+
+    Returns:
+        The same computation. Nodes, weights and inputs lose their notes, intermediate shapes are left out
+        (readers infer them), functions that no node calls too.
+    """
+    result = _copy(model)
+    result.ir_version = min(result.ir_version, IR_VERSION)
+    result.doc_string = ""
+    del result.metadata_props[:]
+    # The exporter lists helper domains that no node uses.
+    used = {node.domain for node in result.graph.node}
+    kept = [item for item in result.opset_import if item.domain in used]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    graph = result.graph
+    graph.name = "san"
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return result
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, warnings and log lines (on packages we do not use) off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,436 @@
+"""The two that are compared, opened: what runs them, what they say of themselves, and their graphs to look into."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact, from_metadata, sha256_file
+from san_deploy.backends import PLANS, open_backend
+from san_deploy.backends.onnxruntime import CUDA, int8_entries, missing_provider, open_cpu
+from san_deploy.backends.plan import read_plan
+from san_deploy.errors import SanError, UsageError
+from san_deploy.io.printable import printable
+from san_deploy.preprocess import RESIZE
+
+from ..graph.graph import view
+from ..precision.emulate_fp16 import rounding_fp16
+from ..precision.fp16 import to_fp16
+
+if TYPE_CHECKING:
+    from san_train.models import Network
+
+    from .stages.probes import MaskProbe
+
+#: Crops per call where the file does not say what it is best at: what ONNX Runtime is asked to run, and beyond which
+#: it gains nothing.
+_OPTIMUM, _MAXIMUM = 16, 64
+_EXPORT = "export it again: san export CHECKPOINT"
+Rows = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two.
+
+    Attributes:
+        path: its file.
+        artefact: what it says of itself; of a checkpoint what an export of it would say.
+        runtime: what runs it, in words.
+        rows: `(n, H, W, 3)` uint8 BGR to `(n, D)`, as they come: nothing is checked or normalised. SanError where
+            the runtime fails, or where it checks rows itself, as engines' does.
+        optimum, maximum: crops per call that it is best at, and that it takes at most in one run.
+        model: of an ONNX file, as it lies on the disk.
+        as_it_is: of an FP16 file on a CPU, whose `rows` round as a GPU does: the file itself.
+        notes: for people.
+    """
+
+    path: Path
+    artefact: Artefact
+    runtime: str
+    rows: Rows
+    optimum: int = _OPTIMUM
+    maximum: int = _MAXIMUM
+    model: onnx.ModelProto | None = None
+    as_it_is: Rows | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether PyTorch runs it."""
+        return self.path.suffix == ".safetensors"
+
+    def told(self) -> dict[str, Any]:
+        """For people and for JSON."""
+        return {
+            "file": printable(self.path),
+            "runtime": self.runtime,
+            "precision": self.artefact.precision.upper(),
+            "mask": self.artefact.mask,
+        }
+
+
+@dataclass(eq=False)
+class Sides:
+    """Reference and target, which fit each other.
+
+    Attributes:
+        reference, target: opened.
+        onnx_file: what an engine was built from, where the user named it.
+        notes: on the pair, for people.
+    """
+
+    reference: Side
+    target: Side
+    onnx_file: Path | None = None
+    notes: tuple[str, ...] = ()
+    graph_notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def network(self) -> Network:
+        """The reference's network; of a checkpoint alone. Needs PyTorch."""
+        from san_train.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.reference.path)[0]
+
+    @cached_property
+    def reference_graph(self) -> onnx.ModelProto:
+        """The reference as a graph: the file itself, or a fresh FP32 export of the checkpoint.
+
+        Raises:
+            SanError: it cannot be exported.
+        """
+        if self.reference.model is not None:
+            return _rounded(self.reference.model)
+        from ..onnx_writer import OPSETS, to_onnx
+        from ..wrapper import OnnxWrapper
+
+        asked = _opset(self.target.model) if self.target.model is not None else 0
+        deployed = OnnxWrapper(
+            self.network, mask=_torch_mask(self.reference.artefact), input_form=self.target.artefact.input
+        )
+        size_hw = self.reference.artefact.size_hw
+        return to_onnx(deployed, size_hw, opset=min(max(asked, OPSETS[0]), OPSETS[1]))
+
+    @property
+    def reference_graph_artefact(self) -> Artefact:
+        """What `reference_graph` takes: a checkpoint is exported in the target's input form."""
+        if self.reference.model is not None:
+            return self.reference.artefact
+        return replace(self.reference.artefact, input=self.target.artefact.input)
+
+    @cached_property
+    def own_graph(self) -> onnx.ModelProto | None:
+        """The target as a graph that rounds as it does: the file itself, or what an engine was built from.
+
+        None for an engine whose ONNX file is not here.
+        """
+        if self.target.model is not None:
+            return _rounded(self.target.model)
+        model = self._engine_source()
+        if model is None:
+            return None
+        self.graph_notes.append("Layers and masks are of the ONNX file that the engine was built from.")
+        return _rounded(model)
+
+    @cached_property
+    def target_graph(self) -> onnx.ModelProto:
+        """`own_graph`; of an FP16 engine without one the FP32 reference, rounded to FP16, stands in.
+
+        Raises:
+            SanError: nothing shows what an engine computes.
+        """
+        if self.own_graph is not None:
+            return self.own_graph
+        if self._stands_in:
+            self.graph_notes.append(
+                "The ONNX file that the engine was built from is not here: layers and masks are of the reference "
+                "converted to FP16, not of the engine."
+            )
+            return rounding_fp16(to_fp16(self.reference_graph))
+        raise SanError(
+            f"the ONNX file that {self.target.path.name} was built from is not beside it",
+            do="give it: --onnx FILE",
+        )
+
+    @property
+    def _stands_in(self) -> bool:
+        """Whether the reference can show what an engine computes."""
+        return self.target.artefact.precision == "fp16" and self.reference.artefact.precision == "fp32"
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether there is a `target_graph`, to hold against the reference's.
+
+        Raises:
+            SanError: what the engine was built from cannot be read.
+        """
+        return self.own_graph is not None or self._stands_in
+
+    def mask_probe(self) -> MaskProbe:
+        """What the reference's masks are: PyTorch's own for a checkpoint."""
+        if self.reference.checkpoint:
+            from .stages.torch_probe import torch_probe
+
+            return torch_probe(self.network, self.reference.artefact.mask)
+        from .stages.probes import onnx_probe
+
+        return onnx_probe(self.reference_graph, self.reference.artefact)
+
+    def _engine_source(self) -> onnx.ModelProto | None:
+        engine = self.target.artefact.engine
+        if engine is None:
+            return None
+        if self.onnx_file is not None:
+            return _load(self.onnx_file.read_bytes(), self.onnx_file)
+        beside = (
+            self.target.path.with_name(engine.onnx) if engine.onnx else self.target.path.with_suffix(".onnx")
+        )
+        if not beside.is_file():
+            return None
+        if sha256_file(beside) != engine.onnx_sha256:
+            self.graph_notes.append(
+                f"{beside.name} beside the engine is not the file that it was built from."
+            )
+            return None
+        return _load(beside.read_bytes(), beside)
+
+
+def open_sides(
+    reference: Path,
+    target: Path,
+    *,
+    mask: str | None = None,
+    onnx_file: Path | None = None,
+    backend: str = "auto",
+    device: str = "auto",
+) -> Sides:
+    """Open both, and refuse what cannot be compared. A target that computes nonsense is opened.
+
+    Args:
+        reference: a checkpoint (needs PyTorch), run in FP32 by one thread of the CPU, or an ONNX file.
+        target: an ONNX file, or an engine with its sidecar.
+        mask: of a checkpoint; None takes the target's, where the network has that choice.
+        onnx_file: what the engine was built from; None looks for it beside the engine.
+        backend: of the target, see `open_backend`.
+        device: of the target, likewise.
+
+    Raises:
+        UsageError: options that do not fit the files.
+        SanError: a file is missing, damaged, without metadata or of another schema; input sizes, lengths of
+            embeddings or networks differ; the device is not there.
+    """
+    reference, target = Path(reference), Path(target)
+    _check_kinds(reference, target, mask, onnx_file)
+    second = _open_target(target, backend, device)
+    if onnx_file is not None:
+        _check_source(second, onnx_file)
+    first = _open_reference(reference, mask, second.artefact)
+    _check_fit(first, second)
+    notes = []
+    if first.artefact.sha256 == second.artefact.sha256:
+        notes.append(
+            "REFERENCE AND TARGET ARE THE SAME FILE: that it agrees with itself says nothing of its source."
+        )
+    if first.artefact.mask != second.artefact.mask:
+        notes.append(
+            f"THE MASKS DIFFER: {first.artefact.mask} in the reference, {second.artefact.mask} in the target. What is "
+            "measured is that choice and the rounding together."
+        )
+    elif first.checkpoint and mask is None and second.artefact.mask not in ("none", "soft"):
+        notes.append(
+            f"The checkpoint runs with the target's mask, {second.artefact.mask}; --mask gives another."
+        )
+    if first.artefact.precision != "fp32":
+        notes.append(
+            f"THE REFERENCE IS {first.artefact.precision.upper()} ITSELF: what it lost against FP32 is not seen here."
+        )
+    return Sides(first, second, onnx_file, tuple(notes))
+
+
+class RawOnnx:
+    """An ONNX graph in ONNX Runtime on the CPU, one thread, a batch in one call, rows as they come.
+
+    Args:
+        data: of the file.
+        path: for messages.
+        artefact: what it says of itself.
+
+    Raises:
+        SanError: it does not open.
+    """
+
+    def __init__(self, data: bytes, path: Path, artefact: Artefact) -> None:
+        self._path = path
+        self._artefact = artefact
+        self._session = open_cpu(data, path, entries=int8_entries(artefact))
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        """`(n, H, W, 3)` uint8 BGR to whatever the graph gives, float32; SanError where it fails."""
+        try:
+            rows: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._artefact.to_input(crops)})[
+                0
+            ]
+        except SanError:
+            raise
+        except Exception as error:  # its exceptions have no common base but this
+            raise SanError(f"{self._path} failed in ONNX Runtime", why=_first_line(error)) from error
+        return rows
+
+
+def has_fp16(model: onnx.ModelProto) -> bool:
+    """Whether any value of a graph is FP16."""
+    return TensorProto.FLOAT16 in view(model).types.values()
+
+
+def _check_kinds(reference: Path, target: Path, mask: str | None, onnx_file: Path | None) -> None:
+    for path in (reference, target, *(() if onnx_file is None else (onnx_file,))):
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise SanError(f"{path} {what}", do="name a file of san train or san export")
+    if reference.suffix in PLANS:
+        raise UsageError(
+            f"the reference {reference} is an engine",
+            do="give what it was made from: a checkpoint or an ONNX file",
+        )
+    if reference.suffix not in (".safetensors", ".onnx"):
+        raise UsageError(f"the reference {reference} is neither a checkpoint (.safetensors) nor an ONNX file")
+    if target.suffix not in (".onnx", *PLANS):
+        do = f"export it first: san export {target}" if target.suffix == ".safetensors" else ""
+        raise UsageError(f"the target {target} is neither an ONNX file nor an engine", do=do)
+    if mask is not None and reference.suffix != ".safetensors":
+        raise UsageError(
+            f"--mask {mask} does not go with {reference}",
+            why="its mask is part of the file",
+            do="leave it out",
+        )
+    if onnx_file is not None and target.suffix == ".onnx":
+        raise UsageError(f"--onnx is for an engine, and {target} is an ONNX file", do="leave it out")
+
+
+def _open_reference(path: Path, mask: str | None, target: Artefact) -> Side:
+    if path.suffix == ".onnx":
+        return _open_onnx(path)
+    if importlib.util.find_spec("onnxscript") is None:
+        # Its graph is needed after minutes: what is missing is said before.
+        raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+    from san_deploy.checkpoint_info import read_header, read_info
+
+    resize = read_info(path, read_header(path).description).resize
+    if resize != RESIZE:
+        raise SanError(
+            f"{path} was trained with the resize '{resize}'",
+            why=f"this version has '{RESIZE}' alone",
+            do="use the version of san-deploy that trained it",
+        )
+    like = mask or (None if target.mask in ("none", "soft") else target.mask)
+    try:
+        runtime = open_backend(path, device="cpu", threads=1, mask=like)
+    except UsageError:
+        if mask is not None:
+            raise
+        # Its network has no mask to choose, which is told with the rest of what differs.
+        runtime = open_backend(path, device="cpu", threads=1)
+    return Side(path, runtime.artefact, f"{runtime.name}, one thread", runtime)
+
+
+def _open_target(path: Path, backend: str, device: str) -> Side:
+    if path.suffix in PLANS:
+        engine = read_plan(path).engine
+        runtime = open_backend(path, backend=backend, device=device)
+        _, optimum, maximum = engine.batch
+        notes = (f"{runtime.note}.",) if runtime.note else ()
+        return Side(path, runtime.artefact, runtime.name, runtime, optimum, maximum, notes=notes)
+    if backend in ("auto", "onnxruntime") and (device == "cpu" or (device == "auto" and not _gpu())):
+        return _open_onnx(path)
+    # What was read is compared with what runs: the file may be broken, but not another.
+    side = _open_onnx(path, rounded=False)
+    runtime = open_backend(path, backend=backend, device=device)
+    notes = (f"{runtime.note}.",) if runtime.note else ()
+    return Side(path, side.artefact, runtime.name, runtime, model=side.model, notes=notes)
+
+
+def _gpu() -> bool:
+    """Whether ONNX Runtime can use a GPU here."""
+    from san_deploy.backends.cuda import probe
+
+    return not (probe()[1] or missing_provider(CUDA))
+
+
+def _open_onnx(path: Path, *, rounded: bool = True) -> Side:
+    """An ONNX file on the CPU; with `rounded`, FP16's roundings are put in, which ONNX Runtime leaves out there."""
+    data = path.read_bytes()
+    if not data:
+        raise SanError(f"model {path} is empty", do="fetch it again, or " + _EXPORT)
+    metadata = open_cpu(data, path).get_modelmeta().custom_metadata_map
+    artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
+    if artefact.engine is not None:
+        raise SanError(f"{path} says that it is an engine", do=_EXPORT)
+    model = _load(data, path)
+    raw = RawOnnx(data, path, artefact)
+    name = "onnxruntime (CPU, 1 thread)"
+    if not (rounded and has_fp16(model)):
+        return Side(path, artefact, name, raw, model=model)
+    measured = RawOnnx(rounding_fp16(model).SerializeToString(), path, artefact)
+    note = f"{path.name} is measured with every FP16 rounding of a GPU, most of which ONNX Runtime leaves out on a CPU."
+    return Side(
+        path, artefact, f"{name}, FP16's roundings put in", measured, model=model, as_it_is=raw, notes=(note,)
+    )
+
+
+def _load(data: bytes, path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's errors, which have no common base but this
+        raise SanError(f"{path} is not a whole ONNX file", why=_first_line(error), do=_EXPORT) from error
+
+
+def _check_source(target: Side, onnx_file: Path) -> None:
+    engine = target.artefact.engine
+    if engine is not None and sha256_file(onnx_file) != engine.onnx_sha256:
+        raise SanError(
+            f"{onnx_file} is not what {target.path} was built from",
+            why=f"that has SHA-256 {engine.onnx_sha256[:12]}",
+            do="give that file, or leave --onnx out",
+        )
+
+
+def _check_fit(reference: Side, target: Side) -> None:
+    first, second = reference.artefact, target.artefact
+    told = (
+        ("takes crops of", "{0[0]} x {0[1]}", first.size_hw, second.size_hw),
+        ("gives embeddings of", "{0} values", first.embedding_dim, second.embedding_dim),
+        ("is a network of the class", "{0}", first.arch, second.arch),
+    )
+    for what, form, one, other in told:
+        if one != other:
+            raise SanError(
+                f"{target.path} {what} {form.format(other)}, {reference.path} {form.format(one)}",
+                do="compare with the checkpoint or the file that it was made from",
+            )
+
+
+def _rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    return rounding_fp16(model) if has_fp16(model) else model
+
+
+def _torch_mask(artefact: Artefact) -> str:
+    """A network without a sharp mask has nothing to switch."""
+    return "argmax" if artefact.mask in ("none", "soft") else artefact.mask
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return view(model).opset
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]

@@ -1,0 +1,134 @@
+"""Parts of a graph, run in ONNX Runtime as they are written, without keeping more values than later parts read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from san_deploy.backends.ort import onnxruntime, quiet_options
+from san_deploy.errors import SanError
+
+from ...graph.graph import Graph
+
+
+class Part:
+    """Some nodes of a graph as a model of its own, opened.
+
+    No optimisation is on: a fused kernel rounds elsewhere than the graph says, and makes not every value.
+
+    Args:
+        model: that the graph is of: opset and IR version.
+        graph: for types and constants.
+        nodes: in order; they may read and make names that the graph does not have.
+        inputs: `{name: TensorProto type}`.
+        outputs: likewise.
+
+    Raises:
+        SanError: ONNX Runtime does not open it.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        graph: Graph,
+        nodes: Iterable[NodeProto],
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+    ) -> None:
+        kept = [node for node in nodes if node.op_type != "Constant"]
+        read = {name for node in kept for name in node.input}
+        part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+        part.graph.name = "part"
+        part.graph.node.extend(kept)
+        for name in sorted(read & graph.constants.keys()):
+            weight = TensorProto()
+            weight.CopyFrom(graph.constants[name])
+            weight.name = name  # a Constant's tensor has none
+            part.graph.initializer.append(weight)
+        part.graph.input.extend(helper.make_tensor_value_info(*item, None) for item in inputs.items())
+        part.graph.output.extend(helper.make_tensor_value_info(*item, None) for item in outputs.items())
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        options = quiet_options()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(
+                part.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no common base but this
+            raise SanError(
+                "ONNX Runtime does not open a part of the graph", why=_first_line(error)
+            ) from error
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run it; SanError where that fails."""
+        try:
+            values: list[Any] = self._session.run(
+                list(self.outputs), {name: feeds[name] for name in self.inputs}
+            )
+        except Exception as error:  # as above
+            raise SanError("ONNX Runtime does not run a part of the graph", why=_first_line(error)) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def steps(
+    model: onnx.ModelProto, graph: Graph, feeds: Mapping[str, np.ndarray], plan: Sequence[Sequence[str]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Run a graph piece by piece.
+
+    Args:
+        model: not changed.
+        graph: its `view`.
+        feeds: of the graph's inputs.
+        plan: for each step the values that are asked for.
+
+    Yields:
+        The values of each step. Between steps nothing is held but what a later step reads.
+    """
+    step_of = _assign(graph, plan)
+    last_use: dict[str, int] = {}
+    for index, step in step_of.items():
+        for name in graph.changing(graph.nodes[index]):
+            last_use[name] = max(last_use.get(name, 0), step)
+    for step, names in enumerate(plan):
+        for name in names:
+            last_use[name] = max(last_use.get(name, 0), step)
+    held = dict(feeds)
+    for step, names in enumerate(plan):
+        indices = sorted(index for index, at in step_of.items() if at == step)
+        nodes = [graph.nodes[index] for index in indices]
+        made = {name for node in nodes for name in node.output if name}
+        read = {name for node in nodes for name in graph.changing(node)} - made
+        wanted = [name for name in dict.fromkeys(names) if name in made]
+        wanted += sorted(name for name in made - set(wanted) if last_use.get(name, 0) > step)
+        if nodes and wanted:
+            types = graph.types
+            part = Part(
+                model, graph, nodes, {n: types[n] for n in sorted(read)}, {n: types[n] for n in wanted}
+            )
+            held |= part(held)
+        yield {name: held[name] for name in names}
+        held = {name: value for name, value in held.items() if last_use.get(name, 0) > step}
+
+
+def _assign(graph: Graph, plan: Sequence[Sequence[str]]) -> dict[int, int]:
+    """The first step that needs each node, of those that any needs."""
+    found: dict[int, int] = {}
+    for step, names in enumerate(plan):
+        stack = [graph.maker[name] for name in names if name in graph.maker]
+        while stack:
+            index = stack.pop()
+            if index in found:
+                continue
+            found[index] = step
+            stack += [graph.maker[name] for name in graph.changing(graph.nodes[index]) if name in graph.maker]
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

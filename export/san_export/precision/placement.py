@@ -1,0 +1,187 @@
+"""Where a network is quantised: which products run in INT8, and between which of them values stay 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from ..graph.graph import PRODUCTS, Graph
+from ..graph.mask_branches import find_branches
+from .relations import relation_gates
+
+#: What the two runtimes need; see `int8`.
+FORMS = ("tensorrt", "cpu")
+#: Products that gain nothing. ONNX Runtime has no 8-bit transposed convolution on the CPU. For TensorRT the
+#: head stays in floating point: a thousandth of the work, TensorRT-RTX multiplies no INT8 matrices on Turing,
+#: and nothing behind it averages its rounding out.
+_WITHOUT_KERNEL = {"cpu": frozenset({"ConvTranspose"}), "tensorrt": frozenset({"Gemm", "MatMul"})}
+#: Operators, apart from products, for which ONNX Runtime has a fast 8-bit kernel on the CPU. Its product of
+#: two values (QLinearMul) is slower than FP32's.
+_INTEGER = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool"})
+#: These may give FP32 out of 8-bit operands; a QLinearConv cannot.
+_FREE_OUTPUT = frozenset({"Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is quantised, by the index of the nodes.
+
+    Attributes:
+        products: their input and weight are 8 bits.
+        integer: other nodes that read and give 8 bits.
+        rounded: (node, value) where a node reads a value rounded to 8 bits.
+    """
+
+    products: frozenset[int]
+    integer: frozenset[int]
+    rounded: frozenset[tuple[int, str]]
+
+    @property
+    def values(self) -> frozenset[str]:
+        """All that are rounded for somebody."""
+        return frozenset(name for _, name in self.rounded)
+
+
+def product_name(graph: Graph, node: NodeProto) -> str:
+    """What to call a product: its weight's name without `.weight`, or its own output's."""
+    weight = node.input[1]
+    return weight.removesuffix(".weight") if weight in graph.constants else node.output[0]
+
+
+def weight_axis(node: NodeProto, rank: int) -> int:
+    """The axis of a product's weight that runs over its outputs."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if any(item.name == "transB" and item.i for item in node.attribute) else 1
+    return 1 if node.op_type == "ConvTranspose" else rank - 1
+
+
+def candidates(model: onnx.ModelProto, graph: Graph, form: str) -> dict[str, list[int]]:
+    """The products that may be quantised, by name, in the order of the graph; shared weights share a name.
+
+    A product of two values that both change is none, nor is one in a mask branch: quantised, it would flip
+    bits of the mask. Nor is a convolution of one channel to one: it fills a 32nd of what integer kernels take
+    at once, and averages no rounding out. HA-CNN's spatial attention is made of those. Nor is what makes a gate
+    of relations: 2 % of the work of RGA's attention, and nine tenths of what it loses in the form `cpu`.
+    """
+    masks = {name for branch in find_branches(model) for name in branch.nodes}
+    gates = relation_gates(graph)
+    found: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.nodes):
+        if _is_candidate(graph, node, form) and node.output[0] not in masks and index not in gates:
+            found.setdefault(product_name(graph, node), []).append(index)
+    return found
+
+
+def _is_candidate(graph: Graph, node: NodeProto, form: str) -> bool:
+    if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type in _WITHOUT_KERNEL[form]:
+        return False
+    # With its input transposed, or in groups along the axis of its scales, a product is of no network here.
+    numbers = {item.name: item.i for item in node.attribute}
+    if numbers.get("transA", 0) or (node.op_type == "ConvTranspose" and numbers.get("group", 1) > 1):
+        return False
+    if node.op_type == "Conv" and graph.shapes.get(node.input[1], ())[:2] == (1, 1):
+        return False
+    constant = all(name in graph.constants for name in node.input[1:] if name)
+    given = node.input[0] not in graph.constants and graph.types.get(node.input[0]) == TensorProto.FLOAT
+    return constant and given
+
+
+def place(graph: Graph, products: frozenset[int], form: str) -> Placement:
+    """Settle what is rounded, given the products that run in 8 bits."""
+    return _for_cpu(graph, products) if form == "cpu" else _for_tensorrt(graph, products)
+
+
+def _for_tensorrt(graph: Graph, products: frozenset[int]) -> Placement:
+    """Round what products read, and the shortcut of a residual sum.
+
+    TensorRT fuses a convolution with the sum and the ReLU behind it, and takes the shortcut in INT8 where
+    it is rounded. What comes out of the convolution itself must not be, or the fusion breaks.
+    """
+    rounded = {(index, graph.nodes[index].input[0]) for index in products}
+    read = {name for _, name in rounded}
+    for index, node in enumerate(graph.nodes):
+        if node.op_type == "Add":
+            shortcut = _shortcut(graph, node, products, read)
+            if shortcut is not None:
+                rounded.add((index, shortcut))
+    return Placement(products, frozenset(), frozenset(rounded))
+
+
+def _shortcut(graph: Graph, node: NodeProto, products: frozenset[int], read: set[str]) -> str | None:
+    """The input of a sum that does not come out of the product it is fused with; None where nothing fuses."""
+    made = [name for name in node.input if _fusable(graph, name, products)]
+    others = [name for name in node.input if name not in made]
+    if not made or len(set(node.input)) < 2:
+        return None
+    if len(made) == 1:
+        # A shortcut that no product reads would be rounded for the sum alone.
+        return others[0] if others[0] in read else None
+    # Two products: the smaller one is the shortcut (a 1 x 1 convolution), the larger one fuses.
+    return min(made, key=lambda name: _weights(graph, graph.nodes[graph.maker[name]]))
+
+
+def _fusable(graph: Graph, name: str, products: frozenset[int]) -> bool:
+    return graph.maker.get(name) in products and len(graph.readers.get(name, ())) == 1
+
+
+def _weights(graph: Graph, node: NodeProto) -> int:
+    size = 1
+    for dimension in graph.constants[node.input[1]].dims:
+        size *= dimension
+    return size
+
+
+def _for_cpu(graph: Graph, products: frozenset[int]) -> Placement:
+    """Keep values in 8 bits from product to product: ONNX Runtime fuses nothing else into integer kernels.
+
+    Sums and poolings run in 8 bits where all that they read is in 8 bits and all who read them want it so.
+    """
+    integer = {
+        index
+        for index, node in enumerate(graph.nodes)
+        if node.op_type in _INTEGER
+        and len(node.output) == 1
+        and graph.types.get(node.output[0]) == TensorProto.FLOAT
+    }
+    while True:
+        given = {
+            name
+            for index in products | integer
+            if (name := _result(graph, index)) is not None
+            and (graph.nodes[index].op_type not in _FREE_OUTPUT or _wanted(graph, name, products, integer))
+        }
+        read = {graph.nodes[index].input[0] for index in products}
+        failing = {
+            index
+            for index in integer
+            if not given.union(read).issuperset(graph.nodes[index].input)
+            or not _wanted(graph, _result(graph, index), products, integer)
+        }
+        if not failing:
+            break
+        integer -= failing
+    rounded = {(index, graph.nodes[index].input[0]) for index in products}
+    rounded |= {(index, name) for index in integer for name in graph.nodes[index].input}
+    # What an integer kernel gives exists in 8 bits alone, so all others read it from there.
+    rounded |= {(reader, name) for name in given for reader in graph.readers.get(name, ())}
+    return Placement(products, frozenset(integer), frozenset(rounded))
+
+
+def _result(graph: Graph, index: int) -> str | None:
+    """What a node gives, behind the ReLU that ONNX Runtime fuses; None where the graph itself gives it."""
+    name = graph.nodes[index].output[0]
+    readers = graph.readers.get(name, ())
+    if len(readers) == 1 and graph.nodes[readers[0]].op_type == "Relu" and name not in graph.outputs:
+        name = graph.nodes[readers[0]].output[0]
+    return None if name in graph.outputs else name
+
+
+def _wanted(graph: Graph, name: str | None, products: frozenset[int], integer: set[int]) -> bool:
+    readers = graph.readers.get(name, ()) if name is not None else ()
+    return any(reader in products or reader in integer for reader in readers)

@@ -1,0 +1,92 @@
+"""What this machine has: runtimes, GPUs, the starter model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .. import __version__
+from ..errors import SanError
+from ..io.machine import Machine, machine
+from ..io.versions import versions
+from . import STARTER, cuda, trt
+from .compatibility import loaded
+from .info import FileInfo, read_file
+
+#: Whose version is told, where it is installed.
+_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "safetensors")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What this machine has.
+
+    Attributes:
+        san_deploy: version.
+        machine: processor, cores, system, Python.
+        packages: versions of those that are installed.
+        providers: execution providers of ONNX Runtime; we use the CPU's.
+        tensorrt: `{runtime: version}` of those that load.
+        tensorrt_problems: `{runtime: why not}` of the others.
+        cuda_runtime: version of libcudart, `13.0`; empty where there is none.
+        cuda_driver: newest CUDA that the driver supports; empty where there is none.
+        gpus: `[{"name", "sm", "index"}]`.
+        no_gpu: why there is none; empty where there is.
+        starter: of the starter model; None where it is not as it should be.
+        starter_problem: why; empty where it is.
+    """
+
+    san_deploy: str
+    machine: Machine
+    packages: dict[str, str]
+    providers: list[str]
+    tensorrt: dict[str, str]
+    tensorrt_problems: dict[str, str]
+    cuda_runtime: str
+    cuda_driver: str
+    gpus: list[dict[str, Any]]
+    no_gpu: str
+    starter: FileInfo | None
+    starter_problem: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return values | {
+            "machine": asdict(self.machine),
+            "starter": None if self.starter is None else self.starter.as_dict(),
+        }
+
+
+def here() -> Environment:
+    """This machine. What is missing is told, and is no error."""
+    from .ort import onnxruntime
+
+    runtimes = [loaded(runtime) for runtime in trt.MODULES]
+    found, no_gpu = cuda.probe()
+    starter, problem = None, ""
+    try:
+        starter = read_file(STARTER)
+    except SanError as error:
+        problem = str(error)
+    return Environment(
+        san_deploy=__version__,
+        machine=machine(),
+        packages=versions(*_PACKAGES),
+        providers=list(onnxruntime.get_available_providers()),
+        tensorrt={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
+        tensorrt_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
+        cuda_runtime=cuda.runtime_version(),
+        cuda_driver=_driver_version(),
+        gpus=[asdict(device) for device in found],
+        no_gpu=no_gpu,
+        starter=starter,
+        starter_problem=problem,
+    )
+
+
+def _driver_version() -> str:
+    try:
+        return cuda.load().driver_version()
+    except SanError:
+        return ""

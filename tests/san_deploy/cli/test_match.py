@@ -1,0 +1,300 @@
+"""`san match` as it is called: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from san_deploy.artefact import Artefact, Threshold
+from tests.conftest import Result
+
+SIZE_HW = (16, 8)
+CALIBRATION = Threshold(0.9, 0.01, 0.98, 1000, 90, "coloured rectangles")
+OUTPUTS = ["matches.csv", "matches.json", "report.html", "similarity.npz"]
+
+
+San = Callable[..., Result]
+
+
+@dataclass
+class ColourBackend:
+    """Embeds a crop as its mean colour, less grey: people here are coloured rectangles."""
+
+    threshold: Threshold | None = CALIBRATION
+    interrupt: bool = False
+    name: str = "colours (CPU)"
+    note: str = ""
+
+    @property
+    def artefact(self) -> Artefact:
+        return Artefact(
+            arch="colour",
+            settings={},
+            embedding_dim=3,
+            size_hw=SIZE_HW,
+            input="uint8",
+            resize="pillow-bicubic-antialias",
+            mean_rgb=(0.0, 0.0, 0.0),
+            std_rgb=(1.0, 1.0, 1.0),
+            mask="none",
+            precision="fp32",
+            checkpoint_sha256="",
+            versions={},
+            threshold=self.threshold,
+            sha256="c0" * 32,
+        )
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        if self.interrupt:
+            raise KeyboardInterrupt
+        rows = crops.mean(axis=(1, 2)).astype(np.float32) - 100.0  # (N, 3)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> ColourBackend:
+    result = ColourBackend()
+    monkeypatch.setattr("san_deploy.backends.open_backend", lambda model=None, **_: result)
+    return result
+
+
+PEOPLE = {"red": (250, 60, 60), "green": (60, 250, 60), "blue": (60, 60, 250), "yellow": (250, 250, 40)}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Two cameras; red, green and blue pass both, yellow only the second. Labels beside them."""
+    seen = {"cam1": ["red", "green", "blue"], "cam2": ["blue", "yellow", "red", "green"]}
+    lines = ["camera,track,person"]
+    for camera, people in seen.items():
+        for number, person in enumerate(people):
+            folder = tmp_path / camera / f"t{number}"
+            folder.mkdir(parents=True)
+            for k in range(3):
+                shade = tuple(min(255, value + 3 * k) for value in PEOPLE[person])
+                Image.new("RGB", (10, 30), shade).save(folder / f"{k}.png")
+            lines.append(f"{camera},t{number},{list(PEOPLE).index(person) + 1}")
+    (tmp_path / "identities.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def left_over(folder: Path) -> list[str]:
+    """Names in `folder` beside the cameras and their labels."""
+    return sorted({path.name for path in folder.iterdir()} - {"cam1", "cam2", "identities.csv"})
+
+
+@pytest.mark.usefixtures("backend")
+def test_match(san: San, site: Path) -> None:
+    out = site / "out"
+    result = san("match", site / "cam1", site / "cam2", "-o", out)
+    assert sorted(path.name for path in out.iterdir()) == OUTPUTS
+    with (out / "matches.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["track_a"], r["track_b"]) for r in rows if r["matched"] == "1"} == {
+        ("t0", "t2"),
+        ("t1", "t3"),
+        ("t2", "t0"),
+    }
+    assert [(r["camera_a"], r["track_a"]) for r in rows if r["matched"] == "0"] == [("cam2", "t1")]
+    lines = result.out.splitlines()
+    assert lines[1].split() == ["cam1", "-", "cam2", "3", "+", "4", "3", "0", "+", "1"]
+    assert "reached by 1.00% of pairs of strangers (coloured rectangles)" in lines[2]
+    assert "21 crops in" in lines[3] and "crops/s, 0 unreadable" in lines[3]
+    assert lines[-1] == f"report: {out / 'report.html'}"
+    told = json.loads((out / "matches.json").read_text())
+    assert told["model"]["sha256"] == "c0" * 32
+    assert told["parameters"]["backend"] == "colours (CPU)"
+
+
+@pytest.mark.usefixtures("backend")
+def test_json_and_labels(san: San, site: Path) -> None:
+    arguments = ("match", site / "cam1", site / "cam2", "--labels", site / "identities.csv")
+    result = san(*arguments, "-o", site / "out", "--json")
+    told = json.loads(result.out)
+    assert told["accuracy"]["rank1"] == told["accuracy"]["precision"] == told["accuracy"]["recall"] == 1.0
+    assert (told["accuracy"]["alone"], told["accuracy"]["alone_unmatched"]) == (1, 1)
+    assert told["pairs"][0]["matched"] == 3
+    assert told["crops"] == 21
+    result = san(*arguments, "-o", site / "text")
+    assert "3 of 3 matches are right" in result.out and "1 of 1 that the other camera never saw" in result.out
+    assert "right person" in (site / "text" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("backend")
+def test_threshold_and_top(san: San, site: Path) -> None:
+    result = san("match", site / "cam1", site / "cam2", "-o", site / "out", "--threshold", "1", "--top", "1")
+    assert "threshold 1.0000, given by the user" in result.out
+    told = json.loads((site / "out" / "matches.json").read_text())
+    assert told["threshold"] == {
+        "similarity": 1.0,
+        "source": "given by the user",
+        "false_match_rate": None,
+        "true_match_rate": None,
+    }
+    assert all(len(row["runners_up_a"]) == 1 for row in told["pairs"][0]["no_match"])
+
+
+@pytest.mark.usefixtures("backend")
+def test_loose_crops_are_tracklets(san: San, site: Path) -> None:
+    loose = site / "loose"
+    loose.mkdir()
+    Image.new("RGB", (10, 30), PEOPLE["green"]).save(loose / "someone.jpg")
+    san("match", site / "cam1", loose, "-o", site / "out")
+    assert "cam1,t1,loose,someone.jpg," in (site / "out" / "matches.csv").read_text()
+
+
+@pytest.mark.usefixtures("backend")
+def test_unreadable_crops_are_counted(san: San, site: Path) -> None:
+    track = site / "cam1" / "t0"
+    whole = (track / "0.png").read_bytes()
+    (track / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (track / "text.jpg").write_text("no image")
+    (track / "empty.jpg").touch()
+    Image.new("1", (9000, 9000)).save(track / "bomb.png")
+    (site / "cam1" / "lost").mkdir()
+    (site / "cam1" / "lost" / "0.jpg").write_text("no image")
+    # These are read: grey, with alpha, 16 bits.
+    Image.new("L", (10, 30), 60).save(track / "grey.png")
+    Image.new("RGBA", (10, 30), (250, 60, 60, 9)).save(track / "alpha.png")
+    Image.fromarray(np.full((30, 10), 20000, np.uint16)).save(track / "deep.png")
+    arguments = ("match", site / "cam1", site / "cam2")
+    result = san(*arguments, "-o", site / "out")
+    assert "24 crops in" in result.out and "5 unreadable" in result.out
+    assert "5 crops could not be read" in result.err
+    assert "cam1/lost was left out" in result.err
+    told = json.loads((site / "out" / "matches.json").read_text())["cameras"][0]
+    assert [item["path"] for item in told["unreadable"]] == [
+        "lost/0.jpg",
+        "t0/bomb.png",
+        "t0/cut.png",
+        "t0/empty.jpg",
+        "t0/text.jpg",
+    ]
+    assert told["lost_tracks"] == ["lost"]
+    result = san(*arguments, "-o", site / "strict", "--strict", code=1)
+    assert "lost/0.jpg" in result.err and len(result.err.splitlines()) == 2
+    assert left_over(site) == ["out"]
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize(
+    ("cameras", "options", "code", "told"),
+    [
+        (["cam1"], [], 2, "two cameras"),
+        ([], [], 2, "Missing argument"),
+        (["cam1", "cam1"], [], 2, "given 2 times"),
+        (["cam1", "other/cam1"], [], 2, "2 folders are called cam1"),
+        (["cam1", "missing"], [], 1, "missing does not exist"),
+        (["cam1", "none"], [], 1, "none holds no image"),
+        (["cam1", "broken"], [], 1, "is readable"),
+        (["cam1", "cam2"], ["--threshold", "1.5"], 2, "no cosine"),
+        (["cam1", "cam2"], ["--threshold", "nan"], 2, "no cosine"),
+        (["cam1", "cam2"], ["--batch", "0"], 2, "--batch"),
+        (["cam1", "cam2"], ["--labels", "missing.csv"], 1, "cannot read"),
+        (["cam1", "cam2"], ["--labels", "unknown.csv"], 1, "names cam1/t77"),
+        (["cam1", "cam2"], ["--labels", "elsewhere.csv"], 1, "names none of the cameras"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    san: San,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cameras: list[str],
+    options: list[str],
+    code: int,
+    told: str,
+) -> None:
+    place = site / "bad"
+    for name in ("none", "other/cam1", "broken"):
+        (place / name).mkdir(parents=True)
+    Image.new("RGB", (10, 30)).save(place / "other" / "cam1" / "0.png")
+    (place / "broken" / "0.png").write_text("no image")
+    for name in ("cam1", "cam2"):
+        (place / name).symlink_to(site / name)
+    (place / "unknown.csv").write_text("camera,track,person\ncam1,t77,5\n")
+    (place / "elsewhere.csv").write_text("camera,track,person\nroof,t0,5\n")
+    before = sorted(place.rglob("*"))
+    monkeypatch.chdir(place)
+    result = san("match", *cameras, *options, "-o", "out", code=code)
+    assert told in result.err
+    assert result.out == ""
+    assert sorted(place.rglob("*")) == before
+
+
+def test_model_without_threshold(san: San, site: Path, backend: ColourBackend) -> None:
+    backend.threshold = None
+    result = san("match", site / "cam1", site / "cam2", "-o", site / "out", code=2)
+    assert "--threshold" in result.err
+    assert left_over(site) == []
+    san("match", site / "cam1", site / "cam2", "-o", site / "out", "--threshold", "0.5")
+
+
+def test_model_that_is_missing(san: San, site: Path) -> None:
+    result = san("match", site / "cam1", site / "cam2", "-o", site / "out", "-m", site / "none.onnx", code=1)
+    assert "none.onnx does not exist" in result.err
+    assert left_over(site) == []
+
+
+@pytest.mark.usefixtures("backend")
+def test_output_is_replaced_only_by_force_and_only_if_ours(san: San, site: Path) -> None:
+    arguments = ("match", site / "cam1", site / "cam2", "-o", site / "out")
+    san(*arguments)
+    before = (site / "out" / "report.html").read_bytes()
+    assert "--force" in san(*arguments, code=1).err
+    assert (site / "out" / "report.html").read_bytes() == before
+    san(*arguments, "--force")
+    (site / "out" / "thesis.doc").write_text("mine")
+    assert "not ours" in san(*arguments, "--force", code=1).err
+    assert (site / "out" / "thesis.doc").exists()
+    # Nor does a camera become the output.
+    san("match", site / "cam1", site / "cam2", "-o", site / "cam2", "--force", code=1)
+    assert left_over(site) == ["out"]
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("name", ["numpy.savez_compressed", "san_deploy.reports.match_report.write_report"])
+def test_full_disk_leaves_nothing(san: San, site: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(name, full)
+    result = san("match", site / "cam1", site / "cam2", "-o", site / "out", code=1)
+    assert result.err == (
+        "Running on colours (CPU)\n"
+        f"Error: cannot write {site / 'out'}: No space left on device. "
+        "Free some space, or choose a folder that can be written.\n"
+    )
+    assert left_over(site) == []
+
+
+def test_interrupt_leaves_nothing(san: San, site: Path, backend: ColourBackend) -> None:
+    backend.interrupt = True
+    result = san("match", site / "cam1", site / "cam2", "-o", site / "out", code=130)
+    assert len([line for line in result.err.splitlines() if line]) == 2
+    assert left_over(site) == []
+
+
+def test_real_model(san: San, site: Path, model: Path) -> None:
+    arguments = ("match", site / "cam1", site / "cam2", "-m", model, "--threshold", "0.2")
+    for name, batch in (("one", 1), ("two", 4)):
+        san(*arguments, "-o", site / name, "--batch", batch, "--workers", "2")
+    rows = [(site / name / "matches.csv").read_text().splitlines() for name in ("one", "two")]
+    assert rows[0] == rows[1]
+    with np.load(site / "one" / "similarity.npz", allow_pickle=False) as arrays:
+        assert arrays["cam1|cam2"].shape == (3, 4)
+
+
+def test_model_cut_short(san: San, site: Path, model: Path) -> None:
+    whole = model.read_bytes()
+    model.write_bytes(whole[: len(whole) // 2])
+    san("match", site / "cam1", site / "cam2", "-m", model, "-o", site / "out", "--threshold", "0.5", code=1)
+    assert "out" not in left_over(site)

@@ -1,1 +1,0 @@
-"""Training of Sharp Attention Networks in PyTorch. Imported as `san_deploy.train`."""

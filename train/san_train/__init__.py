@@ -1,0 +1,1 @@
+"""Training of Sharp Attention Networks in PyTorch. Imported as `san_train`."""

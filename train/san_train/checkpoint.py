@@ -1,0 +1,116 @@
+"""Checkpoints: one safetensors file that describes itself, and the same description as JSON beside it for people.
+
+No pickle is written or read. The description stands in the safetensors header (key `san`), so that the
+file may be moved alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from san_deploy.checkpoint_info import CheckpointInfo, read_header, read_info
+from san_deploy.errors import SanError
+from san_deploy.io.atomic import atomic_file
+
+from .attention import mask_name
+from .models import Network, build_model
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+    """Write tensors and their description atomically."""
+    with atomic_file(path) as temporary, _disk_errors(path):
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            {"san": json.dumps(description, sort_keys=True)},
+        )
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        SanError: missing, cut short, no safetensors file, or not ours.
+    """
+    description = read_header(path).description
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise SanError(f"{path} is not a whole safetensors file", why=str(error)) from error
+
+
+def save_checkpoint(path: Path, model: Network, info: CheckpointInfo) -> None:
+    """Write `path` (.safetensors) and the description beside it (.json), each atomically."""
+    description = asdict(info)
+    save_tensors(path, dict(model.state_dict()), description)
+    with atomic_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(path: Path) -> tuple[Network, CheckpointInfo]:
+    """Read a checkpoint and build its network, on the CPU, in evaluation mode, with its own mask.
+
+    Raises:
+        SanError: not a checkpoint, of an unknown architecture, or weights that do not fit it.
+    """
+    tensors, description = load_tensors(path)
+    info = read_info(path, description)
+    try:
+        model = build_model(info.arch, info.settings)
+        if model.mask_kind == "sharp":
+            model.mode.evaluate = mask_name(info.named_mask)
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise SanError(
+            f"{path} cannot be built", why=str(error), do="use the version of san-deploy that wrote it"
+        ) from error
+    load_weights(model, tensors, path)
+    return model.eval(), info
+
+
+def load_weights(model: Network | torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Load exactly these weights; a missing, foreign or misshapen one is an error, never a random layer."""
+    expected = model.state_dict()
+    wrong = sorted(set(expected) ^ set(tensors))
+    wrong += sorted(
+        name for name in set(expected) & set(tensors) if expected[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise SanError(
+            f"{path} holds the weights of another architecture",
+            why=f"{len(wrong)} tensors differ, the first is {wrong[0]}",
+        )
+    broken = sorted(
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    )
+    if broken:
+        raise SanError(f"{path} holds NaN or infinity in {broken[0]}", do="train again")
+    try:
+        model.load_state_dict(tensors)
+    except ValueError as error:
+        # A network may look closer than at shapes: weights of equal shapes can belong to another input size.
+        raise SanError(f"{path} holds weights that do not fit", why=str(error)) from error
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """safetensors reports a full disk as its own exception, which is no OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise SanError(
+            f"cannot write {path}",
+            why=str(error),
+            do="free some space, or choose a folder that can be written",
+        ) from error

@@ -1,0 +1,121 @@
+"""ImageNet weights for the backbone: a file or a URL, checked by SHA-256, never a pickle that runs code."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.request
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from san_deploy.artefact import sha256_file
+from san_deploy.errors import SanError, UsageError
+from san_deploy.io.atomic import atomic_file
+
+#: torchvision's published files; the eight digits in a name are the head of its SHA-256.
+KNOWN = {
+    18: "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    34: "https://download.pytorch.org/models/resnet34-b627a593.pth",
+    50: "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+}
+_CACHE = Path.home() / ".cache" / "san-deploy"
+_LIMIT_BYTES = 1 << 30
+
+
+def fetch(source: str, *, depth: int, sha256: str = "") -> Path:
+    """The local path of pretrained weights.
+
+    Args:
+        source: a file, an https:// URL, or `imagenet` for torchvision's file of that depth.
+        depth: of the ResNet, for `imagenet`.
+        sha256: its head (8 digits at least) or whole; a URL needs one, in its name (`-0676ba61.pth`) or here.
+
+    Raises:
+        SanError: missing, not reachable, or of another checksum.
+        UsageError: a URL without a checksum.
+    """
+    url = KNOWN[depth] if source == "imagenet" else source
+    if not url.startswith(("https://", "http://", "file://")):
+        path = Path(url)
+        if not path.is_file():
+            raise SanError(f"pretrained weights {path} do not exist", do="give a file, a URL, or imagenet")
+        _check(path, sha256)
+        return path
+    name = url.rsplit("/", 1)[-1]
+    expected = sha256 or _checksum_in(name)
+    if len(expected) < 8:
+        raise UsageError(f"{url} has no checksum in its name", do="give it: --pretrained-sha256 DIGITS")
+    target = _CACHE / name
+    if not target.is_file():
+        _download(url, target, expected)
+    _check(target, expected)
+    return target
+
+
+def _download(url: str, target: Path, expected: str) -> None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with atomic_file(target) as temporary:
+            with urllib.request.urlopen(url, timeout=60) as answer, temporary.open("wb") as file:
+                while block := answer.read(1 << 20):
+                    size += len(block)
+                    if size > _LIMIT_BYTES:
+                        raise SanError(f"{url} is larger than {_LIMIT_BYTES >> 20} MiB")
+                    digest.update(block)
+                    file.write(block)
+            if not digest.hexdigest().startswith(expected.lower()):
+                raise SanError(f"{url} has SHA-256 {digest.hexdigest()[:16]}, expected {expected[:16]}")
+    except (OSError, http.client.HTTPException) as error:
+        raise SanError(
+            f"cannot fetch {url}", why=str(error), do="fetch it elsewhere and give the file"
+        ) from error
+
+
+def _checksum_in(name: str) -> str:
+    digits = Path(name).stem.rsplit("-", 1)[-1].lower()
+    return digits if len(digits) >= 8 and all(c in "0123456789abcdef" for c in digits) else ""
+
+
+def _check(path: Path, expected: str) -> None:
+    if expected and not sha256_file(path).startswith(expected.lower()):
+        raise SanError(f"{path} has another SHA-256 than {expected[:16]}", do="remove it and fetch it again")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, or from a .pth that holds tensors alone (`weights_only`)."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise SanError(f"{path} cannot be read as weights", why=str(error).splitlines()[0]) from error
+    except Exception as error:  # pickle.UnpicklingError and what a malformed pickle may raise
+        raise SanError(f"{path} is not a file of weights alone", why=str(error).splitlines()[0]) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise SanError(f"{path} holds no state dict")
+    return state
+
+
+def load_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load torchvision's names into a backbone; its classifier `fc` is left out, all else must fit.
+
+    Raises:
+        SanError: a weight is missing or has another shape (another depth or width).
+    """
+    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    expected = backbone.state_dict()
+    wrong = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    wrong += [name for name in state if name not in expected]
+    wrong += [name for name in set(expected) & set(state) if expected[name].shape != state[name].shape]
+    if wrong:
+        raise SanError(
+            "the pretrained weights are of another backbone",
+            why=f"{len(wrong)} tensors differ, the first is {sorted(wrong)[0]}",
+            do="use weights of the same depth, at width 1",
+        )
+    backbone.load_state_dict(state, strict=False)

@@ -1,0 +1,479 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from san_deploy.artefact import Threshold
+from san_deploy.datasets import labels
+from san_deploy.errors import SanError, UsageError
+from san_deploy.io.atomic import atomic_file
+from san_deploy.io.versions import versions
+from san_deploy.matching import threshold as calibrate
+from san_deploy.preprocess import RESIZE
+
+from . import evaluate
+from .attention import temperature
+from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
+from .data import CropCache, TrainingData, batches, fingerprint, normalise
+from .losses import identity_term, indecision_term, triplet_term, tv_term
+from .models import Network, Outputs, backbone_of, build_model
+from .recipe import Recipe
+from .sampler import IdentitySampler
+from .schedule import learning_rate
+
+STATE = "state.safetensors"
+MODEL = "model.safetensors"
+BEST = "best.safetensors"
+CONFIG = "config.json"
+LOG = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes; not part of the recipe.
+
+    Attributes:
+        device: a torch device.
+        precision: `fp32` or `bf16` (autocast; weights and masks stay FP32).
+        workers: threads that augment.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    workers: int = 2
+
+
+class _Learner(nn.Module):
+    """The network and what only training needs: an identity classifier for each head."""
+
+    def __init__(self, model: Network, classes: int, *, logit_scale: float) -> None:
+        super().__init__()
+        self.model = model
+        self.logit_scale = logit_scale
+        # The first has the name that it had when there was one only, so that older runs resume.
+        self._names = [f"classifier{index or ''}" for index in range(len(model.head_dims))]
+        for name, dim in zip(self._names, model.head_dims, strict=True):
+            classifier = nn.Linear(dim, classes, bias=False)
+            nn.init.normal_(classifier.weight, std=0.001 if not logit_scale else 1.0)
+            self.add_module(name, classifier)
+
+    def logits(self, out: Outputs) -> list[Tensor]:
+        """`(N, classes)` float32 of each head."""
+        return [
+            self._of_head(self.get_submodule(name), head.identity.float())
+            for name, head in zip(self._names, out.heads, strict=True)
+        ]
+
+    def _of_head(self, classifier: nn.Module, rows: Tensor) -> Tensor:
+        if not self.logit_scale:
+            return classifier(rows)
+        assert isinstance(classifier, nn.Linear)
+        cosine = nn.functional.normalize(rows, dim=1) @ nn.functional.normalize(classifier.weight, dim=1).T
+        return cosine * self.logit_scale
+
+
+def losses(
+    learner: _Learner, out: Outputs, label: Tensor, recipe: Recipe, *, sharpening: bool
+) -> dict[str, Tensor]:
+    """The weighted terms of the loss (eq. 8, and what the recipe adds), each a scalar with a gradient."""
+    terms: dict[str, Tensor] = {}
+    if recipe.triplet_weight:
+        terms["triplet"] = triplet_term(out.heads, label, recipe)
+    if recipe.identity_weight:
+        terms["identity"] = identity_term(learner.logits(out), label, recipe)
+    if recipe.tv_weight and out.attended:
+        terms["tv"] = tv_term(out.attended, recipe)
+    if sharpening and recipe.decisive_weight and out.pi:
+        terms["indecision"] = indecision_term(out.pi, recipe)
+    return terms
+
+
+class Training:
+    """One run: `run()` trains from where the folder stands to the last epoch.
+
+    Args:
+        recipe: what to do.
+        data: on what.
+        out: the run's folder; its files appear whole.
+        machine: where.
+        pretrained: gives torchvision's state dict for a backbone of some depth; or None.
+        start: weights of a whole network to start from (a checkpoint of ours), or None.
+        say: prints a line for people.
+        progress: wraps the steps of an epoch with a progress bar.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        out: Path,
+        machine: Machine,
+        *,
+        pretrained: Callable[[int], dict[str, Tensor]] | None = None,
+        start: Path | None = None,
+        say: Callable[[str], None] = print,
+        progress: Callable[[int, str], Any] | None = None,
+    ) -> None:
+        self.recipe, self.data, self.out, self.machine = recipe, data, Path(out), machine
+        self.say, self.progress = say, progress
+        torch.manual_seed(recipe.seed)
+        try:
+            model = build_model(recipe.arch, recipe.settings)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        model.mode.evaluate = recipe.deploy_mask
+        if pretrained is not None:
+            _load_pretrained(model, pretrained, recipe.arch)
+        if start is not None:
+            load_weights(model, load_tensors(start)[0], start)
+        self.learner = _Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
+            machine.device
+        )
+        self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+        self.average = copy.deepcopy(model).to(machine.device) if recipe.ema else None
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self._parameter_groups(), lr=recipe.lr)
+        self.epoch = 0
+        self.metrics: dict[str, float] = {}
+        self.best = -1.0
+        if recipe.share and len(recipe.share) != len(data.sources):
+            raise UsageError(f"share has {len(recipe.share)} parts for {len(data.sources)} data sets")
+        self.sampler = IdentitySampler(
+            data.crops,
+            people=recipe.people,
+            crops_each=recipe.crops_each,
+            seed=recipe.seed,
+            domain=data.domain,
+            share=recipe.share or None,
+        )
+        self.steps = recipe.steps or self.sampler.steps()
+        self._told_idle = False
+        self._validation: np.ndarray | None = None
+        self._fingerprint = fingerprint(data)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """AdamW leaves norms and biases undecayed; Adam's L2 of the paper takes everything."""
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for parameter in self.learner.parameters():
+            if parameter.requires_grad:
+                (free if self.recipe.optimizer == "adamw" and parameter.ndim < 2 else decayed).append(
+                    parameter
+                )
+        return [
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+
+    @property
+    def model(self) -> Network:
+        """What is validated and saved: the average of the weights where the recipe keeps one."""
+        return self.learner.model if self.average is None else self.average
+
+    def run(self, *, until: int | None = None) -> dict[str, float]:
+        """Train to the last epoch, or to epoch `until`.
+
+        Returns:
+            The last validation's figures; empty without validation people.
+        """
+        end = self.recipe.epochs if until is None else until
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        _write_json(
+            self.out / CONFIG,
+            {"recipe": self.recipe.as_dict(), "data": self.data.sources, "precision": self.machine.precision},
+        )
+        cache = CropCache(self.data.crops)
+        with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1) as board:
+            if not self.epoch:
+                # So that Ctrl-C in the first epoch, or in a later one, always leaves something to resume.
+                self._save_state()
+            while self.epoch < end:
+                started = time.perf_counter()
+                terms = self._train_epoch(cache)
+                self.epoch += 1
+                seconds = time.perf_counter() - started
+                last = self.epoch == end
+                record: dict[str, Any] = {
+                    "epoch": self.epoch,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    **terms,
+                    "seconds": seconds,
+                }
+                if last or self.epoch % self.recipe.validate_every == 0:
+                    self.metrics = self.validate()
+                    record |= self.metrics
+                    self._save(last)
+                self._save_state()
+                for key, value in record.items():
+                    if key != "epoch":
+                        board.add_scalar(key, value, self.epoch)
+                with (self.out / LOG).open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(record) + "\n")
+                self.say(_line(record, self.recipe.epochs))
+        return self.metrics
+
+    def _train_epoch(self, cache: CropCache) -> dict[str, float]:
+        recipe, device = self.recipe, self.machine.device
+        mode = self.learner.model.mode
+        mode.train, mode.tau = (
+            recipe.mask,
+            temperature(self.epoch, rate=recipe.tau_rate, floor=recipe.tau_floor),
+        )
+        if self._sharpening():
+            mode.train, mode.tau = recipe.sharpen_mask, recipe.sharpen_tau or mode.tau
+        self.learner.train()
+        plan = self.sampler.epoch(self.epoch, self.steps)
+        size_hw = self.learner.model.settings.size_hw
+        stream = batches(
+            cache,
+            plan,
+            size_hw=size_hw,
+            augmentation=recipe.augmentation,
+            seed=recipe.seed,
+            epoch=self.epoch,
+            workers=self.machine.workers,
+        )
+        totals: dict[str, float] = {}
+        bar = self.progress(self.steps, f"epoch {self.epoch + 1}") if self.progress else None
+        try:
+            for step, images in enumerate(stream):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, self.epoch + step / self.steps)
+                # The masks' noise derives from the place in the run, so that a resumed run draws the same.
+                torch.manual_seed(
+                    ((recipe.seed * 1_000_003 + self.epoch) * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
+                )
+                label = torch.tensor([self.data.classes[i] for i in plan[step]], device=device)
+                terms = self._step(normalise(images, device), label)
+                for key, value in terms.items():
+                    if not np.isfinite(value):
+                        raise SanError(
+                            f"the {key} loss is {value} in epoch {self.epoch + 1}, step {step + 1}",
+                            do=f"lower lr, set clip, or train in fp32; --resume goes on from epoch {self.epoch}",
+                        )
+                    totals[key] = totals.get(key, 0.0) + value / self.steps
+                if bar is not None:
+                    bar.update(1)
+        finally:
+            if bar is not None:
+                bar.close()
+        return totals
+
+    def _sharpening(self) -> bool:
+        """Whether the current epoch belongs to the last phase."""
+        return self.epoch >= self.recipe.epochs - self.recipe.sharpen_epochs
+
+    def _step(self, x: Tensor, label: Tensor) -> dict[str, float]:
+        recipe = self.recipe
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16"):
+            out = self.learner.model.train_outputs(x)
+        self._tell_idle(out)
+        terms = losses(self.learner, out, label, recipe, sharpening=self._sharpening())
+        total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.isfinite(total):
+            total.backward()
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
+            self.optimizer.step()
+            self._update_average()
+        return {key: float(value.detach()) for key, value in terms.items()} | {"loss": float(total.detach())}
+
+    def _tell_idle(self, out: Outputs) -> None:
+        """Say, once, that the TV penalty has nothing to work on."""
+        if self.recipe.tv_weight and not out.attended and not self._told_idle:
+            self._told_idle = True
+            self.say("tv_weight has no effect: this network attends to no features.")
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        done = self.optimizer.state[self.optimizer.param_groups[0]["params"][0]]["step"]
+        # A short memory at first, so that the average forgets the random initialisation.
+        decay = min(self.recipe.ema, (1.0 + float(done)) / (10.0 + float(done)))
+        current = self.learner.model.state_dict()
+        for name, value in self.average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(current[name], 1.0 - decay)
+            else:
+                value.copy_(current[name])
+
+    def embed_validation(self, mask: str | None = None) -> np.ndarray:
+        """`(N, D)` unit embeddings of the validation crops; `mask` as in `evaluate.embed`."""
+        if self._validation is None:
+            self._validation = evaluate.load_crops(self.data.validation, self.model.settings.size_hw)
+        return evaluate.embed(self.model, self._validation, mask=mask)
+
+    def validate(self) -> dict[str, float]:
+        """CMC and mAP on the people held out, as the deployed network sees them; empty where there are none."""
+        if not self.data.validation:
+            return {}
+        return evaluate.rank(self.embed_validation(), self.data.validation).as_dict()
+
+    def _calibrate(self) -> Threshold | None:
+        """A threshold from the validation people; None, with the reason said, where they are too few."""
+        person, camera, track = labels(self.data.validation)
+        try:
+            genuine, impostor = calibrate.tracklet_similarities(
+                self.embed_validation(), person=person, camera=camera, track=track
+            )
+            source = f"{len(set(person.tolist()))} validation people of this training run"
+            return calibrate.choose_threshold(genuine, impostor, source=source)
+        except SanError as error:
+            self.say(f"No threshold was calibrated: {error}")
+            return None
+
+    def _save(self, last: bool) -> None:
+        info = CheckpointInfo(
+            arch=self.recipe.arch,
+            settings=self.model.settings.as_dict(),
+            resize=RESIZE,
+            epoch=self.epoch,
+            recipe=self.recipe.as_dict(),
+            metrics=self.metrics,
+            data=self.data.sources,
+            versions=versions("san-deploy", "torch", "numpy", "pillow"),
+        )
+        score = self.metrics.get("mean_ap", -1.0) + self.metrics.get("rank1", -1.0)
+        # The later of two equals has seen more.
+        better = self.data.validation and score >= self.best
+        if self.data.validation and (last or better):
+            info = replace(info, threshold=self._calibrate())
+        if better:
+            self.best = score
+            save_checkpoint(self.out / BEST, self.model, info)
+        save_checkpoint(self.out / MODEL, self.model, info)
+
+    def _forget_log_after(self, epoch: int) -> None:
+        """Drop the lines of epochs that a killed run had begun and this one runs again."""
+        log = self.out / LOG
+        if log.is_file():
+            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _epoch_of(line) <= epoch]
+            with atomic_file(log) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def _save_state(self) -> None:
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        description = {
+            "schema_version": 1,
+            "epoch": self.epoch,
+            "best": self.best,
+            "metrics": self.metrics,
+            "recipe": self.recipe.as_dict(),
+            "data": self._fingerprint,
+            "precision": self.machine.precision,
+        }
+        save_tensors(self.out / STATE, tensors, description)
+
+    def resume(self, folder: Path | None = None, *, changed: Collection[str] = ()) -> None:
+        """Continue the run that `out` holds. Bit for bit on a CPU: batches and noise derive from the epoch.
+
+        Args:
+            folder: of another run whose state is taken over; this run then writes to its own `out`.
+            changed: values of the recipe that may differ from that run's, for a last phase of another kind.
+
+        Raises:
+            SanError: no state, a damaged one, or one of another recipe.
+        """
+        path = (folder or self.out) / STATE
+        tensors, description = load_tensors(path)
+        # A value that is younger than the state had its default there.
+        then = {**Recipe().as_dict(), **description.get("recipe", {})}
+        now = json.loads(json.dumps(self.recipe.as_dict()))
+        differ = sorted(key for key in now if key not in changed and then.get(key) != now[key])
+        if differ:
+            raise SanError(
+                f"{path} is of another recipe",
+                why=f"different there: {', '.join(differ)}",
+                do="resume without overrides, or start a new run",
+            )
+        if description.get("data", self._fingerprint) != self._fingerprint:
+            raise SanError(f"{path} was trained on other data", do="name the same folders in the same order")
+        if description.get("precision", self.machine.precision) != self.machine.precision:
+            raise SanError(
+                f"{path} was trained in {description['precision']}",
+                do=f"add --precision {description['precision']}",
+            )
+        try:
+            self.epoch, self.best = int(description["epoch"]), float(description["best"])
+            self.metrics = dict(description["metrics"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SanError(f"{path} is no state of a run", why=str(error)) from error
+        self._forget_log_after(self.epoch)
+        load_weights(self.learner, _part(tensors, "learner."), path)
+        if self.average is not None:
+            load_weights(self.average, _part(tensors, "average."), path)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+
+
+def _load_pretrained(model: Network, weights: Callable[[int], dict[str, Tensor]], arch: str) -> None:
+    backbone = backbone_of(model)
+    if backbone is None:
+        raise UsageError(
+            f"{arch} takes no pretrained weights",
+            why="it has no ResNet that ImageNet weights are published for",
+            do="leave --pretrained out",
+        )
+    from .pretrained import load_backbone
+
+    load_backbone(backbone, weights(backbone.depth))
+
+
+def read_recipe(out: Path) -> dict[str, Any]:
+    """The recipe, as plain data, of the run in `out`."""
+    try:
+        return dict(json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
+
+
+def _epoch_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return 0  # a line cut short by a kill stays: it does no harm
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _line(record: dict[str, Any], epochs: int) -> str:
+    parts = [
+        f"epoch {record['epoch']:3d}/{epochs}",
+        f"loss {record['loss']:.3f}",
+        f"{record['seconds']:.0f} s",
+    ]
+    if "rank1" in record:
+        parts.append(f"crops rank-1 {100 * record['rank1']:.1f} mAP {100 * record['mean_ap']:.1f}")
+        parts.append(f"tracklets rank-1 {100 * record['tracklet_rank1']:.1f}")
+    return "  ".join(parts)
