@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: temporary name beside the target, then rename."""
+"""Files, pairs of files and folders that appear whole or not at all: temporary name beside the target, then rename."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ..errors import SanError
@@ -80,6 +80,30 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_pair(path: Path, beside: Callable[[Path], Path]) -> Iterator[Path]:
+    """`atomic_file` for a file and the description that stands beside it: both appear, or neither.
+
+    Args:
+        path: the file.
+        beside: from a file's path to that of its description, as `artefact.sidecar_path`.
+
+    Yields:
+        The temporary path of the file. The block writes the description to `beside` of that path; on success the
+        two take the names `path` and `beside(path)`.
+    """
+    description: Path | None = None
+    try:
+        with atomic_file(path) as temporary:
+            description = beside(temporary)
+            yield temporary
+        # Both were complete before the first got its name; nothing but this rename is left.
+        os.replace(description, beside(path))
+    finally:
+        if description is not None:
+            description.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from san_deploy.errors import SanError
-from san_deploy.io.atomic import atomic_file, atomic_folder, refuse_existing
+from san_deploy.io.atomic import atomic_file, atomic_folder, atomic_pair, refuse_existing
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -25,6 +25,33 @@ def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:
         temporary.write_text("one")
         assert not target.exists()
     assert target.read_text() == "one" and names(target.parent) == ["a.txt"]
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def test_a_pair_appears_when_both_are_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "model.onnx"
+    with atomic_pair(target, beside) as temporary:
+        temporary.write_text("model")
+        beside(temporary).write_text("description")
+        assert not target.exists() and not beside(target).exists()
+    assert names(target.parent) == ["model.onnx", "model.onnx.json"]
+    assert (target.read_text(), beside(target).read_text()) == ("model", "description")
+
+
+@pytest.mark.parametrize("error", [DISK_FULL, KeyboardInterrupt(), ValueError("a bug")])
+def test_a_pair_that_fails_keeps_the_old_pair(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_text("old")
+    beside(target).write_text("old description")
+    with pytest.raises(BaseException), atomic_pair(target, beside) as temporary:  # noqa: B017
+        temporary.write_text("new")
+        beside(temporary).write_text("new description")
+        raise error
+    assert names(tmp_path) == ["model.onnx", "model.onnx.json"]
+    assert (target.read_text(), beside(target).read_text()) == ("old", "old description")
 
 
 def test_file_has_the_rights_of_a_plain_one(tmp_path: Path) -> None:
