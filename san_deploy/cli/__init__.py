@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import Any
+from typing import TextIO
 
 import click
 
@@ -64,12 +64,19 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 _say_by_python = warnings.showwarning
 
 
-def _say(message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """A line for the user, without the place in our code, if the warning is for the user."""
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """As `warnings.showwarning`; a warning that is for the user is one line, without the place in our code."""
     if issubclass(category, InstallWarning):
         click.echo(f"Warning: {message}", err=True)
     else:
-        _say_by_python(message, category, *where)
+        _say_by_python(message, category, filename, lineno, file, line)
 
 
 def main() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .versions import versions
-
 #: What pip is given: the checkout, as long as no index has san-deploy.
 SOURCE = "."
 
@@ -63,6 +61,8 @@ def conflict(module: str) -> str:
     Args:
         module: a key of `BUILDS`.
     """
+    from .versions import versions
+
     name, builds = BUILDS[module]
     found = versions(*builds)
     if len(found) < 2:
@@ -77,6 +77,8 @@ def conflict(module: str) -> str:
 
 def reinstall(module: str) -> str:
     """The command that puts back all files of the build that is to be kept; empty where none is installed."""
+    from .versions import versions
+
     for build, version in versions(*BUILDS[module][1]).items():
         return f"pip install --force-reinstall --no-deps {build}=={version}"
     return ""

@@ -111,7 +111,7 @@ def test_what_was_named_is_never_replaced(
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     result = san("embed", crops, "-o", tmp_path / "a.npz", "-m", model, *options, code=1)
-    assert message in result.err and "onnxruntime-gpu" in result.err
+    assert message in result.err and "pip uninstall -y onnxruntime && pip install '.[cuda]'" in result.err
     monkeypatch.setattr(
         "onnxruntime.get_available_providers",
         lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
