@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.crops import CheckCrops, draw_crops
 from san_export.onnx_writer import to_onnx
+from san_export.verify import CheckCrops, draw_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.data import normalise
 from san_train.models import SanSettings, SharpAttentionNetwork

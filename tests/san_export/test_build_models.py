@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.crops import draw_crops
 from san_export.onnx_writer import to_onnx
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
+from san_export.verify import draw_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SanSettings, SharpAttentionNetwork
 

@@ -5,8 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from san_export.crops import CheckCrops, draw_crops, read_crops
-from san_export.verify import BATCHES, Gate, default_gate, judge, measure, row_cosine
+from san_export.verify import (
+    BATCHES,
+    CheckCrops,
+    Gate,
+    default_gate,
+    draw_crops,
+    judge,
+    measure,
+    read_crops,
+    row_cosine,
+)
 
 from san_deploy.errors import SanError
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from san_export.crops import CheckCrops, draw_crops
+from san_export.verify import CheckCrops, draw_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.evaluate import embed

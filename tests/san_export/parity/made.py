@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from san_export.crops import draw_crops
 from san_export.parity.result import (
     STAGES,
     ArtefactFigures,
@@ -25,6 +24,7 @@ from san_export.parity.result import (
     RankingFigures,
     Stage,
 )
+from san_export.verify import draw_crops
 
 SIZE_HW = (128, 64)
 #: Channels, height, width of the masks of a half-width ResNet-18 at that size.
