@@ -75,7 +75,7 @@ def command(
     from ..backends import open_backend
     from ..errors import SanError
     from ..io.atomic import atomic_folder
-    from ..matching.match import choose_threshold
+    from ..matching.match import resolve_threshold
     from ..matching.output import OUTPUTS
     from .match import as_text
 
@@ -83,7 +83,7 @@ def command(
         raise SanError(f"{out} was not made by san demo", do="name another folder: san demo -o OUT")
     with atomic_folder(out, force=force, ours=("cameras", MARK, *OUTPUTS)) as folder:
         runtime = open_backend(model, backend=backend, device=device)
-        choose_threshold(threshold, runtime.artefact.threshold)  # refused before anything is drawn
+        resolve_threshold(threshold, runtime.artefact.threshold)  # refused before anything is drawn
         options.say(runtime)
         matching, accuracy = run(
             folder,
@@ -115,7 +115,7 @@ def run(
     from ..datasets.crop_folder import IDENTITIES, read_identities
     from ..drawn import draw_cameras
     from ..io.progress import bar
-    from ..matching.accuracy import owners_from_labels, score
+    from ..matching.accuracy import pids_from_labels, score
     from ..matching.match import match_folders
     from ..matching.output import write_matches
     from ..reports.match_report import write_report
@@ -136,11 +136,11 @@ def run(
     labels = {key: person for key, (person, _) in read_identities(root / IDENTITIES).items()}
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     matching = match_folders(folders, backend, threshold=threshold, progress=bar)
-    owners = owners_from_labels(matching, labels, root / IDENTITIES)
-    accuracy = score(matching, owners)
+    track_to_pid = pids_from_labels(matching, labels, root / IDENTITIES)
+    accuracy = score(matching, track_to_pid)
     # The folder has a temporary name while it is written; what is written down is where it will be.
     shown = {camera.name: f"cameras/{camera.name}" for camera in matching.cameras}
     write_matches(folder, matching, accuracy=accuracy, shown=shown)
     title = f"{people + distractors} drawn people, {cameras} cameras"
-    write_report(folder / "report.html", matching, owners=owners, accuracy=accuracy, title=title)
+    write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy, title=title)
     return matching, accuracy
