@@ -14,7 +14,7 @@ pytest.importorskip("onnxscript")
 
 import torch
 from san_export.graph.precision_stats import count_operands
-from san_export.verify import draw_crops, row_cosine
+from san_export.verify import row_cosine, sample_crops
 from san_train import evaluate
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.data import normalise
@@ -38,7 +38,7 @@ def tool() -> ModuleType:
 
 
 def test_a_checkpoint_in_every_form(tool: ModuleType, tmp_path: Path) -> None:
-    images = draw_crops((64, 32), 20).images
+    images = sample_crops((64, 32), 20).images
     torch.manual_seed(3)
     network = build_model("san", {**SETTINGS, "upsample": "bilinear"}).train()
     with torch.no_grad():

@@ -13,7 +13,7 @@ from san_export.graph.precision_stats import count_operands
 from san_export.onnx_writer import to_onnx
 from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.int8 import quantise
-from san_export.verify import draw_crops, row_cosine
+from san_export.verify import row_cosine, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.data import normalise
 from san_train.models.fmn import FeatureMaskNetwork, FmnSettings
@@ -32,7 +32,7 @@ CHOICES: dict[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return draw_crops(SIZE_HW, 24).images
+    return sample_crops(SIZE_HW, 24).images
 
 
 @pytest.fixture(scope="module", params=list(CHOICES))

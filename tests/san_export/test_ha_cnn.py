@@ -18,7 +18,7 @@ from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.fp32_nodes import fp32_nodes
 from san_export.precision.int8 import never_quantised, quantise
-from san_export.verify import CheckCrops, draw_crops, row_cosine
+from san_export.verify import CheckCrops, row_cosine, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.attention import MaskMode
 from san_train.models.ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
@@ -215,7 +215,7 @@ def test_convolutions_of_one_channel_are_not_quantised(
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return draw_crops(SIZE_HW, 24).images
+    return sample_crops(SIZE_HW, 24).images
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from san_export.onnx_writer import to_onnx
 from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
-from san_export.verify import draw_crops, row_cosine
+from san_export.verify import row_cosine, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SanSettings, SharpAttentionNetwork
 
@@ -45,7 +45,7 @@ def made(images: np.ndarray, gate: str) -> SharpAttentionNetwork:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return draw_crops(SIZE_HW, 24).images
+    return sample_crops(SIZE_HW, 24).images
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from san_export.verify import (
     CheckCrops,
     Gate,
     default_gate,
-    draw_crops,
     judge,
     measure,
     read_crops,
     row_cosine,
+    sample_crops,
 )
 
 from san_deploy.errors import SanError
@@ -126,8 +126,8 @@ def test_default_gates() -> None:
         assert means == sorted(means, reverse=True)
 
 
-def test_drawn_crops_are_the_same_every_time() -> None:
-    first, second = draw_crops((64, 32), 6), draw_crops((64, 32), 6)
+def test_sample_crops_are_the_same_every_time() -> None:
+    first, second = sample_crops((64, 32), 6), sample_crops((64, 32), 6)
     assert first.images.shape == (6, 64, 32, 3) and first.images.dtype == np.uint8
     assert np.array_equal(first.images, second.images)
     assert first.images.std() > 20
