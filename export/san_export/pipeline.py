@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from san_deploy.artefact import Artefact, sha256_file, write_sidecar
+from san_deploy.artefact import Artefact, sha256_file, sidecar_path, write_sidecar
 from san_deploy.backends.onnxruntime import export_int8
 from san_deploy.errors import SanError, UsageError
+from san_deploy.io.atomic import atomic_pair
 
-from .pair import atomic_pair
 from .request import Plan, Request, plan
 from .verify import Parity, open_checked
 
@@ -93,7 +93,7 @@ def export(
     base: _Base | None = None
     converted: Converted | None = None
     if todo.write_onnx:
-        with atomic_pair(todo.onnx) as temporary:
+        with atomic_pair(todo.onnx, sidecar_path) as temporary:
             with _fp32(request, todo, temporary, report) as base:
                 artefact = base.artefact
                 if artefact.precision != "fp32":

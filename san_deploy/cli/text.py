@@ -56,8 +56,8 @@ def threshold(value: Threshold | None) -> str:
     if value is None:
         return "none was calibrated: give one to san match with --threshold"
     return (
-        f"{value.similarity:.4f}: reached by {value.false_match_rate:.2%} of {value.impostor_pairs} pairs of "
-        f"strangers and {value.true_match_rate:.1%} of {value.genuine_pairs} pairs of one person; {value.source}"
+        f"{value.similarity:.4f}: reached by {value.false_match_rate:.2%} of {value.impostor_pairs} impostor "
+        f"pairs and {value.true_match_rate:.1%} of {value.genuine_pairs} genuine pairs; {value.source}"
     )
 
 

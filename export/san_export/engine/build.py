@@ -25,9 +25,8 @@ from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.backends.plan import system
 from san_deploy.backends.trt import load, version
 from san_deploy.errors import GateError, SanError, UsageError
-from san_deploy.io.atomic import refuse_existing
+from san_deploy.io.atomic import atomic_pair, refuse_existing
 
-from ..pair import atomic_pair
 from .builder import LEVELS, BuildOptions, Built, Progress, build_plan
 from .inspect import count_in_engine
 from .target import Target, choose_target
@@ -104,7 +103,7 @@ def build_engine(
     artefact, data = _read(onnx)
     target = choose_target(trt, runtime, targets, report)
     # Entered before the long part, so that a folder that cannot be written is told at once.
-    with atomic_pair(out) as temporary:
+    with atomic_pair(out, sidecar_path) as temporary:
         _refuse_full(out, len(data))
         report(_headline(trt, runtime, options, target))
         built = build_plan(

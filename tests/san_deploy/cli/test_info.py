@@ -146,7 +146,7 @@ def test_everything_that_it_says_of_itself(san: San, tmp_path: Path, monkeypatch
         "INT8 asked for; 60% INT8, 30% FP16, 10% FP32 of the 20 operands of convolutions and products, "
         "by its own word: onnx is not installed",
         "'crops', N x 3 x 32 x 16 float32, RGB, 0..255",
-        "0.6100: reached by 5.00% of 1000 pairs of strangers and 90.0% of 100 pairs of one person; ten people",
+        "0.6100: reached by 5.00% of 1000 impostor pairs and 90.0% of 100 genuine pairs; ten people",
         "FP32: against torch fp32 on 48 drawn crops, seed 0, batches 1, 3, 16: row cosine at least 0.9991000",
         "gate 0.999\n",
         "INT8: against onnx fp32 on 48",
