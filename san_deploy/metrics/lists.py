@@ -28,7 +28,9 @@ class RankList:
     right: np.ndarray
 
 
-def rank_lists(scores: Scores, answers: RankingLabels, queries: Iterable[int], length: int = 10) -> list[RankList]:
+def rank_lists(
+    scores: Scores, answers: RankingLabels, queries: Iterable[int], length: int = 10
+) -> list[RankList]:
     """Rank lists of some queries, in the order that the metrics count by: of equals the wrong one first.
 
     Args:
