@@ -33,7 +33,7 @@ def test_the_choice_is_told(san: San, crops: Path, model: Path, tmp_path: Path) 
     assert json.loads(result.out)["note"] == note
     result = san("embed", crops, "-o", tmp_path / "b.npz", "-m", model, "--device", "cpu", "--json")
     assert "auto" not in result.err and json.loads(result.out)["note"] == ""
-    result = san("demo", "-o", tmp_path / "demo", "--people", 2, "--cameras", 2, "--distractors", 0)
+    result = san("demo", "-o", tmp_path / "demo")
     assert result.err.startswith("Running on onnxruntime (CPU, ") and note in result.err
     cameras = tmp_path / "demo" / "cameras"
     result = san(
