@@ -103,7 +103,7 @@ def build_engine(
     artefact, data = _read(onnx)
     target = choose_target(trt, runtime, targets, report)
     # Entered before the long part, so that a folder that cannot be written is told at once.
-    with atomic_pair(out, sidecar_path) as temporary:
+    with atomic_pair(out, sidecar_path, force=force) as temporary:
         _refuse_full(out, len(data))
         report(_headline(trt, runtime, options, target))
         built = build_plan(
