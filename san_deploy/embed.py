@@ -18,6 +18,7 @@ from .errors import SanError, UsageError
 from .images import UnreadableImage, list_crops, track_of
 from .io.atomic import atomic_file
 from .io.cpu import usable_cores
+from .io.paths import StrPath
 from .io.prefetch import in_order, threads
 from .preprocess import read_crop
 
@@ -185,14 +186,19 @@ def _batches(crops: Iterator[_Crop], batch: int) -> Iterator[tuple[list[str], np
         yield [name for name, _ in group], np.stack([crop for _, crop in group])
 
 
-def write_embeddings(result: Embeddings, path: Path) -> None:
+def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -> None:
     """Write an .npz that `numpy.load` reads without pickle, atomically.
 
     Its arrays: `embedding` (N, D) float32, `path` and `track` (N,) str, `model` a JSON string,
     `model_sha256` a string.
 
+    Args:
+        result: what to write.
+        path: the file.
+        force: replace an existing one.
+
     Raises:
-        SanError: `path` cannot be written.
+        SanError: `path` cannot be written, or is taken and `force` is false.
     """
     arrays = {
         "embedding": result.embedding.astype(np.float32, copy=False),
@@ -201,7 +207,7 @@ def write_embeddings(result: Embeddings, path: Path) -> None:
         "model": np.array(json.dumps(result.model, sort_keys=True)),
         "model_sha256": np.array(str(result.model["sha256"])),
     }
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

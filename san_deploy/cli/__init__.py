@@ -12,7 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import SanError
-from ..io.atomic import is_of_the_disk
+from ..io.atomic import disk_advice, is_of_the_disk
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
@@ -87,9 +87,8 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         elif is_of_the_disk(error):
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(
-                f"Error: {error.strerror}{where}. Free some space, or choose another folder.", err=True
-            )
+            advice = disk_advice(error)
+            click.echo(f"Error: {error.strerror}{where}. {advice[0].upper()}{advice[1:]}.", err=True)
         else:
             raise
         code = 1

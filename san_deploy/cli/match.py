@@ -77,7 +77,7 @@ def command(
     from ..datasets.crop_folder import read_identities
     from ..io.atomic import atomic_folder
     from ..io.progress import bar
-    from ..matching.accuracy import owners_from_labels, score
+    from ..matching.accuracy import pids_from_labels, score
     from ..matching.match import check_folders, match_folders
     from ..matching.output import OUTPUTS, write_matches
     from ..reports.match_report import write_report
@@ -98,10 +98,10 @@ def command(
             strict=strict,
             progress=bar,
         )
-        owners = owners_from_labels(matching, people, labels or "") if people else None
-        accuracy = score(matching, owners) if owners else None
+        track_to_pid = pids_from_labels(matching, people, labels or "") if people else None
+        accuracy = score(matching, track_to_pid) if track_to_pid else None
         write_matches(folder, matching, accuracy=accuracy)
-        write_report(folder / "report.html", matching, owners=owners, accuracy=accuracy)
+        write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy)
     report = out / "report.html"
     if as_json:
         click.echo(json.dumps(as_dict(matching, accuracy) | {"report": str(report)}, indent=2))
@@ -121,16 +121,16 @@ def as_text(matching: Matching, accuracy: Accuracy | None) -> str:
     lines = [f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'no match':>13s}"]
     for pair in matching.pairs:
         names = f"{pair.camera_a} - {pair.camera_b}"
-        sizes = f"{len(pair.rows)} + {len(pair.columns)}"
-        left = f"{len(pair.rows) - pair.matched} + {len(pair.columns) - pair.matched}"
+        sizes = f"{len(pair.tracks_a)} + {len(pair.tracks_b)}"
+        left = f"{len(pair.tracks_a) - pair.matched} + {len(pair.tracks_b) - pair.matched}"
         lines.append(f"{names:{width}s} {sizes:>13s} {pair.matched:8d} {left:>13s}")
-    told = f"threshold {matching.threshold:.4f}"
+    message = f"threshold {matching.threshold:.4f}"
     if matching.calibration:
-        told += f", reached by {matching.calibration.false_match_rate:.2%} of pairs of strangers"
-        told += f" ({matching.calibration.source})"
+        message += f", reached by {matching.calibration.false_match_rate:.2%} of impostor pairs"
+        message += f" ({matching.calibration.source})"
     else:
-        told += ", given by the user"
-    lines.append(told)
+        message += ", given by the user"
+    lines.append(message)
     lines.append(
         f"{matching.crop_count} crops in {matching.seconds:.1f} s, {matching.crops_per_s:.1f} crops/s, "
         f"{matching.unreadable} unreadable"
@@ -154,9 +154,9 @@ def accuracy_lines(accuracy: Accuracy) -> list[str]:
             f"recall     {accuracy.recall:7.1%}  {accuracy.right} of {accuracy.possible} true pairs found"
         )
     if accuracy.alone:
-        share = accuracy.alone_unmatched / accuracy.alone
-        told = f"{accuracy.alone_unmatched} of {accuracy.alone} that the other camera never saw"
-        lines.append(f"left alone {share:7.1%}  {told}")
+        fraction = accuracy.alone_unmatched / accuracy.alone
+        message = f"{accuracy.alone_unmatched} of {accuracy.alone} that the other camera never saw"
+        lines.append(f"left alone {fraction:7.1%}  {message}")
     if accuracy.unlabelled:
         lines.append(f"{accuracy.unlabelled} tracklets have no label and were not judged")
     return lines

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lap
 import numpy as np
 
 from .. import metrics
 from ..errors import SanError, UsageError
 from ..images import list_crops, track_of
+from .assignment import assign, rank
 
 if TYPE_CHECKING:
     from ..artefact import Threshold
@@ -70,7 +70,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Row:
+class MatchRow:
     """One line of matches.csv: a matched pair, or a tracklet without a match beside its best candidate.
 
     `track_a` is always the tracklet that the row is about. So an unmatched tracklet of the second camera
@@ -101,17 +101,17 @@ class PairMatching:
 
     Attributes:
         camera_a, camera_b: names, in the order the user gave them.
-        rows, columns: `(A,)` and `(B,)` unicode, the tracklets of either, sorted.
+        tracks_a, tracks_b: `(A,)` and `(B,)` unicode, the tracklets of either, sorted.
         similarity: `(A, B)` float32, cosine.
-        column_of_row: `(A,)` int64, the matched column of every row, -1 for no match.
+        match_of_a: `(A,)` int64, the tracklet of camera_b matched to every one of camera_a, -1 for no match.
     """
 
     camera_a: str
     camera_b: str
-    rows: np.ndarray
-    columns: np.ndarray
+    tracks_a: np.ndarray
+    tracks_b: np.ndarray
     similarity: np.ndarray
-    column_of_row: np.ndarray
+    match_of_a: np.ndarray
 
     @property
     def key(self) -> str:
@@ -121,14 +121,14 @@ class PairMatching:
     @property
     def matched(self) -> int:
         """Number of matched pairs."""
-        return int((self.column_of_row >= 0).sum())
+        return int((self.match_of_a >= 0).sum())
 
     @property
-    def row_of_column(self) -> np.ndarray:
-        """`(B,)` int64, the matched row of every column, -1 for no match."""
-        result = np.full(len(self.columns), -1, np.int64)
-        rows = np.flatnonzero(self.column_of_row >= 0)
-        result[self.column_of_row[rows]] = rows
+    def match_of_b(self) -> np.ndarray:
+        """`(B,)` int64, the tracklet of camera_a matched to every one of camera_b, -1 for no match."""
+        result = np.full(len(self.tracks_b), -1, np.int64)
+        rows = np.flatnonzero(self.match_of_a >= 0)
+        result[self.match_of_a[rows]] = rows
         return result
 
 
@@ -175,43 +175,6 @@ class Matching:
         return sum(len(camera.unreadable) for camera in self.cameras)
 
 
-def assign(similarity: np.ndarray, threshold: float) -> np.ndarray:
-    """One-to-one matches that maximise the sum of (similarity - threshold) over the matched pairs.
-
-    Only pairs with similarity >= threshold can match, so leaving a tracklet alone is a real answer: it is
-    taken where a match would cost others more than it gains. Both are compared in float32. The result depends
-    on the matrix alone; among equally good answers, a pair exactly at the threshold is matched.
-
-    Args:
-        similarity: `(A, B)` float32, finite; A or B may be 0.
-        threshold: in the same unit.
-
-    Returns:
-        `(A,)` int64, the column matched to every row, -1 for no match.
-
-    Raises:
-        SanError: a similarity or the threshold is NaN or infinite.
-    """
-    if not np.isfinite(similarity).all() or not np.isfinite(threshold):
-        raise SanError("a similarity or the threshold is not finite", do="check the model")
-    result = np.full(similarity.shape[0], -1, np.int64)
-    if 0 in similarity.shape:
-        return result
-    similarity = similarity.astype(np.float32)
-    limit = np.float32(threshold)
-    allowed = similarity >= limit
-    # The smallest bonus that survives in float64 sums: it decides nothing but pairs exactly at the threshold.
-    gain = np.where(allowed, similarity.astype(np.float64) - float(limit) + 1e-12, 0.0)
-    # A forbidden pair gains nothing, the same as no match: so a full assignment with its zero pairs taken
-    # out is the optimum, and the matrix need not be extended by A + B "nobody" rows and columns.
-    _, columns, _ = lap.lapjv(-gain, extend_cost=True)
-    columns = np.asarray(columns, np.int64)
-    rows = np.flatnonzero(columns >= 0)
-    rows = rows[allowed[rows, columns[rows]]]
-    result[rows] = columns[rows]
-    return result
-
-
 def match_pair(a: Camera, b: Camera, threshold: float) -> PairMatching:
     """Similarities and assignment of two cameras; the answer is the same whichever is given first."""
     # The product and the assignment are made in the order of the names: rounding and ties do not
@@ -223,7 +186,7 @@ def match_pair(a: Camera, b: Camera, threshold: float) -> PairMatching:
     if first is a:
         return pair
     return PairMatching(
-        a.name, b.name, a.tracks, b.tracks, np.ascontiguousarray(similarity.T), pair.row_of_column
+        a.name, b.name, a.tracks, b.tracks, np.ascontiguousarray(similarity.T), pair.match_of_b
     )
 
 
@@ -254,15 +217,15 @@ def match_cameras(
     return Matching(tuple(cameras), pairs, float(threshold), calibration, top, model or {}, parameters or {})
 
 
-def iter_rows(pair: PairMatching, top: int) -> Iterator[Row]:
+def iter_rows(pair: PairMatching, top: int) -> Iterator[MatchRow]:
     """The rows of one camera pair: first every tracklet of camera_a, then the unmatched ones of camera_b.
 
     Args:
         pair: two matched cameras.
         top: runners-up of each tracklet, at most.
     """
-    names_a, names_b = pair.rows.tolist(), pair.columns.tolist()
-    row_of_column = pair.row_of_column
+    names_a, names_b = pair.tracks_a.tolist(), pair.tracks_b.tolist()
+    match_of_b = pair.match_of_b
     # One more than `top`: the match itself is taken out of the list.
     best_of_a, best_of_b = rank(pair.similarity, top + 1), rank(pair.similarity.T, top + 1)
 
@@ -273,9 +236,9 @@ def iter_rows(pair: PairMatching, top: int) -> Iterator[Row]:
         return tuple(Candidate(names[index], float(values[index])) for index in kept)
 
     for i, name in enumerate(names_a):
-        matched = pair.column_of_row[i] >= 0
-        j = int(pair.column_of_row[i]) if matched else int(best_of_a[i, 0])
-        yield Row(
+        matched = pair.match_of_a[i] >= 0
+        j = int(pair.match_of_a[i]) if matched else int(best_of_a[i, 0])
+        yield MatchRow(
             pair.camera_a,
             name,
             pair.camera_b,
@@ -285,24 +248,11 @@ def iter_rows(pair: PairMatching, top: int) -> Iterator[Row]:
             candidates(best_of_a[i], pair.similarity[i], names_b, j),
             candidates(best_of_b[j], pair.similarity[:, j], names_a, i) if matched else (),
         )
-    for j in np.flatnonzero(row_of_column < 0).tolist():
+    for j in np.flatnonzero(match_of_b < 0).tolist():
         i = int(best_of_b[j, 0])
         others = candidates(best_of_b[j], pair.similarity[:, j], names_a, i)
         similarity = float(pair.similarity[i, j])
-        yield Row(pair.camera_b, names_b[j], pair.camera_a, names_a[i], similarity, False, others)
-
-
-def rank(similarity: np.ndarray, top: int) -> np.ndarray:
-    """Columns of the largest values of every row, best first; equal values in the order of the columns.
-
-    Args:
-        similarity: `(A, B)` float32.
-        top: how many, at most B are given.
-
-    Returns:
-        `(A, min(top, B))` int64.
-    """
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :top]
+        yield MatchRow(pair.camera_b, names_b[j], pair.camera_a, names_a[i], similarity, False, others)
 
 
 def check_folders(folders: Sequence[Path]) -> list[str]:
@@ -363,7 +313,7 @@ def camera_from_embeddings(name: str, folder: Path, embeddings: Embeddings) -> C
     )
 
 
-def choose_threshold(given: float | None, calibration: Threshold | None) -> tuple[float, Threshold | None]:
+def resolve_threshold(given: float | None, calibration: Threshold | None) -> tuple[float, Threshold | None]:
     """The threshold to use, and what it stands for where that is known.
 
     Raises:
@@ -403,12 +353,12 @@ def match_folders(
             name and a unit.
 
     Raises:
-        UsageError: see `check_folders`, `choose_threshold`.
+        UsageError: see `check_folders`, `resolve_threshold`.
         SanError: a folder is missing, empty or wholly unreadable; the model fails.
     """
     from ..embed import embed_folder
 
-    value, calibration = choose_threshold(threshold, backend.artefact.threshold)
+    value, calibration = resolve_threshold(threshold, backend.artefact.threshold)
     cameras = []
     model: dict[str, Any] = {}
     for name, folder in zip(check_folders(folders), folders, strict=True):

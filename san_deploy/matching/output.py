@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .match import Candidate, Matching, PairMatching, Row, iter_rows
+from .match import Candidate, Matching, MatchRow, PairMatching, iter_rows
 
 if TYPE_CHECKING:
     from .accuracy import Accuracy
@@ -58,15 +58,15 @@ def write_matches(
     arrays: dict[str, np.ndarray] = {}
     for pair in matching.pairs:
         arrays[pair.key] = pair.similarity
-        arrays[f"{pair.key}|rows"] = pair.rows.astype(np.str_)
-        arrays[f"{pair.key}|columns"] = pair.columns.astype(np.str_)
+        arrays[f"{pair.key}|rows"] = pair.tracks_a.astype(np.str_)
+        arrays[f"{pair.key}|columns"] = pair.tracks_b.astype(np.str_)
     with (folder / "similarity.npz").open("wb") as binary:
         np.savez_compressed(binary, allow_pickle=False, **arrays)
 
 
 def as_dict(
     matching: Matching,
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[MatchRow]],
     *,
     accuracy: Accuracy | None = None,
     shown: Mapping[str, str] | None = None,
@@ -120,15 +120,15 @@ def summary(pair: PairMatching) -> dict[str, Any]:
     return {
         "camera_a": pair.camera_a,
         "camera_b": pair.camera_b,
-        "tracklets_a": len(pair.rows),
-        "tracklets_b": len(pair.columns),
+        "tracklets_a": len(pair.tracks_a),
+        "tracklets_b": len(pair.tracks_b),
         "matched": pair.matched,
-        "no_match_a": len(pair.rows) - pair.matched,
-        "no_match_b": len(pair.columns) - pair.matched,
+        "no_match_a": len(pair.tracks_a) - pair.matched,
+        "no_match_b": len(pair.tracks_b) - pair.matched,
     }
 
 
-def _row_dict(row: Row) -> dict[str, Any]:
+def _row_dict(row: MatchRow) -> dict[str, Any]:
     """One row as plain data; a track's runners-up stand under the key of its side."""
     result: dict[str, Any] = {
         "camera_a": row.camera_a,

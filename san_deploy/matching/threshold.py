@@ -12,12 +12,12 @@ from ..artefact import Threshold
 from ..datasets.records import DISTRACTOR
 from ..errors import SanError
 
-#: Share of pairs of strangers that may reach the threshold, unless the user asks for another. On held-out
+#: Fraction of impostor pairs that may reach the threshold, unless the user asks for another. On held-out
 #: people of WARD's train split (docs/benchmarks.md) the F1 score of the one-to-one matches is best near it,
 #: whether everybody or only seven in ten are seen by both cameras; 1 % costs half of the right matches. The
-#: assignment keeps most of these strangers apart: they have partners of their own.
+#: assignment keeps most of these impostors apart: they have partners of their own.
 FALSE_MATCH_RATE = 0.05
-#: Pairs of strangers that are kept at most; beyond it an evenly spaced part stands for all.
+#: Impostor pairs that are kept at most; beyond it an evenly spaced part stands for all.
 MAX_PAIRS = 5_000_000
 _TILE_CELLS = 4_000_000
 
@@ -32,14 +32,14 @@ def tracklet_similarities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarities of tracklets of the same person and of different people, over every pair of cameras.
 
-    Person 0 (`DISTRACTOR`) is a stranger to everybody, to another person 0 too.
+    Person 0 (`DISTRACTOR`) is an impostor to everybody, to another person 0 too.
 
     Args:
         embedding: `(N, D)` float32 unit rows, one per crop.
         person: `(N,)` int, of the crops.
         camera: `(N,)` names.
         track: `(N,)` names, unique within a camera.
-        max_pairs: pairs of strangers that are kept at most, about; evenly spaced where there are more.
+        max_pairs: impostor pairs that are kept at most, about; evenly spaced where there are more.
 
     Returns:
         genuine `(P,)` and impostor `(Q,)`, float32 cosines; either may be empty.
@@ -49,20 +49,20 @@ def tracklet_similarities(
     """
     pooled = metrics.pool_cameras(embedding, person=person, camera=camera, track=track)
     cells = sum(len(a[0]) * len(b[0]) for a, b in itertools.combinations(pooled.values(), 2))
-    # Every step-th diagonal, so that each tracklet of either camera keeps its share of strangers.
+    # Every step-th diagonal, so that each tracklet of either camera keeps its fraction of impostors.
     step = max(1, math.ceil(cells / max_pairs))
     genuine, impostor = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
-    for (rows_a, people_a), (rows_b, people_b) in itertools.combinations(pooled.values(), 2):
-        height = max(1, _TILE_CELLS // max(1, len(rows_b)))
-        for start in range(0, len(rows_a), height):
-            tile = rows_a[start : start + height] @ rows_b.T
+    for (embedding_a, people_a), (embedding_b, people_b) in itertools.combinations(pooled.values(), 2):
+        height = max(1, _TILE_CELLS // max(1, len(embedding_b)))
+        for start in range(0, len(embedding_a), height):
+            tile = embedding_a[start : start + height] @ embedding_b.T
             part = people_a[start : start + height, None]
             same = (part == people_b[None, :]) & (part != DISTRACTOR)
             genuine.append(tile[same])
             if step == 1:
                 impostor.append(tile[~same])
                 continue
-            column, row = np.arange(len(rows_b)), np.arange(start, start + len(tile))[:, None]
+            column, row = np.arange(len(embedding_b)), np.arange(start, start + len(tile))[:, None]
             impostor.append(tile[~same & ((column + row) % step == 0)])
     return np.concatenate(genuine), np.concatenate(impostor)
 
@@ -74,13 +74,13 @@ def choose_threshold(
     source: str,
     false_match_rate: float = FALSE_MATCH_RATE,
 ) -> Threshold:
-    """The lowest threshold that no more than `false_match_rate` of the pairs of strangers reach.
+    """The lowest threshold that no more than `false_match_rate` of the impostor pairs reach.
 
-    It lies half-way between the last stranger let through and the first one shut out, rounded up to four
+    It lies half-way between the last impostor let through and the first one shut out, rounded up to four
     decimals where that changes nothing, so that the number printed is the number used.
 
     Args:
-        genuine: `(P,)` float32, cosines of tracklet pairs of one person.
+        genuine: `(P,)` float32, cosines of genuine pairs (one person).
         impostor: `(Q,)` float32, cosines of tracklet pairs of different people.
         source: whose people they are, in words; it is printed wherever the threshold is.
         false_match_rate: target, above 0 and below 1.
@@ -89,8 +89,8 @@ def choose_threshold(
         The threshold with the rates that were counted at it; `false_match_rate` is at most the target.
 
     Raises:
-        SanError: too few pairs to speak of such a rate, a similarity that is not finite, or strangers who
-            cannot be told apart.
+        SanError: too few pairs to speak of such a rate, a similarity that is not finite, or
+            impostors that no threshold keeps out.
     """
     if not 0.0 < false_match_rate < 1.0:
         raise SanError(
@@ -102,7 +102,7 @@ def choose_threshold(
     needed = math.ceil(1.0 / false_match_rate - 1e-9)
     if len(impostor) < needed or not len(genuine):
         raise SanError(
-            f"{len(impostor)} pairs of strangers and {len(genuine)} of one person are too few to calibrate",
+            f"{len(impostor)} impostor pairs and {len(genuine)} of one person are too few to calibrate",
             why=f"a false match rate of {false_match_rate:g} needs {needed} and 1",
             do="calibrate on more people",
         )
@@ -114,14 +114,14 @@ def choose_threshold(
     value = _between(float(shut_out), float(let_in))
     if value is None:
         raise SanError(
-            "no threshold keeps strangers apart",
+            "no threshold keeps impostors out",
             why=f"more than {false_match_rate:g} of their pairs have similarity {float(shut_out):.4f}",
             do="train a better network",
         )
     return Threshold(
         similarity=value,
-        false_match_rate=_share(impostor, value),
-        true_match_rate=_share(genuine, value),
+        false_match_rate=_fraction_reaching(impostor, value),
+        true_match_rate=_fraction_reaching(genuine, value),
         impostor_pairs=len(impostor),
         genuine_pairs=len(genuine),
         source=source,
@@ -137,6 +137,6 @@ def _between(low: float, high: float) -> float | None:
     return None
 
 
-def _share(values: np.ndarray, threshold: float) -> float:
+def _fraction_reaching(values: np.ndarray, threshold: float) -> float:
     # float32, as `match.assign` compares.
     return float(np.mean(values >= np.float32(threshold)))

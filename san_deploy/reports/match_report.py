@@ -18,10 +18,10 @@ from PIL import Image
 from .. import __version__
 from ..images import UnreadableImage, read_image
 from ..matching.accuracy import Accuracy, same_person
-from ..matching.match import Camera, Candidate, Matching, PairMatching, Row, iter_rows
+from ..matching.match import Camera, Candidate, Matching, MatchRow, PairMatching, iter_rows
 
 if TYPE_CHECKING:
-    from ..matching.accuracy import Owners
+    from ..matching.accuracy import TrackToPid
 
 #: Crops of one tracklet that are shown, at most.
 CROPS_PER_TRACKLET = 4
@@ -54,7 +54,7 @@ def write_report(
     path: Path,
     matching: Matching,
     *,
-    owners: Owners | None = None,
+    track_to_pid: TrackToPid | None = None,
     accuracy: Accuracy | None = None,
     title: str = "",
     progress: Callable[[int], Any] | None = None,
@@ -64,7 +64,7 @@ def write_report(
     Args:
         path: the .html file to write, in a folder of `atomic_folder`.
         matching: what to show.
-        owners: `{(camera, track): person}`; where given, every row says whether it is right.
+        track_to_pid: `{(camera, track): person}`; where given, every row says whether it is right.
         accuracy: what `san_deploy.matching.accuracy.score` made of them.
         title: headline; empty names the cameras.
         progress: called with the number of pictures that were added.
@@ -82,7 +82,7 @@ def write_report(
     limits = _limits(matching)
     album = _Album(matching.cameras, limits, progress)
     context = _context(
-        matching, limits=limits, album=album, owners=owners or {}, accuracy=accuracy, title=title
+        matching, limits=limits, album=album, track_to_pid=track_to_pid or {}, accuracy=accuracy, title=title
     )
     # Streamed: the pictures of a large page never stand in memory together. A name that is not UTF-8
     # on disk is shown with backslashes instead of stopping the run.
@@ -93,7 +93,7 @@ def write_report(
 
 def _limits(matching: Matching) -> _Limits:
     tracklets = sum(len(camera.tracks) for camera in matching.cameras)
-    rows = sum(len(pair.rows) + len(pair.columns) - pair.matched for pair in matching.pairs)
+    rows = sum(len(pair.tracks_a) + len(pair.tracks_b) - pair.matched for pair in matching.pairs)
     per_tracklet = min(CROPS_PER_TRACKLET, max(1, CROP_BUDGET // max(1, tracklets)))
     return _Limits(
         crops_per_tracklet=per_tracklet,
@@ -195,7 +195,7 @@ def _context(
     *,
     limits: _Limits,
     album: _Album,
-    owners: Owners,
+    track_to_pid: TrackToPid,
     accuracy: Accuracy | None,
     title: str,
 ) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _context(
         rows = list(iter_rows(pair, limits.runners_up))
         rows_in_all += len(rows)
         shown, left = rows[:left], max(0, left - len(rows))
-        pairs.append(_pair_view(pair, rows, shown, owners))
+        pairs.append(_pair_view(pair, rows, shown, track_to_pid))
     tracklets = sum(len(camera.tracks) for camera in matching.cameras)
     return {
         "title": title or " · ".join(camera.name for camera in matching.cameras),
@@ -227,7 +227,7 @@ def _context(
         "tracklets": tracklets,
         "crops": matching.crop_count,
         "matched": sum(pair.matched for pair in matching.pairs),
-        "alone": sum(len(pair.rows) + len(pair.columns) - 2 * pair.matched for pair in matching.pairs),
+        "alone": sum(len(pair.tracks_a) + len(pair.tracks_b) - 2 * pair.matched for pair in matching.pairs),
         "seconds": matching.seconds,
         "crops_per_s": matching.crops_per_s,
         "threshold": matching.threshold,
@@ -263,20 +263,20 @@ def _model_view(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _pair_view(
-    pair: PairMatching, rows: Sequence[Row], shown: Sequence[Row], owners: Owners
+    pair: PairMatching, rows: Sequence[MatchRow], shown: Sequence[MatchRow], track_to_pid: TrackToPid
 ) -> dict[str, Any]:
     partner = {(row.camera_a, row.track_a): row for row in rows if row.matched}
     partner |= {(row.camera_b, row.track_b): row for row in rows if row.matched}
     people = {
-        camera: {owners[camera, track] for track in names.tolist() if (camera, track) in owners}
-        for camera, names in ((pair.camera_a, pair.rows), (pair.camera_b, pair.columns))
+        camera: {track_to_pid[camera, track] for track in names.tolist() if (camera, track) in track_to_pid}
+        for camera, names in ((pair.camera_a, pair.tracks_a), (pair.camera_b, pair.tracks_b))
     }
-    views = [_row_view(row, partner, people, owners) for row in shown]
+    views = [_row_view(row, partner, people, track_to_pid) for row in shown]
     return {
         "camera_a": pair.camera_a,
         "camera_b": pair.camera_b,
-        "tracklets_a": len(pair.rows),
-        "tracklets_b": len(pair.columns),
+        "tracklets_a": len(pair.tracks_a),
+        "tracklets_b": len(pair.tracks_b),
         "matched": pair.matched,
         "no_match": len(rows) - pair.matched,
         "wrong": sum(view["verdict"] in ("wrong", "missed") for view in views),
@@ -287,18 +287,18 @@ def _pair_view(
 
 
 def _row_view(
-    row: Row,
-    partner: Mapping[tuple[str, str], Row],
+    row: MatchRow,
+    partner: Mapping[tuple[str, str], MatchRow],
     people: Mapping[str, set[int]],
-    owners: Owners,
+    track_to_pid: TrackToPid,
 ) -> dict[str, Any]:
     a, b = (row.camera_a, row.track_a), (row.camera_b, row.track_b)
-    same = same_person(owners, a, b)
+    same = same_person(track_to_pid, a, b)
     verdict = ""
     if row.matched and same is not None:
         verdict = "right" if same else "wrong"
-    elif not row.matched and a in owners:
-        seen = owners[a] > 0 and owners[a] in people[row.camera_b]
+    elif not row.matched and a in track_to_pid:
+        seen = track_to_pid[a] > 0 and track_to_pid[a] in people[row.camera_b]
         verdict = "missed" if seen else "alone"
 
     def candidates(of: tuple[str, str], camera: str, items: Sequence[Candidate]) -> dict[str, Any]:
@@ -309,7 +309,7 @@ def _row_view(
                 {
                     "track": item.track,
                     "similarity": item.similarity,
-                    "same": same_person(owners, of, (camera, item.track)) is True,
+                    "same": same_person(track_to_pid, of, (camera, item.track)) is True,
                 }
                 for item in items
             ],
@@ -336,7 +336,7 @@ def _row_view(
     }
 
 
-def _chart(rows: Sequence[Row]) -> dict[str, Any]:
+def _chart(rows: Sequence[MatchRow]) -> dict[str, Any]:
     """Bars of a small histogram: similarities of matches, and of the best candidates of the unmatched."""
     matched = np.array([row.similarity for row in rows if row.matched], np.float64)
     others = np.array([row.similarity for row in rows if not row.matched], np.float64)

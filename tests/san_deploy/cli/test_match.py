@@ -106,7 +106,7 @@ def test_match(san: San, site: Path) -> None:
     assert [(r["camera_a"], r["track_a"]) for r in rows if r["matched"] == "0"] == [("cam2", "t1")]
     lines = result.out.splitlines()
     assert lines[1].split() == ["cam1", "-", "cam2", "3", "+", "4", "3", "0", "+", "1"]
-    assert "reached by 1.00% of pairs of strangers (coloured rectangles)" in lines[2]
+    assert "reached by 1.00% of impostor pairs (coloured rectangles)" in lines[2]
     assert "21 crops in" in lines[3] and "crops/s, 0 unreadable" in lines[3]
     assert lines[-1] == f"report: {out / 'report.html'}"
     told = json.loads((out / "matches.json").read_text())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from san_deploy.errors import SanError
-from san_deploy.matching.accuracy import Accuracy, owners_from_labels, same_person, score
+from san_deploy.matching.accuracy import Accuracy, pids_from_labels, same_person, score
 from san_deploy.matching.match import Camera, Matching, match_cameras
 
 
@@ -34,7 +34,7 @@ def matching(similarity: list[list[float]], threshold: float = 0.5) -> Matching:
     return match_cameras([a, b], threshold=threshold)
 
 
-def owners(a: list[int], b: list[int]) -> dict[tuple[str, str], int]:
+def track_to_pid(a: list[int], b: list[int]) -> dict[tuple[str, str], int]:
     return {("a", f"a{k}"): p for k, p in enumerate(a)} | {("b", f"b{k}"): p for k, p in enumerate(b)}
 
 
@@ -60,7 +60,7 @@ def owners(a: list[int], b: list[int]) -> dict[tuple[str, str], int]:
 def test_score(
     similarity: list[list[float]], people: tuple[list[int], list[int]], expected: Accuracy
 ) -> None:
-    result = score(matching(similarity), owners(*people))
+    result = score(matching(similarity), track_to_pid(*people))
     if similarity == [[0.9, 0.9]]:  # which of two equals is matched is not said
         assert result.rank1 == expected.rank1
     else:
@@ -68,20 +68,20 @@ def test_score(
 
 
 def test_without_a_label_nothing_is_judged() -> None:
-    labels = owners([1, 2], [1, 2])
+    labels = track_to_pid([1, 2], [1, 2])
     del labels["b", "b1"]
     result = score(matching([[0.9, 0.1], [0.1, 0.9]]), labels)
     assert (result.right, result.matched, result.possible, result.unlabelled) == (1, 1, 1, 1)
 
 
 def test_rates_of_nothing_are_none_not_nan() -> None:
-    result = score(matching([[0.1]]), owners([1], [2]))
+    result = score(matching([[0.1]]), track_to_pid([1], [2]))
     assert (result.rank1, result.precision, result.recall) == (None, None, None)
     assert result.as_dict()["precision"] is None
 
 
 def test_same_person() -> None:
-    labels = owners([1, 0], [1, 0])
+    labels = track_to_pid([1, 0], [1, 0])
     assert same_person(labels, ("a", "a0"), ("b", "b0")) is True
     assert same_person(labels, ("a", "a0"), ("b", "b1")) is False
     assert same_person(labels, ("a", "a1"), ("b", "b1")) is False
@@ -89,15 +89,15 @@ def test_same_person() -> None:
 
 
 def test_labels_of_other_cameras_are_passed_over() -> None:
-    labels = owners([1], [1]) | {("c", "c0"): 7}
-    assert set(owners_from_labels(matching([[0.9]]), labels, "identities.csv")) == {("a", "a0"), ("b", "b0")}
+    labels = track_to_pid([1], [1]) | {("c", "c0"): 7}
+    assert set(pids_from_labels(matching([[0.9]]), labels, "identities.csv")) == {("a", "a0"), ("b", "b0")}
 
 
 def test_labels_of_unknown_tracks_are_refused() -> None:
     with pytest.raises(SanError, match=r"identities\.csv names a/a1, which a does not hold \(2 such"):
-        owners_from_labels(matching([[0.9]]), owners([1, 2, 3], [1]), "identities.csv")
+        pids_from_labels(matching([[0.9]]), track_to_pid([1, 2, 3], [1]), "identities.csv")
     with pytest.raises(SanError, match="names none of the cameras a, b"):
-        owners_from_labels(matching([[0.9]]), {("z", "t"): 1}, "identities.csv")
+        pids_from_labels(matching([[0.9]]), {("z", "t"): 1}, "identities.csv")
 
 
 def test_a_tracklet_of_unreadable_crops_is_known() -> None:
@@ -106,4 +106,4 @@ def test_a_tracklet_of_unreadable_crops_is_known() -> None:
     first = found.cameras[0]
     first = Camera(first.name, first.folder, first.tracks, first.embedding, first.crops, (broken,))  # type: ignore[arg-type]
     result = match_cameras([first, found.cameras[1]], threshold=0.5)
-    assert ("a", "a1") in owners_from_labels(result, owners([1, 2], [1]), "identities.csv")
+    assert ("a", "a1") in pids_from_labels(result, track_to_pid([1, 2], [1]), "identities.csv")

@@ -15,16 +15,15 @@ from scipy.optimize import linear_sum_assignment
 
 from san_deploy.artefact import Threshold
 from san_deploy.errors import SanError, UsageError
+from san_deploy.matching.assignment import assign, rank
 from san_deploy.matching.match import (
     Camera,
-    assign,
     camera_from_embeddings,
     check_folders,
-    choose_threshold,
     iter_rows,
     match_cameras,
     match_pair,
-    rank,
+    resolve_threshold,
 )
 
 CALIBRATION = Threshold(0.6, 0.01, 0.9, 1000, 100, "drawn people")
@@ -145,7 +144,7 @@ def test_order_of_cameras_does_not_matter() -> None:
     b = camera("b", [*rng.normal(size=(5, 5)).tolist(), [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]])
     ab, ba = match_pair(a, b, 0.3), match_pair(b, a, 0.3)
     assert np.array_equal(ab.similarity, ba.similarity.T)
-    assert np.array_equal(ab.column_of_row, ba.row_of_column)
+    assert np.array_equal(ab.match_of_a, ba.match_of_b)
     assert (ba.camera_a, ba.key) == ("b", "b|a")
 
 
@@ -206,7 +205,7 @@ def test_camera_of_nothing_readable_is_refused() -> None:
     [(None, CALIBRATION, 0.6), (0.3, CALIBRATION, 0.3), (-1.0, None, -1.0), (1.0, None, 1.0)],
 )
 def test_threshold(given: float | None, calibration: Threshold | None, expected: float) -> None:
-    value, source = choose_threshold(given, calibration)
+    value, source = resolve_threshold(given, calibration)
     assert value == expected
     assert source is (CALIBRATION if given is None else None)
 
@@ -216,7 +215,7 @@ def test_threshold(given: float | None, calibration: Threshold | None, expected:
 )
 def test_threshold_that_cannot_be(given: float | None, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        choose_threshold(given, None)
+        resolve_threshold(given, None)
 
 
 def site(tmp_path: Path, *names: str) -> list[Path]:

@@ -61,8 +61,8 @@ def test_csv(tmp_path: Path) -> None:
                 seen.append((r["camera_a"], r["track_a"]))
                 if r["matched"] == "1":
                     seen.append((r["camera_b"], r["track_b"]))
-        expected = [(pair.camera_a, t) for t in pair.rows.tolist()] + [
-            (pair.camera_b, t) for t in pair.columns.tolist()
+        expected = [(pair.camera_a, t) for t in pair.tracks_a.tolist()] + [
+            (pair.camera_b, t) for t in pair.tracks_b.tolist()
         ]
         assert sorted(seen) == sorted(expected)
     alone = next(r for r in rows if r["camera_a"] == "b" and r["track_a"] == "u3" and r["camera_b"] == "a")

@@ -69,7 +69,7 @@ def test_calibration_that_cannot_be(
 
 
 def test_default_rate_needs_few_people() -> None:
-    # Six people before two cameras are 30 pairs of strangers; 11 people before two are 110.
+    # Six people before two cameras are 30 impostor pairs; 11 people before two are 110.
     assert 1 / FALSE_MATCH_RATE <= 11 * 10
 
 

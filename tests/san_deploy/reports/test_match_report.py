@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from san_deploy.artefact import Threshold
-from san_deploy.matching.accuracy import owners_from_labels, score
+from san_deploy.matching.accuracy import pids_from_labels, score
 from san_deploy.matching.match import Camera, Matching, match_cameras
 from san_deploy.reports import match_report as report
 from san_deploy.reports.match_report import evenly_spaced, write_report
@@ -115,7 +115,7 @@ def test_every_tracklet_is_shown(tmp_path: Path) -> None:
         assert f"{row:.3f}" in page.text
     assert "Next in cam2 for t0" in page.text and "Next in cam1 for t0" in page.text
     assert "7 tracklets from 2 cameras: 3 matches , and 1 time a tracklet was left without one" in page.text
-    assert "1.25 % of 800 pairs of strangers reach it" in page.text
+    assert "1.25 % of 800 impostor pairs reach it" in page.text
     assert "drawn people" in page.text and "san-test" in page.text and "onnxruntime (CPU)" in page.text
 
 
@@ -142,8 +142,8 @@ def test_truth(tmp_path: Path) -> None:
     matching = site(tmp_path)
     labels = {(c, f"t{k}"): k + 1 for c, size in (("cam1", 3), ("cam2", 4)) for k in range(size)}
     labels["cam1", "t2"], labels["cam2", "t2"] = 50, 60  # their match becomes wrong
-    owners = owners_from_labels(matching, labels, "identities.csv")
-    _, page = render(matching, tmp_path, owners=owners, accuracy=score(matching, owners))
+    track_to_pid = pids_from_labels(matching, labels, "identities.csv")
+    _, page = render(matching, tmp_path, track_to_pid=track_to_pid, accuracy=score(matching, track_to_pid))
     assert "2 of 3 matches are right" in page.text
     assert len(page.all("span", "right")) == 2
     assert len(page.all("span", "wrong")) == 1
@@ -156,8 +156,8 @@ def test_truth(tmp_path: Path) -> None:
 
 def test_missed_tracklet_is_marked(tmp_path: Path) -> None:
     matching = match_cameras(site(tmp_path).cameras, threshold=1.0)
-    owners = {(c, f"t{k}"): k + 1 for c, size in (("cam1", 3), ("cam2", 4)) for k in range(size)}
-    _, page = render(matching, tmp_path, owners=owners, accuracy=score(matching, owners))
+    track_to_pid = {(c, f"t{k}"): k + 1 for c, size in (("cam1", 3), ("cam2", 4)) for k in range(size)}
+    _, page = render(matching, tmp_path, track_to_pid=track_to_pid, accuracy=score(matching, track_to_pid))
     assert len(page.all("span", "missed")) == 6
     assert "set by hand" in page.text
     assert "no false match rate is known" in page.text
