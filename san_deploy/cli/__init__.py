@@ -20,6 +20,7 @@ from ..io.extras import EXTRA_OF, InstallWarning, install
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
     "bench": "Measure how fast a model is.",
+    "crops": "Cut crops out of a video, by a tracker's boxes.",
     "demo": "Draw cameras of pedestrians, match them, write the report.",
     "embed": "Embed a folder of crops.",
     "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",

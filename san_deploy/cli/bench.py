@@ -123,7 +123,7 @@ def command(
 
     from ..backends import STARTER, open_backend
     from ..bench.folder import open_crops
-    from ..bench.interleaved import Plan
+    from ..bench.interleaved import Schedule
     from ..bench.models import bench, open_model
 
     paths = [model or STARTER, *others]
@@ -152,7 +152,7 @@ def command(
             models,
             crops,
             batch_sizes=batch_sizes,
-            plan=Plan(warmup_s=warmup, seconds=seconds, rounds=rounds),
+            schedule=Schedule(warmup_s=warmup, seconds=seconds, rounds=rounds),
             workers=workers,
             report=report,
         )

@@ -15,7 +15,7 @@ from . import text as words
 
 if TYPE_CHECKING:
     from ..artefact import Artefact, Calibration, Engine, PrecisionStats
-    from ..backends.compatibility import Verdict
+    from ..backends.compatibility import Compatibility
     from ..backends.environment import Environment
     from ..backends.info import FileInfo
     from ..checkpoint_info import CheckpointInfo
@@ -72,7 +72,7 @@ def as_text(told: FileInfo, found: PrecisionStats | None) -> str:
     return words.columns(rows)
 
 
-def _alike(verdicts: tuple[Verdict, ...]) -> dict[tuple[bool, str, str], list[str]]:
+def _alike(verdicts: tuple[Compatibility, ...]) -> dict[tuple[bool, str, str], list[str]]:
     """Names of the backends of which the same is said."""
     found: dict[tuple[bool, str, str], list[str]] = {}
     for verdict in verdicts:
