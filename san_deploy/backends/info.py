@@ -12,7 +12,7 @@ from ..artefact import INPUT_NAME, OUTPUT_NAME, PREFIX, Artefact, read_sidecar, 
 from ..checkpoint_info import CheckpointInfo, read_header, read_info
 from ..errors import SanError
 from ..io.printable import printable
-from .compatibility import Verdict, runs_checkpoint, runs_onnx, runs_plan
+from .compatibility import Compatibility, runs_checkpoint, runs_onnx, runs_plan
 from .onnxruntime import CPU, OnnxRuntime
 from .ort import onnxruntime, quiet_options
 from .plan import read_plan
@@ -54,7 +54,7 @@ class FileInfo:
     artefact: Artefact | None = None
     checkpoint: CheckpointInfo | None = None
     parameters: int | None = None
-    runs: tuple[Verdict, ...] = ()
+    runs: tuple[Compatibility, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -13,7 +13,7 @@ from san_deploy.artefact import (
     MAX_BATCH,
     Artefact,
     Engine,
-    Operands,
+    PrecisionStats,
     is_onnx_name,
     sha256_file,
     sidecar_path,
@@ -249,7 +249,7 @@ def _headline(trt: ModuleType, runtime: str, options: BuildOptions, target: Targ
 
 def _operands(
     trt: ModuleType, built: Built, options: BuildOptions, target: Target, report: Callable[[str], None]
-) -> Operands:
+) -> PrecisionStats:
     """The engine's own, where a GPU of its kind is here; else the typed network's. `report` says which."""
     told = None
     if target.device is not None:
@@ -269,7 +269,7 @@ def _operands(
     return operands
 
 
-def _judge(artefact: Artefact, operands: Operands, path: Path) -> None:
+def _judge(artefact: Artefact, operands: PrecisionStats, path: Path) -> None:
     """Refuse a plan whose share of the asked precision is not the ONNX file's."""
     asked = artefact.precision
     # Files from before operands were counted are FP32.
