@@ -17,6 +17,7 @@ from ..io.atomic import disk_advice, is_of_the_disk
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
     "bench": "Measure how fast a model is.",
+    "crops": "Cut crops out of a video, by a tracker's boxes.",
     "demo": "Draw cameras of pedestrians, match them, write the report.",
     "embed": "Embed a folder of crops.",
     "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",
@@ -109,6 +110,7 @@ def main() -> None:
 
 #: Missing module -> the extra that brings it.
 _EXTRAS = {
+    "cv2": "video",
     "torch": "train",
     "safetensors": "train",
     "tensorboard": "train",
