@@ -44,7 +44,7 @@ $(EDGE)/installed: $(EDGE)/bin/python pyproject.toml $(wildcard san_deploy/*.* s
 	touch $@
 
 $(DEV)/installed: $(DEV)/bin/python pyproject.toml
-	$< -c 'import torch' 2> /dev/null || $< $(PIP) --no-deps $(TORCH) || \
+	$< -c 'import torch' 2> /dev/null || $< $(PIP) --retries 1 --no-deps $(TORCH) || \
 		{ echo "No such PyTorch. The index's, with CUDA (5 GB): make test TORCH=torch" >&2; exit 1; }
 	$< $(PIP) -e '.[train,export,dev]'
 	touch $@
