@@ -6,7 +6,7 @@ import lap
 import numpy as np
 
 from ..errors import SanError
-from .similarity import Adjust, Edges, tiles
+from .similarity import Edges, PairRule, ruled, tiles
 
 #: The smallest bonus that survives in float64 sums: it decides nothing but pairs exactly at the threshold.
 _BONUS = 1e-12
@@ -75,7 +75,7 @@ def assign_all(
     *,
     threshold: float,
     complete: bool,
-    adjust: Adjust | None = None,
+    rule: PairRule | None = None,
 ) -> tuple[np.ndarray, Edges]:
     """`assign` over every pair of two cameras, exact although most pairs are never stored.
 
@@ -84,11 +84,12 @@ def assign_all(
     tiles and added until there is none (column generation).
 
     Args:
-        a, b: `(A, D)` and `(B, D)` unit embeddings.
+        a: `(A, D)` unit embeddings.
+        b: `(B, D)`, likewise.
         edges: pairs to begin with.
         threshold: similarity below which nothing matches.
         complete: whether `edges` are all pairs at or above the threshold.
-        adjust: what is known of pairs besides their similarity, the same as `edges` were made with.
+        rule: which pairs may match, the same as `edges` were made with.
 
     Returns:
         `(A,)` int64 as of `assign`, and the edges with those that were added.
@@ -99,7 +100,7 @@ def assign_all(
         if complete:
             return match, edges
         price_a, price_b = _prices(edges, shape, match, threshold)
-        new = _improving(a, b, price_a, price_b, threshold=threshold, adjust=adjust)
+        new = _improving(a, b, price_a, price_b, threshold=threshold, rule=rule)
         joined = edges.joined(new)
         if len(joined) == len(edges):
             return match, edges
@@ -145,13 +146,13 @@ def _improving(
     price_b: np.ndarray,
     *,
     threshold: float,
-    adjust: Adjust | None,
+    rule: PairRule | None,
 ) -> Edges:
     """Pairs that gain more than their prices, those that gain most of each row."""
     found = []
     base = (price_b + float(np.float32(threshold))).astype(np.float32)
     for start, raw in tiles(a, b):
-        tile = raw if adjust is None else adjust(raw, start)
+        tile = ruled(raw, start, rule, np.float32(threshold))
         price = price_a[start : start + len(tile)]
         # Coarsely in float32, then the few that are left exactly.
         rows, columns = np.nonzero(tile > (base - np.float32(1e-5)) + price.astype(np.float32)[:, None])
@@ -162,7 +163,7 @@ def _improving(
         rows, columns = rows[order], columns[order]
         place = np.arange(len(rows)) - np.searchsorted(rows, np.arange(len(tile)))[rows]
         rows, columns = rows[place < _NEW_EDGES], columns[place < _NEW_EDGES]
-        found.append(
-            Edges((rows + start).astype(np.int32), columns.astype(np.int32), tile[rows, columns])
-        )
-    return Edges(*(np.concatenate([getattr(e, name) for e in found]) for name in ("row", "column", "similarity")))
+        found.append(Edges((rows + start).astype(np.int32), columns.astype(np.int32), tile[rows, columns]))
+    return Edges(
+        *(np.concatenate([getattr(e, name) for e in found]) for name in ("row", "column", "similarity"))
+    )

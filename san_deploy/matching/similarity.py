@@ -5,8 +5,9 @@ The matrix is made in tiles and never stands in memory as a whole: 20,000 x 20,0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,9 +16,16 @@ TILE_CELLS = 4_000_000
 #: Nearest tracklets that are looked up for each at least; with the threshold they make the edges.
 NEAREST = 16
 
-#: Called with a tile `(H, B)` and the number of its first row; returns a tile in which a pair that must not
-#: match is -inf, and one that must is above 1. It leaves the tile that it was given alone.
-Adjust = Callable[[np.ndarray, int], np.ndarray]
+
+class PairRule(Protocol):
+    """What is known of two cameras' pairs besides their similarity."""
+
+    #: Pairs that must match, `(M,)` rows and columns. `allowed` leaves their tracklets no other partner.
+    must: tuple[np.ndarray, np.ndarray]
+
+    def allowed(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        """Whether pairs may match; integer arrays that broadcast against each other, bool of their shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Edges:
 
     Attributes:
         row, column: `(E,)` int32, tracklets of either camera.
-        similarity: `(E,)` float32, cosine, as `Adjust` left it.
+        similarity: `(E,)` float32, cosine; at least the threshold where the pair must match.
     """
 
     row: np.ndarray
@@ -69,12 +77,39 @@ def tiles(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """`a @ b.T` in blocks of rows: the number of the first row, and `(H, B)` float32.
 
     Args:
-        a, b: `(A, D)` and `(B, D)` unit embeddings.
+        a: `(A, D)` unit embeddings.
+        b: `(B, D)`, likewise.
     """
     a, b = a.astype(np.float32, copy=False), b.astype(np.float32, copy=False)
     height = max(1, TILE_CELLS // max(1, len(b)))
     for start in range(0, len(a), height):
         yield start, a[start : start + height] @ b.T
+
+
+def edges_above(similarity: np.ndarray, threshold: float) -> Edges:
+    """The pairs of a small matrix, `(A, B)` float32, at or above a threshold."""
+    row, column = np.nonzero(similarity >= np.float32(threshold))
+    return Edges(row.astype(np.int32), column.astype(np.int32), similarity[row, column])
+
+
+def ruled(tile: np.ndarray, start: int, rule: PairRule | None, limit: np.float32) -> np.ndarray:
+    """A tile in which pairs that must not match are -inf, and pairs that must are at least `limit`.
+
+    Args:
+        tile: `(H, B)` float32; it is left as it is.
+        start: number of its first row.
+        rule: None gives the tile itself.
+        limit: the threshold.
+    """
+    if rule is None:
+        return tile
+    rows, columns = np.arange(start, start + len(tile))[:, None], np.arange(tile.shape[1])[None, :]
+    result = np.where(rule.allowed(rows, columns), tile, np.float32(-np.inf))
+    row, column = rule.must
+    inside = (row >= start) & (row < start + len(tile))
+    row, column = row[inside] - start, column[inside]
+    result[row, column] = np.maximum(result[row, column], limit)
+    return result
 
 
 def full_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -83,15 +118,16 @@ def full_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def search(
-    a: np.ndarray, b: np.ndarray, *, threshold: float, count: int, adjust: Adjust | None = None
+    a: np.ndarray, b: np.ndarray, *, threshold: float, count: int, rule: PairRule | None = None
 ) -> tuple[Nearest, Nearest, Edges, int]:
     """The nearest tracklets of either side, and the edges among them.
 
     Args:
-        a, b: `(A, D)` and `(B, D)` unit embeddings, neither empty.
+        a: `(A, D)` unit embeddings, A at least 1.
+        b: `(B, D)`, likewise.
         threshold: similarity below which no pair is an edge; compared in float32.
         count: nearest tracklets to keep for each, at most all of the other camera.
-        adjust: what is known of pairs besides their similarity; the nearest are found without it.
+        rule: which pairs may match; the nearest are found without it.
 
     Returns:
         Nearest of `a` in `b` and of `b` in `a`; the edges: pairs at or above the threshold of which one is
@@ -106,9 +142,8 @@ def search(
         near = largest(raw, count)
         of_a.append(near)
         of_b.add(raw, start)
-        tile = raw
-        if adjust is not None:
-            tile = adjust(raw, start)
+        tile = ruled(raw, start, rule, limit)
+        if rule is not None:
             near = largest(tile, count)
         in_all += int(np.count_nonzero(tile >= limit))
         edges.append(_edges(*near, start, limit))
@@ -117,7 +152,7 @@ def search(
     )
     nearest_b = of_b.nearest()
     found = Edges(*(np.concatenate([getattr(e, name) for e in edges]) for name in _FIELDS))
-    if adjust is None and len(found) < in_all:
+    if rule is None and len(found) < in_all:
         # Those that are near from the other side alone.
         row, values = nearest_b.index.ravel(), nearest_b.similarity.ravel()
         column = np.repeat(np.arange(len(b), dtype=np.int32), nearest_b.index.shape[1])
