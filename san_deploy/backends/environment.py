@@ -9,12 +9,9 @@ from .. import __version__
 from ..errors import SanError
 from ..io.machine import Machine, machine
 from ..io.versions import versions
-from . import STARTER, cuda, trt
-from .compatibility import loaded
-from .info import FileInfo, read_file
-
-#: Whose version is told, where it is installed.
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "safetensors")
+from . import BACKENDS, STARTER, cuda, packages, read_file
+from .info import FileInfo
+from .trt import MODULES
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ class Environment:
         machine: processor, cores, system, Python.
         packages: versions of those that are installed.
         providers: execution providers of ONNX Runtime; we use the CPU's.
-        tensorrt: `{runtime: version}` of those that load.
-        tensorrt_problems: `{runtime: why not}` of the others.
+        backends: `{name: version}` of the runtimes that are there.
+        backend_problems: `{name: why not}` of the others.
         cuda_runtime: version of libcudart, `13.0`; empty where there is none.
         cuda_driver: newest CUDA that the driver supports; empty where there is none.
         gpus: `[{"name", "sm", "index"}]`.
@@ -40,8 +37,8 @@ class Environment:
     machine: Machine
     packages: dict[str, str]
     providers: list[str]
-    tensorrt: dict[str, str]
-    tensorrt_problems: dict[str, str]
+    backends: dict[str, str]
+    backend_problems: dict[str, str]
     cuda_runtime: str
     cuda_driver: str
     gpus: list[dict[str, Any]]
@@ -55,14 +52,17 @@ class Environment:
         return values | {
             "machine": asdict(self.machine),
             "starter": None if self.starter is None else self.starter.as_dict(),
+            # The names that these had before there was a table of runtimes.
+            "tensorrt": {name: told for name, told in self.backends.items() if name in MODULES},
+            "tensorrt_problems": {k: told for k, told in self.backend_problems.items() if k in MODULES},
         }
 
 
-def here() -> Environment:
-    """This machine. What is missing is told, and is no error."""
+def read_environment() -> Environment:
+    """Look at this machine. What is missing is said, and is no error."""
     from .ort import onnxruntime
 
-    runtimes = [loaded(runtime) for runtime in trt.MODULES]
+    runtimes = [spec.runtime.installed(spec) for spec in BACKENDS.values()]
     found, no_gpu = cuda.probe()
     starter, problem = None, ""
     try:
@@ -72,10 +72,10 @@ def here() -> Environment:
     return Environment(
         san_deploy=__version__,
         machine=machine(),
-        packages=versions(*_PACKAGES),
+        packages=versions(*packages("onnx", "safetensors")),
         providers=list(onnxruntime.get_available_providers()),
-        tensorrt={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
-        tensorrt_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
+        backends={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
+        backend_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
         cuda_runtime=cuda.runtime_version(),
         cuda_driver=_driver_version(),
         gpus=[asdict(device) for device in found],
