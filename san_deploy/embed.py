@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .backends import Backend
 from .errors import SanError, UsageError
@@ -60,9 +61,9 @@ class Embeddings:
         seconds: that it took, decoding included; 0 when read from a file.
     """
 
-    embedding: np.ndarray
-    path: np.ndarray
-    track: np.ndarray
+    embedding: npt.NDArray[np.float32]
+    path: npt.NDArray[np.str_]
+    track: npt.NDArray[np.str_]
     model: dict[str, Any]
     unreadable: list[Unreadable] = field(default_factory=list)
     seconds: float = 0.0
@@ -79,7 +80,7 @@ class Embeddings:
 
 
 def embed_folder(
-    folder: Path,
+    folder: StrPath,
     backend: Backend,
     *,
     batch: int = 32,
@@ -211,7 +212,7 @@ def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_embeddings(path: Path) -> Embeddings:
+def read_embeddings(path: StrPath) -> Embeddings:
     """Read what `write_embeddings` wrote. Nothing in the file is executed.
 
     Raises:

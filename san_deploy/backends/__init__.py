@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..data import STARTER
 from ..errors import SanError, UsageError
+from ..io.paths import StrPath
 from .info import FileInfo
 from .spec import Backend, BackendSpec, OpenRequest
 
@@ -100,7 +101,7 @@ def file_kinds() -> dict[str, str]:
 
 
 def open_backend(
-    model: Path | None = None,
+    model: StrPath | None = None,
     *,
     backend: str = "auto",
     device: str = "auto",

@@ -24,6 +24,7 @@ from ..artefact import (
 )
 from ..errors import SanError, first_line
 from ..io.cpu import saturates_int8, usable_cores
+from ..io.extras import install
 from . import cuda
 from .common import auto_note, check_embeddings, export_int8, in_words, other_files, prepare
 from .cuda import require
@@ -42,8 +43,7 @@ _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
 #: Both packages are one folder: side by side they overwrite each other.
 _INSTALL = (
-    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: NVIDIA's own wheel "
-    "for its JetPack)"
+    f"pip uninstall -y onnxruntime && {install('cuda')}; on a Jetson NVIDIA's own wheel for its JetPack"
 )
 
 
@@ -347,9 +347,16 @@ def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
 
 def installed(spec: BackendSpec) -> Installed:
     """As `spec.Runtime.installed`."""
-    if "cpu" in spec.devices or not (missing := missing_provider(TENSORRT)):
-        return Installed(spec.name, str(onnxruntime.__version__))
-    return Installed(spec.name, "", SanError(missing, do=_INSTALL))
+    try:
+        missing = "" if "cpu" in spec.devices else missing_provider(TENSORRT)
+        version = str(onnxruntime.__version__)
+    except SanError as error:
+        return Installed(spec.name, "", error)
+    return (
+        Installed(spec.name, version)
+        if not missing
+        else Installed(spec.name, "", SanError(missing, do=_INSTALL))
+    )
 
 
 def diagnose(spec: BackendSpec, file: FileInfo) -> list[Compatibility]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ..artefact import Artefact
 from ..errors import SanError
@@ -35,7 +36,7 @@ class Backend(Protocol):
     #: What to know of how it runs here, in words, to print: why this device, what costs time. Empty for nothing.
     note: str
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """`(N, H, W, 3)` uint8 BGR, N >= 1, to `(N, D)` float32 embeddings of norm 1."""
         ...
 

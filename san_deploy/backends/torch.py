@@ -16,6 +16,7 @@ import numpy as np
 from ..artefact import sha256_file
 from ..checkpoint_info import read_header, read_info
 from ..errors import SanError
+from ..io.extras import install
 from .common import auto_note, check_embeddings, other_files, prepare
 from .info import Compatibility, FileInfo
 from .spec import Backend, BackendSpec, Installed, OpenRequest, installed_packages
@@ -23,7 +24,7 @@ from .spec import Backend, BackendSpec, Installed, OpenRequest, installed_packag
 if TYPE_CHECKING:
     import torch
 
-_TRAIN = "pip install 'san-deploy[train]'"
+_TRAIN = install("train")
 #: Ends of the names of tensors that are counted, not learned.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: One for all networks: `embed` sets the network's mask, but PyTorch's settings are of the whole process.

@@ -163,7 +163,7 @@ def _machine(found: Environment) -> str:
         ("system", at.system),
         ("processor", f"{at.processor}; {at.cores} of {at.cores_in_all} cores may be used"),
         ("packages", _pairs(found.packages)),
-        ("providers", f"{', '.join(found.providers)} (of ONNX Runtime)"),
+        ("providers", found.no_providers or f"{', '.join(found.providers)} (of ONNX Runtime)"),
     ]
     rows += [(name, version) for name, version in found.backends.items()]
     rows += [(name, problem) for name, problem in found.backend_problems.items()]

@@ -55,7 +55,7 @@ def test_it_is_recognised_and_read(toy: Path) -> None:
     assert read_dataset(toy, Options(layout="toy", boxes="labelled")).name == "Toy"
     with pytest.raises(UsageError, match="--testset does not go with this data set"):
         read_dataset(toy, Options(testset=1))
-    with pytest.raises(UsageError, match=r"one of .*, toy"):
+    with pytest.raises(UsageError, match=r"One of .*, toy"):
         read_dataset(toy, Options(layout="nonsense"))
 
 
