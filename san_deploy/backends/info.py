@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact
-from ..checkpoint_info import CheckpointInfo
 from ..io.printable import printable
+
+if TYPE_CHECKING:
+    from ..artefact import Artefact
+    from ..checkpoint_info import CheckpointInfo
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class FileInfo:
 
 def input_of(artefact: Artefact) -> dict[str, Any]:
     """What the graph takes, and what it does to it, so that nobody does that twice."""
+    from ..artefact import INPUT_NAME
+
     height, width = artefact.size_hw
     taken = (
         {"shape": ["N", height, width, 3], "layout": "NHWC", "type": "uint8", "colour": "BGR"}
@@ -86,4 +90,6 @@ def input_of(artefact: Artefact) -> dict[str, Any]:
 
 def output_of(artefact: Artefact) -> dict[str, Any]:
     """What the graph gives."""
+    from ..artefact import OUTPUT_NAME
+
     return {"name": OUTPUT_NAME, "shape": ["N", artefact.embedding_dim], "type": "float32", "row_norm": 1.0}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
-
-from ..artefact import Artefact
 from ..errors import SanError
 from ..io.versions import versions
-from .info import Compatibility, FileInfo
+
+if TYPE_CHECKING:
+    # Help texts read the table of runtimes: it loads nothing heavy.
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..artefact import Artefact
+    from .info import Compatibility, FileInfo
 
 
 class Backend(Protocol):
