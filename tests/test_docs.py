@@ -31,13 +31,14 @@ PAGES = sorted(
 #: Why a command that begins like this is not run here.
 GPU = "builds or runs an engine, which needs a GPU"
 DATA = "needs a data set that everybody fetches for himself"
-LONG = "takes more than a minute"
+LONG = "takes about a minute or more"
 INSTALLS = "installs, which tools/install_matrix.py and CI do"
 NOT_RUN = {
     "make ": INSTALLS,
     "pip ": INSTALLS,
     "pre-commit install": INSTALLS,
     "san train crops/ -o runs/first": LONG + "; tests/san_deploy/cli/test_train.py trains",
+    "san bench crops/ -m first-int8-cpu.onnx ": LONG + "; tests/san_deploy/cli/test_bench.py measures",
     "DATA=": DATA,
     "san train '$DATA' -o '$RUNS/": DATA,
     "san eval '$DATA' --checkpoint '$RUNS/": DATA,
@@ -48,10 +49,11 @@ NOT_RUN = {
     "san match cam1/ cam2/ -o matches -m first-fp16.engine": GPU,
     "san parity first.onnx first-fp16.engine ": GPU,
 }
+#: Pages whose reader has an ONNX file of the network, under this name.
+HAS = {"docs/parity.md": "first.onnx"}
 #: What a reader of this page has typed on an earlier one.
 BEFORE = {
     "docs/parity.md": [
-        "san export runs/first/model.safetensors -o first.onnx",
         "san export first.onnx --fp16",
         "san export first.onnx --int8 --calib crops/ --runtime tensorrt",
     ],
@@ -82,7 +84,9 @@ def why_not(command: str) -> str:
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has before the first command: crops, videos with boxes, a trained network."""
     folder = tmp_path_factory.mktemp("reader")
-    write_samples(folder / "crops", people=3, cameras=3)
+    write_samples(folder / "crops", people=6, cameras=3)
+    identities = folder / "crops/identities.csv"
+    identities.write_text(re.sub(r",([1-3]),train$", r",\1,test", identities.read_text("utf-8"), flags=re.M), "utf-8")
     for camera in ("cam1", "cam2", "cam3"):
         shutil.copytree(folder / "crops" / camera, folder / camera)
     for index, sample in enumerate(read_samples()):
@@ -101,6 +105,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_run(page: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, san: Any) -> None:
     folder = tmp_path / "reader"
     shutil.copytree(ready, folder, symlinks=True)
+    if page in HAS:
+        shutil.copy(STARTER, folder / HAS[page])
+        shutil.copy(f"{STARTER}.json", folder / f"{HAS[page]}.json")
     monkeypatch.chdir(folder)
     for line in [*BEFORE.get(page, []), *commands(page)]:
         if why_not(line):
