@@ -113,7 +113,7 @@ class _Grouped(click.Command):
 @click.option(
     "--mask",
     metavar="argmax|expected|ramp:EPS",
-    help="How features are gated.  [default: what the checkpoint was trained for]",
+    help="How features are gated, of a checkpoint or an FP32 ONNX file.  [default: argmax; an ONNX file's own]",
 )
 @click.option(
     "--input",

@@ -15,7 +15,6 @@ from san_train.attention import (  # noqa: E402
     argmax_mask,
     attend_probability,
     indecision,
-    parse_mask,
     ramp_mask,
     relaxed_sample,
     temperature,
