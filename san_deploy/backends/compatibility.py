@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..artefact import Artefact
 from ..errors import SanError
+from ..io.extras import install
 from ..io.versions import versions
 from . import KINDS, cuda, trt
 from .onnxruntime import CUDA, TENSORRT, OnnxRuntime, export_int8, missing_provider
@@ -142,9 +143,7 @@ def runs_checkpoint(path: Path) -> tuple[Compatibility, ...]:
     export = f"export it: {shlex.join(['san', 'export', str(path)])}"
     torch = Compatibility("torch", "", True, f"{installed}, which is not loaded to say so")
     if installed is None:
-        torch = Compatibility(
-            "torch", "", False, "PyTorch is not installed", "pip install 'san-deploy[train]'"
-        )
+        torch = Compatibility("torch", "", False, "PyTorch is not installed", install("train"))
         export = f"where PyTorch is installed, {export}"
     return (torch, *_others(path.suffix, export))
 

@@ -13,8 +13,6 @@ from ..checkpoint_info import CheckpointInfo, read_header, read_info
 from ..errors import SanError
 from ..io.printable import printable
 from .compatibility import Compatibility, runs_checkpoint, runs_onnx, runs_plan
-from .onnxruntime import CPU, OnnxRuntime
-from .ort import onnxruntime, quiet_options
 from .plan import read_plan
 
 #: What a file is by its ending.
@@ -118,6 +116,9 @@ def read_file(path: Path) -> FileInfo:
 
 
 def _read_onnx(path: Path) -> FileInfo:
+    # Imported here: a machine that has TensorRT alone can be told what an engine is.
+    from .onnxruntime import OnnxRuntime
+
     try:
         artefact = OnnxRuntime(path, threads=1).artefact
     except SanError as error:
@@ -154,8 +155,12 @@ def _foreign_ports(path: Path) -> str | None:
     """Inputs and outputs of an ONNX file that says nothing of itself; None for ours and for what does not open."""
     if path.stat().st_size > _MAX_BYTES:
         return None
+    from .ort import onnxruntime, quiet_options
+
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), quiet_options(), providers=[CPU])
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), quiet_options(), providers=["CPUExecutionProvider"]
+        )
     except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
         return None
     if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):

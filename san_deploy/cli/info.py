@@ -168,8 +168,9 @@ def _machine(found: Environment) -> str:
         ("system", at.system),
         ("processor", f"{at.processor}; {at.cores} of {at.cores_in_all} cores may be used"),
         ("packages", _pairs(found.packages)),
-        ("providers", f"{', '.join(found.providers)} (of ONNX Runtime)"),
+        ("providers", found.no_providers or f"{', '.join(found.providers)} (of ONNX Runtime)"),
     ]
+    rows += [("conflict", told) for told in found.conflicts]
     rows += [(name, version) for name, version in found.tensorrt.items()]
     rows += [(name, problem) for name, problem in found.tensorrt_problems.items()]
     rows.append(("CUDA", f"runtime {found.cuda_runtime or 'none'}, driver {found.cuda_driver or 'none'}"))
