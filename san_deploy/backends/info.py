@@ -62,9 +62,7 @@ class FileInfo:
             else {"input": input_of(self.artefact), "output": output_of(self.artefact)}
         )
         mask = (
-            {}
-            if self.checkpoint is None
-            else {"recommended_mask": self.checkpoint.recommended_mask or None}
+            {} if self.checkpoint is None else {"recommended_mask": self.checkpoint.recommended_mask or None}
         )
         return asdict(self) | {"path": printable(self.path)} | ports | mask
 

@@ -21,6 +21,8 @@ from san_train.attention import (  # noqa: E402
     tv_penalty,
 )
 
+from san_deploy.artefact import parse_mask  # noqa: E402
+
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

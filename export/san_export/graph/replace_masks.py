@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -161,7 +161,7 @@ class _MaskWriter:
         yield helper.make_node("Cast", [there], [some], some, to=TensorProto.FLOAT)
         yield helper.make_node("Mul", [clipped, some], [self.mask], self.mask)
 
-    def _middle(self, given: Mapping[str, str]) -> Iterator[NodeProto]:
+    def _middle(self, given: Mapping[str, str]) -> Generator[NodeProto, None, str]:
         both, middle = self._new("sum"), self._new("middle")
         yield helper.make_node("Add", [given["low"], given["high"]], [both], both)
         yield helper.make_node("Mul", [both, self._number("half", 0.5)], [middle], middle)
