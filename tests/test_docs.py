@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from PIL import Image
 
 from san_deploy.cli import san as group
 from san_deploy.data.samples import read_samples
