@@ -102,7 +102,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             most_decoded = max(most_decoded, decoded - done)
         return crop
 
-    def list_all(folder: Path) -> object:
+    def list_all(folder: Path, *, per_track: int | None) -> object:
         nonlocal listed, most_listed
         for path in real_list(folder):
             listed += 1
