@@ -103,7 +103,7 @@ class Views(Protocol):
     def count(self) -> int:
         """Views of one crop."""
 
-    def read(self, path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+    def read(self, path: Path, size_hw: tuple[int, int], resize: str) -> np.ndarray:
         """`(count, H, W, 3)` uint8 BGR, or UnreadableImage."""
 
     def pool(self, rows: np.ndarray) -> np.ndarray:
@@ -266,14 +266,17 @@ class _Stream:
 
     def _read(self, part: _Part) -> tuple[_Part, list[_Failure]]:
         number, place, files, slab = part
-        size_hw, count = self._backend.artefact.size_hw, self._count
+        artefact, count = self._backend.artefact, self._count
+        size_hw, resize = artefact.size_hw, artefact.resize
         failed: list[_Failure] = []
         for k, path in enumerate(files):
             try:
                 if self._views is None:
-                    slab[place + k] = read_crop(path, size_hw)
+                    slab[place + k] = read_crop(path, size_hw, resize)
                 else:
-                    slab[(place + k) * count : (place + k + 1) * count] = self._views.read(path, size_hw)
+                    slab[(place + k) * count : (place + k + 1) * count] = self._views.read(
+                        path, size_hw, resize
+                    )
             except UnreadableImage as error:
                 failed.append((number + k, error))
         return part, failed

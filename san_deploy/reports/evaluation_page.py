@@ -155,7 +155,7 @@ def _masks(
         return none, "the network has no attention, so no masks"
     if not crops:
         return none, ""
-    images = np.stack([read_crop(crop.path, tuple(model["size_hw"])) for crop in crops])
+    images = np.stack([read_crop(crop.path, tuple(model["size_hw"]), model["resize"]) for crop in crops])
     drawn = draw_masks(images)
     if not any(drawn):
         return none, "the network shows none"
