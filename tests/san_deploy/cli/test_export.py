@@ -23,7 +23,8 @@ from torch import Tensor
 from san_deploy.artefact import Threshold, sha256_file
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.cli import main
-from tests.san_export.conftest import SIZE_HW, one_thread, tiny_network  # noqa: F401  one_thread is a fixture
+from tests.san_export.conftest import one_thread  # noqa: F401  a fixture
+from tests.settled import SIZE_HW, calibrated, settled_network
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def crop_folder(crops: CheckCrops, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def network(crops: CheckCrops) -> SharpAttentionNetwork:
-    return tiny_network(crops.images)
+    return settled_network(crops.images)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,7 @@ def test_usage_errors(
 def test_a_mask_needs_a_sharp_gate(
     tmp_path: Path, san: San, crops: CheckCrops, settings: dict[str, object], told: str
 ) -> None:
-    network = tiny_network(crops.images[:4], **settings)
+    network = calibrated(crops.images[:4], **settings)
     save_checkpoint(
         tmp_path / "a.safetensors",
         network,
