@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .artefact import Artefact
 from .backends import Backend
 from .errors import SanError, UsageError
 from .images import UnreadableImage, list_crops, track_of
@@ -115,7 +116,7 @@ def embed_folder(
     rows: list[np.ndarray] = []
 
     def read(chunk: list[Path]) -> list[_Crop | Unreadable]:
-        return _read_chunk(folder, chunk, backend.artefact.size_hw)
+        return _read_chunk(folder, chunk, backend.artefact)
 
     def call(group: tuple[list[str], np.ndarray]) -> tuple[list[str], np.ndarray]:
         names, crops = group
@@ -153,11 +154,11 @@ def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
         yield chunk
 
 
-def _read_chunk(folder: Path, chunk: list[Path], size_hw: tuple[int, int]) -> list[_Crop | Unreadable]:
+def _read_chunk(folder: Path, chunk: list[Path], artefact: Artefact) -> list[_Crop | Unreadable]:
     found: list[_Crop | Unreadable] = []
     for path in chunk:
         try:
-            found.append((path.as_posix(), read_crop(folder / path, size_hw)))
+            found.append((path.as_posix(), read_crop(folder / path, artefact.size_hw, artefact.resize)))
         except UnreadableImage as error:
             found.append(Unreadable.of(error, folder / path, path.as_posix()))
     return found

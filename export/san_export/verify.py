@@ -79,7 +79,7 @@ def sample_crops(size_hw: tuple[int, int], count: int = COUNT) -> CheckCrops:
 
     samples = read_samples(count)
     images = [resize_crop(sample.read(), size_hw) for sample in samples]
-    return CheckCrops(np.stack(images), tuple(sample.name for sample in samples), "the sample crops")
+    return CheckCrops(np.stack(images), tuple(sample.name for sample in samples), "sample crops")
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def command(*, video: Path, detections: Path, output: Path, as_json: bool, **giv
         return bars[-1]
 
     try:
-        with atomic_folder(output, force=given["force"], ours=written_names(output)) as temporary:
+        with atomic_folder(output, force=given["force"], ours=sorted(written_names(output))) as temporary:
             result = crop_video(source, boxes, temporary, chosen, progress)
     finally:
         for item in bars:

@@ -164,7 +164,7 @@ def _masks(crops: Sequence[Crop], model: Mapping[str, Any]) -> tuple[list[list[d
     # PyTorch has run this checkpoint already.
     from san_train.masks import draw_masks
 
-    images = np.stack([read_crop(crop.path, tuple(model["size_hw"])) for crop in crops])
+    images = np.stack([read_crop(crop.path, tuple(model["size_hw"]), model["resize"]) for crop in crops])
     drawn = draw_masks(path, images, mask=model["mask"])
     if not any(drawn):
         return none, "the network shows none"

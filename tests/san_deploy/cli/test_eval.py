@@ -203,4 +203,4 @@ def test_pytorch_missing_is_one_line(data: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("Error: torch is not installed. ") and "pip install 'san-deploy[train]'" in last
+    assert last.startswith("Error: torch is not installed. ") and "pip install '.[train]'" in last

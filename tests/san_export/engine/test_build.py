@@ -374,7 +374,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_without_tensorrt_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "_is_installed", lambda module: False)
-    assert "pip install 'tensorrt-cu12>=10.3,<12'" in str(refused(tmp_path))
+    assert "pip install '.[tensorrt-cu12]'" in str(refused(tmp_path))
 
 
 # TensorRT 10 and 11, simulated
