@@ -67,7 +67,7 @@ class ExportRequest:
         gate: what the asked precision must reach against FP32, or FP32 against PyTorch.
         runtime: that the file is for: `auto`, `tensorrt`, `tensorrt-rtx`, or `cpu`, ONNX Runtime's own form of
             INT8, which TensorRT refuses.
-        engine: True wants a plan, False none, None one where TensorRT is installed.
+        engine: True wants a plan, False none, None one where TensorRT is installed or `runtime` names it.
         options: of the plan.
         calib: a folder of crops to calibrate on.
         calib_count: crops of it that are used.
@@ -236,8 +236,8 @@ def _builder(request: ExportRequest) -> tuple[str, str]:
     able = [runtime for runtime in installed if runtime != "tensorrt" or devices()]
     if able or (installed and (wanted or request.runtime != "auto")):
         return (able or installed)[0], ""
-    if wanted:
-        # Says what is missing and how to get it.
+    if wanted or request.runtime != "auto":
+        # An explicit choice is never downgraded: this says what is missing and how to get it.
         trt.load(choices[0])
     if installed:
         return (
