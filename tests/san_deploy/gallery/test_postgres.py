@@ -15,7 +15,7 @@ psycopg = pytest.importorskip("psycopg")
 
 @pytest.fixture
 def url(server: str) -> str:
-    name = "only"
+    name = "alone"
     with psycopg.connect(server, autocommit=True) as db:
         db.execute(f"DROP DATABASE IF EXISTS {name}")
         db.execute(f"CREATE DATABASE {name}")
@@ -50,7 +50,8 @@ def test_an_approximate_index_with_a_filter_still_gives_k(url: str) -> None:
 
 def test_tracklets_name_their_space_and_nan_is_refused_by_the_server(url: str) -> None:
     open_gallery(url, write=True, create=MODEL).close()
-    insert = "INSERT INTO san_tracks (space_id, camera, track, crops, added_s, embedding) VALUES (%s, 'a', 'b', 1, 0, %s)"
+    columns = "space_id, camera, track, crops, added_s, embedding"
+    insert = f"INSERT INTO san_tracks ({columns}) VALUES (%s, 'a', 'b', 1, 0, %s)"
     with psycopg.connect(url) as db, pytest.raises(psycopg.errors.ForeignKeyViolation):
         db.execute(insert, (77, str([1.0] * DIM)))
     with psycopg.connect(url) as db, pytest.raises(psycopg.errors.DataException):
