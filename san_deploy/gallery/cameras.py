@@ -14,7 +14,7 @@ from PIL import Image
 
 from .. import metrics
 from ..errors import SanError, UsageError
-from ..images import UnreadableImage, open_rgb
+from ..images import UnreadableImage, read_image, spread
 from ..video.tracks import TrackTime, read_track_times
 from .tracks import UNKNOWN, Tracks
 
@@ -100,16 +100,9 @@ def kept_pictures(files: Sequence[Sequence[Path]], count: int) -> list[list[byte
     return [[data for path in spread(crops, count) if (data := _small(path))] for crops in files]
 
 
-def spread(items: Sequence[Path], count: int) -> list[Path]:
-    """`count` of them at equal distances, all where there are fewer."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(at)] for at in np.linspace(0, len(items) - 1, count)]
-
-
 def _small(path: Path) -> bytes:
     try:
-        image = open_rgb(path)
+        image = Image.fromarray(read_image(path)[:, :, ::-1])
     except UnreadableImage:
         return b""
     width = max(1, round(image.width * _PICTURE_H / image.height))

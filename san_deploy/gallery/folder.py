@@ -16,7 +16,7 @@ from ..errors import SanError
 from . import segments
 from .tracks import (
     ANY,
-    Event,
+    AuditEvent,
     GalleryInfo,
     Hit,
     SearchFilter,
@@ -309,10 +309,10 @@ class FolderGallery:
             )
         return tuple(found)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[AuditEvent]:
         """See `Gallery`."""
         rows = self._query('SELECT "when", what, detail FROM events ORDER BY rowid')
-        return [Event(when, what, json.loads(detail)) for when, what, detail in rows]
+        return [AuditEvent(when, what, json.loads(detail)) for when, what, detail in rows]
 
     def close(self) -> None:
         """See `Gallery`."""

@@ -13,7 +13,16 @@ import numpy as np
 import psycopg
 
 from ..errors import SanError
-from .tracks import ANY, Event, GalleryInfo, Hit, SearchFilter, Tracks, refuse_other_space, space_of_model
+from .tracks import (
+    ANY,
+    AuditEvent,
+    GalleryInfo,
+    Hit,
+    SearchFilter,
+    Tracks,
+    refuse_other_space,
+    space_of_model,
+)
 
 _SCHEMA_VERSION = 1
 #: Seconds until a server that does not answer is given up.
@@ -317,13 +326,13 @@ class PostgresGallery:
             )
         return tuple(found)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[AuditEvent]:
         """See `Gallery`."""
         with self._told():
             rows = self._db.execute(
                 "SELECT when_s, what, detail FROM san_events WHERE space_id = %s ORDER BY id", (self._id,)
             ).fetchall()
-        return [Event(when, what, detail) for when, what, detail in rows]
+        return [AuditEvent(when, what, detail) for when, what, detail in rows]
 
     def close(self) -> None:
         """See `Gallery`."""

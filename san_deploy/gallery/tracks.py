@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import SanError, UsageError
+from ..errors import SanError
 
-#: Addresses that mean PostgreSQL.
-_URLS = ("postgresql://", "postgres://")
 #: Times of tracklets whose time nobody knows.
 UNKNOWN = float("nan")
 
@@ -92,7 +89,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Event:
+class AuditEvent:
     """What was done to a gallery: its audit.
 
     Attributes:
@@ -191,39 +188,11 @@ class Gallery(Protocol):
     def export(self) -> tuple[Tracks, ...]:
         """Everything, a camera each, in the order of their names."""
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[AuditEvent]:
         """The audit, oldest first."""
 
     def close(self) -> None:
         """Give back what it holds open."""
-
-
-def is_url(location: str) -> bool:
-    """Whether a location means PostgreSQL."""
-    return location.startswith(_URLS)
-
-
-def open_gallery(location: str, *, write: bool = False, create: Mapping[str, Any] | None = None) -> Gallery:
-    """Open a gallery.
-
-    Args:
-        location: a folder, or a postgresql:// address.
-        write: to change it. A folder has one writer at a time.
-        create: description of a model, `Artefact.as_dict()`: makes the gallery where there is none.
-
-    Raises:
-        SanError: there is none, somebody else writes, it is damaged, or it is of another embedding space than
-            `create` has.
-    """
-    if is_url(location):
-        from .postgres import PostgresGallery
-
-        return PostgresGallery(location, create=create)
-    if "://" in location:
-        raise UsageError(f"{location} is no gallery", do="give a folder, or postgresql://USER@HOST/DATABASE")
-    from .folder import FolderGallery
-
-    return FolderGallery(Path(location), write=write, create=create)
 
 
 def space_of_model(model: Mapping[str, Any]) -> str:

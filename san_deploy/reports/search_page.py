@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from .. import __version__
-from ..gallery.cameras import kept_pictures, spread
+from ..gallery.cameras import kept_pictures
+from ..images import spread
 from ..io.atomic import atomic_file
 from .times import when
 
