@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--full-similarity", "full", is_flag=True, help="Keep the similarity of every pair in similarity.npz."
 )
+@options.per_track
 @options.reading
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
 @options.as_json
@@ -63,6 +64,7 @@ def command(
     top: int,
     labels: Path | None,
     full: bool,
+    per_track: int | None,
     batch: int,
     workers: int | None,
     strict: bool,
@@ -97,6 +99,7 @@ def command(
             runtime,
             threshold=threshold,
             top=top,
+            per_track=per_track,
             batch=batch,
             workers=workers,
             strict=strict,

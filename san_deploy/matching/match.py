@@ -403,6 +403,7 @@ def match_folders(
     *,
     threshold: float | None = None,
     top: int = 5,
+    per_track: int | None = None,
     batch: int = 32,
     workers: int | None = None,
     strict: bool = False,
@@ -416,6 +417,7 @@ def match_folders(
         backend: the opened model.
         threshold: None takes the one that the model was calibrated to.
         top: runners-up to keep for each tracklet.
+        per_track: crops of each tracklet at most, spread evenly over it; None takes all.
         batch: crops per call of the network.
         workers: threads that decode; None lets `embed_folder` choose.
         strict: stop at the first unreadable crop.
@@ -433,14 +435,26 @@ def match_folders(
     cameras = []
     model: dict[str, Any] = {}
     for name, folder in zip(check_folders(folders), folders, strict=True):
-        total = sum(1 for _ in list_crops(Path(folder))) if progress else 0
+        total = sum(1 for _ in list_crops(Path(folder), per_track=per_track)) if progress else 0
         with progress(total, name, "crop") if progress else contextlib.nullcontext() as advance:
             embedded = embed_folder(
-                Path(folder), backend, batch=batch, workers=workers, strict=strict, progress=advance
+                Path(folder),
+                backend,
+                batch=batch,
+                workers=workers,
+                per_track=per_track,
+                strict=strict,
+                progress=advance,
             )
         cameras.append(camera_from_embeddings(name, Path(folder), embedded))
         model = embedded.model
-    parameters = {"batch": batch, "top": top, "strict": strict, "backend": backend.name}
+    parameters = {
+        "batch": batch,
+        "top": top,
+        "per_track": per_track,
+        "strict": strict,
+        "backend": backend.name,
+    }
     return match_cameras(
         cameras,
         threshold=value,
