@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..matching.match import Matching
 
 
-@click.command(short_help="Match people across cameras, write the report.")
+@click.command(short_help="Match people across cameras, write the report.", cls=options.GroupedCommand)
 @click.argument(
     "cameras", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CAM1 CAM2 [CAM3 ...]"
 )
