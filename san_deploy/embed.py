@@ -88,8 +88,9 @@ def embed_folder(
     workers: int | None = None,
     strict: bool = False,
     progress: Callable[[int], Any] | None = None,
+    crops: Iterable[Path] | None = None,
 ) -> Embeddings:
-    """Embed every crop below `folder`.
+    """Embed every crop below `folder`, or those named.
 
     The result does not depend on how fast which thread is: files are taken in sorted order, and only the
     last batch is smaller than `batch`.
@@ -101,6 +102,7 @@ def embed_folder(
         workers: threads that decode; None takes one for each core.
         strict: raise at the first unreadable crop instead of leaving it out.
         progress: called in this thread with the number of files that are done since its last call.
+        crops: those to embed, relative to `folder`; None takes all.
 
     Raises:
         SanError: `folder` is missing or holds no readable crop, the model fails, or `strict`.
@@ -110,6 +112,7 @@ def embed_folder(
     folder = Path(folder)
     start = time.perf_counter()
     workers = workers or usable_cores()
+    files = list_crops(folder) if crops is None else iter(crops)
     told = progress or (lambda count: None)
     unreadable: list[Unreadable] = []
     paths: list[str] = []
@@ -119,13 +122,13 @@ def embed_folder(
         return _read_chunk(folder, chunk, backend.artefact)
 
     def call(group: tuple[list[str], np.ndarray]) -> tuple[list[str], np.ndarray]:
-        names, crops = group
-        return names, backend(crops)
+        names, images = group
+        return names, backend(images)
 
     with threads(workers, "san-decode") as decoders, threads(CALLS, "san-embed") as callers:
         # Two batches and a task for each thread wait decoded at most, however long the network takes.
         ahead = -(-2 * batch // _CHUNK) + workers
-        decoded = chain.from_iterable(in_order(decoders, read, _chunks(list_crops(folder)), ahead=ahead))
+        decoded = chain.from_iterable(in_order(decoders, read, _chunks(files), ahead=ahead))
         groups = _batches(_readable(decoded, folder, unreadable, strict, told), batch)
         for names, embedding in in_order(callers, call, groups, ahead=CALLS):
             rows.append(embedding)
