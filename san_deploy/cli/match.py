@@ -86,6 +86,9 @@ if TYPE_CHECKING:
     "--full-similarity", "full", is_flag=True, help="Keep the similarity of every pair in similarity.npz."
 )
 @options.reading
+@click.option(
+    "--per-track", type=click.IntRange(1), help="Crops of a tracklet at most, spread over it.  [default: all]"
+)
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
 @options.as_json
 def command(
@@ -109,6 +112,7 @@ def command(
     batch: int,
     workers: int | None,
     strict: bool,
+    per_track: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -146,7 +150,7 @@ def command(
         runtime = _open(sources, model, backend, device)
         for source in sources:
             _describe(source)
-        reading = Reading(batch, workers, strict, bar)
+        reading = Reading(batch, workers, strict, bar, per_track)
         calibration = runtime.artefact.threshold if runtime else None
         if runtime:
             resolve_threshold(threshold, calibration, center=center)

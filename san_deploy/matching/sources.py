@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SanError, UsageError
-from ..images import list_crops, track_of
+from ..images import list_crops, spread, track_of
 from .cameras import Camera, camera_from_embeddings, check_names
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Reading:
         batch: crops per call of the network.
         workers: threads that decode; None lets `embed_folder` choose.
         strict: stop at the first unreadable crop.
+        per_track: crops of a tracklet at most, spread evenly over it; None takes all.
         progress: `san_deploy.io.progress.bar` or the like: called for every camera with its number of crops, its
             name and a unit.
     """
@@ -78,6 +79,7 @@ class Reading:
     workers: int | None = None
     strict: bool = False
     progress: Progress | None = None
+    per_track: int | None = None
 
 
 def read_sources(arguments: Sequence[Path | str], pattern: str = "", *, at_least: int = 2) -> list[Source]:
@@ -242,7 +244,8 @@ def embed_sources(
         else:
             if backend is None:
                 raise SanError(f"{source.path} has to be embedded, and no model is open")
-            progress, total = reading.progress, len(source.tracks)
+            crops = _chosen(source, reading.per_track)
+            progress, total = reading.progress, len(crops)
             with progress(total, source.name, "crop") if progress else contextlib.nullcontext() as advance:
                 embedded = embed_folder(
                     source.path,
@@ -251,13 +254,22 @@ def embed_sources(
                     workers=reading.workers,
                     strict=reading.strict,
                     progress=advance,
-                    crops=[Path(path) for path in source.tracks],
+                    crops=crops,
                 )
             embedded = _retracked(embedded, source)
         camera = camera_from_embeddings(source.name, source.folder, embedded)
         lost = {source.tracks.get(item.path, item.path) for item in embedded.unreadable}
         cameras.append(replace(camera, lost_tracks=sorted(lost - set(camera.tracks.tolist()))))
     return cameras, model
+
+
+def _chosen(source: Source, per_track: int | None) -> list[Path]:
+    if per_track is None:
+        return [Path(path) for path in source.tracks]
+    groups: dict[str, list[str]] = {}
+    for path, track in source.tracks.items():
+        groups.setdefault(track, []).append(path)
+    return sorted(Path(path) for paths in groups.values() for path in spread(paths, per_track))
 
 
 def _retracked(embedded: Embeddings, source: Source) -> Embeddings:
