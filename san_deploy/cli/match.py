@@ -85,10 +85,8 @@ if TYPE_CHECKING:
 @click.option(
     "--full-similarity", "full", is_flag=True, help="Keep the similarity of every pair in similarity.npz."
 )
+@options.per_track
 @options.reading
-@click.option(
-    "--per-track", type=click.IntRange(1), help="Crops of a tracklet at most, spread over it.  [default: all]"
-)
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
 @options.as_json
 def command(
@@ -109,10 +107,10 @@ def command(
     corrections: Path | None,
     labels: Path | None,
     full: bool,
+    per_track: int | None,
     batch: int,
     workers: int | None,
     strict: bool,
-    per_track: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -166,6 +164,7 @@ def command(
             "batch": batch,
             "top": top,
             "strict": strict,
+            "per_track": per_track,
             "backend": runtime.name if runtime else "embedded before",
             "center": center,
             "topology": str(topology) if topology else None,
