@@ -34,7 +34,7 @@ MAY_ASK_LAZILY = ("san_deploy.cli.", "san_deploy.backends.torch")
 
 # One file per row: these folders grow with what they list.
 GROWS = {"san_deploy/cli", "san_deploy/datasets"}
-FILES_PER_FOLDER = 12
+FILES_PER_FOLDER = 13
 
 # What still breaks a rule, each to go: a test fails on what is not here.
 KNOWN_IMPORTS: set[str] = set()
