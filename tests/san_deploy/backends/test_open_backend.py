@@ -17,8 +17,8 @@ from san_deploy.backends import onnxruntime as module
 from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import CPU, CUDA, TENSORRT, OnnxRuntime
 from san_deploy.errors import SanError, UsageError
-from tests.san_deploy.backends.fake_cuda import fake_cuda
-from tests.san_deploy.backends.fake_tensorrt import FakeTensorRT, fake_plan
+from tests.fakes.cuda import fake_cuda
+from tests.fakes.tensorrt import FakeTensorRT, fake_plan
 from tests.san_deploy.backends.test_onnxruntime import CROPS, slow
 from tests.tiny_models import tiny_artefact, tiny_model
 
