@@ -542,6 +542,12 @@ def test_the_command_that_rebuilds(tmp_path: Path) -> None:
     assert refusal(bench).endswith(f"Rebuild it here: {command}.")
 
 
+def test_the_command_that_rebuilds_names_the_gpu(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, told={"sm": ("sm75",)}, cuda={"devices": ("sm75", "sm86")})
+    with pytest.raises(SanError, match=r"san export .* --batch 1,4,8 --device cuda:1 .*--force"):
+        bench.open(device=1)
+
+
 def test_the_onnx_file_of_another_name(tmp_path: Path) -> None:
     """What is named is what was there, not what the engine's own name suggests."""
     told = {"sm": ("sm75",), "onnx": "model-fp16.onnx"}
