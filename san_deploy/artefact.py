@@ -41,6 +41,8 @@ class Threshold:
         source: whose people they were, in words.
         mask: of the network that they were embedded with, see `Artefact.mask`; empty in files from before it was
             written, whose threshold is that of the mask that the file names.
+        center: whether each camera's mean was taken off the embeddings.
+        curve: rates at other thresholds: similarity, false and true match rate, in ascending order.
     """
 
     similarity: float
@@ -50,6 +52,8 @@ class Threshold:
     genuine_pairs: int
     source: str
     mask: str = ""
+    center: bool = False
+    curve: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
