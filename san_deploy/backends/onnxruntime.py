@@ -348,7 +348,7 @@ def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
         return OnnxRuntime(path, threads=threads)
     if request.device == "cuda":
         return OnnxRuntime(path, threads=threads, device=request.index)
-    # A machine without a GPU is told of that, not of a package that would not help it.
+    # A machine without a GPU hears of that, not of a package that would not help it.
     why = cuda.probe()[1] or missing_provider(CUDA)
     result: OnnxRuntime | None = None
     if not why:
@@ -405,10 +405,12 @@ def read_file(path: Path) -> FileInfo:
         if ports is None:
             raise
         raise SanError(f"{path} was not written by san export", why=ports, do=error.do) from error
-    told = _beside(path)
-    if told is not None and told != artefact:
+    beside = _beside(path)
+    if beside is not None and beside != artefact:
         differ = [
-            item.name for item in fields(Artefact) if getattr(told, item.name) != getattr(artefact, item.name)
+            item.name
+            for item in fields(Artefact)
+            if getattr(beside, item.name) != getattr(artefact, item.name)
         ]
         raise SanError(
             f"{path} and {sidecar_path(path).name} contradict each other",
@@ -420,7 +422,7 @@ def read_file(path: Path) -> FileInfo:
         "ONNX",
         path.stat().st_size,
         artefact.sha256,
-        sidecar_path(path).name if told else "",
+        sidecar_path(path).name if beside else "",
         artefact=artefact,
     )
 
