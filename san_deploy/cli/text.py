@@ -80,9 +80,12 @@ def threshold(value: Threshold | None) -> str:
     """The threshold with what it stands for and whose people it was calibrated on."""
     if value is None:
         return "none was calibrated: give one to san match with --threshold"
+    genuine = ""
+    if value.true_match_rate is not None:
+        genuine = f" and {value.true_match_rate:.1%} of {value.genuine_pairs} genuine pairs"
     return (
         f"{value.similarity:.4f}: reached by {value.false_match_rate:.2%} of {value.impostor_pairs} impostor "
-        f"pairs and {value.true_match_rate:.1%} of {value.genuine_pairs} genuine pairs; {value.source}"
+        f"pairs{genuine}; {value.source}"
     )
 
 
