@@ -147,7 +147,7 @@ def command(
     with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
         runtime = _open(sources, model, backend, device)
         for source in sources:
-            _describe(source)
+            describe(source)
         reading = Reading(batch, workers, strict, bar, per_track)
         calibration = runtime.artefact.threshold if runtime else None
         if runtime:
@@ -220,7 +220,8 @@ def _open(sources: Sequence[Source], model: Path | None, backend: str, device: s
     return runtime
 
 
-def _describe(source: Source) -> None:
+def describe(source: Source) -> None:
+    """Say on stderr what was understood of a camera, and what looks wrong."""
     if source.layout:
         click.echo(f"{source.name}: {source.layout}", err=True)
     if source.question:
