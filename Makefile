@@ -7,7 +7,7 @@ PIP := -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test lint types check starter clean
 
-## The edge install (no PyTorch), then people matched across three drawn cameras.
+## The edge install (no PyTorch), then the sample crops of three cameras matched.
 demo: $(EDGE)/installed
 	$(EDGE)/bin/san demo -o demo --force
 

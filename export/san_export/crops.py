@@ -1,4 +1,4 @@
-"""The crops that an export is checked on: a user's own, or drawn ones."""
+"""The crops that an export is checked on: a user's own, or the sample crops."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
 
 
 def check_crops(folder: Path | None, size_hw: tuple[int, int], report: Callable[[str], None]) -> CheckCrops:
-    """The crops of `folder`, or drawn ones where there is none; `report` is told of unreadable files."""
+    """The crops of `folder`, or the sample crops where there is none; `report` is told of unreadable files."""
     chosen = draw_crops(size_hw) if folder is None else read_crops(folder, size_hw)
     report_unreadable(chosen.unreadable, report)
     return chosen
@@ -65,18 +65,10 @@ def report_unreadable(count: int, report: Callable[[str], None]) -> None:
         report(f"{count} of the crops cannot be read and {'is' if count == 1 else 'are'} passed over")
 
 
-def draw_crops(size_hw: tuple[int, int], count: int = COUNT, *, seed: int = 0) -> CheckCrops:
-    """`count` drawn crops, four people to a camera and two crops to a person; the same for the same seed."""
-    from san_deploy.drawn import draw_camera, draw_crop, draw_person, draw_track
+def draw_crops(size_hw: tuple[int, int], count: int = COUNT) -> CheckCrops:
+    """`count` of the sample crops that ship with the package, spread over their cameras; always the same."""
+    from san_deploy.data.samples import read_samples
 
-    images: list[np.ndarray] = []
-    names: list[str] = []
-    while len(images) < count:
-        number = len(images) // 2
-        camera = draw_camera(seed, number // 4)
-        person = draw_person(seed, number)
-        rng = np.random.default_rng([seed, number, 8])
-        for pose in draw_track(person, camera, 2, rng):
-            images.append(resize_crop(draw_crop(person, camera, pose, rng), size_hw))
-            names.append(f"drawn person {number}, seed {seed}")
-    return CheckCrops(np.stack(images[:count]), tuple(names[:count]), f"drawn crops, seed {seed}")
+    samples = read_samples(count)
+    images = [resize_crop(sample.read(), size_hw) for sample in samples]
+    return CheckCrops(np.stack(images), tuple(sample.name for sample in samples), "the sample crops")

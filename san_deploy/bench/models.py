@@ -91,7 +91,7 @@ class Bench:
     Attributes:
         machine: where.
         versions: of the tools.
-        setting: batch sizes, warm-up, windows, limits, seed.
+        setting: batch sizes, warm-up, windows, limits.
         crops: what was measured with.
         models: the first is what the others are compared with.
         peak_rss_mb: of this process with all models, 10^6 bytes; None where the system does not say.
@@ -178,7 +178,6 @@ def bench(
             "source": crops.source,
             "count": len(crops.paths),
             "unreadable": crops.unreadable,
-            "seed": crops.seed,
         },
         models=measured,
         peak_rss_mb=machine.peak_rss_mb(),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from ..backends import Backend
     from ..datasets import Options
@@ -21,6 +23,21 @@ model = click.option(
     help="An .onnx or .engine file of san export, or a checkpoint.  [default: the starter model]",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def removed(*names: str, do: str) -> Callable[[_Command], _Command]:
+    """Options of earlier releases, each refused with one line that says what to do instead."""
+
+    def refuse(_: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise UsageError(f"{param.opts[0]} is not there any more", do=do)
+
+    def add(command: _Command) -> _Command:
+        for name in names:
+            command = click.option(name, hidden=True, expose_value=False, callback=refuse)(command)
+        return command
+
+    return add
 
 
 def reading(command: _Command) -> _Command:

@@ -117,7 +117,7 @@ def test_default_gates() -> None:
         assert means == sorted(means, reverse=True)
 
 
-def test_drawn_crops_are_the_same_every_time() -> None:
+def test_sample_crops_are_the_same_every_time() -> None:
     first, second = draw_crops((64, 32), 6), draw_crops((64, 32), 6)
     assert first.images.shape == (6, 64, 32, 3) and first.images.dtype == np.uint8
     assert np.array_equal(first.images, second.images)

@@ -112,26 +112,26 @@ def test_files_of_a_run(rate: float, batch: int, seconds: float, files: int) -> 
 
 def test_crops_are_spread_over_the_folder_and_unreadable_ones_counted(crops: Path) -> None:
     (crops / "t1" / "1.png").write_bytes(b"no image")
-    with open_crops(crops, 5, seed=0) as found:
+    with open_crops(crops, 5) as found:
         names = [path.relative_to(crops.resolve()).as_posix() for path in found.paths]
     # Of loose0, loose1, t1/1..5, t10/1..3, t2/1: every second or third, from the first to the last.
     assert names == ["loose0.png", "t1/4.png", "t10/2.png", "t2/1.png"] and found.unreadable == 1
-    assert found.source == "crops of crops" and found.seed is None
+    assert found.source == "crops of crops"
 
 
 def test_no_readable_crop(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(SanError, match="none of the crops"), open_crops(tmp_path, 5, seed=0):
+    with pytest.raises(SanError, match="none of the crops"), open_crops(tmp_path, 5):
         pass
 
 
-def test_drawn_crops_come_again_with_their_seed_and_go_away() -> None:
-    with open_crops(None, 3, seed=1) as first:
+def test_sample_crops_are_the_same_every_time_and_go_away() -> None:
+    with open_crops(None, 3) as first:
         data = [path.read_bytes() for path in first.paths]
         folder = first.paths[0].parents[2]
-        assert len(data) == 3 and (first.source, first.seed) == ("drawn people, seed 1", 1)
+        assert len(data) == 3 and first.source == "sample crops"
     assert not folder.exists()
-    with open_crops(None, 3, seed=1) as again:
+    with open_crops(None, 3) as again:
         assert [path.read_bytes() for path in again.paths] == data
 
 
@@ -188,7 +188,7 @@ def test_the_whole_measurement(crops: Path, tmp_path: Path) -> None:
     ]
     models = [open_model(path, OnnxRuntime) for path in paths]
     steps: list[str] = []
-    with open_crops(crops, 6, seed=0) as chosen:
+    with open_crops(crops, 6) as chosen:
         result = bench(
             models, chosen, batch_sizes=(1, 3), plan=Plan(0.0, 0.2, rounds=2), workers=1, report=steps.append
         )
@@ -202,7 +202,7 @@ def test_the_whole_measurement(crops: Path, tmp_path: Path) -> None:
     )
     assert first.open_s > 0 and "onnxruntime" in first.runtime and "onnxruntime" in result.versions
     assert result.setting["rounds"] == 2 and result.setting["warmup_s"] == 0.0
-    assert result.crops == {"source": "crops of crops", "count": 6, "unreadable": 0, "seed": None}
+    assert result.crops == {"source": "crops of crops", "count": 6, "unreadable": 0}
     assert len(steps) == 3 and "batch 3" in steps[1]
     (note,) = [note for note in result.notes if note.startswith("not settled")]
     assert (
@@ -215,7 +215,7 @@ def test_the_whole_measurement(crops: Path, tmp_path: Path) -> None:
 
 def test_too_few_calls_for_a_percentile_are_noted(crops: Path, tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "a.onnx")
-    with open_crops(crops, 4, seed=0) as chosen:
+    with open_crops(crops, 4) as chosen:
         slow = Slow()
         result = bench([Opened(path, slow, 0.0)], chosen, batch_sizes=(2,), plan=Plan(0.0, 0.01))
     told = result.models[0].engine[0].latency
@@ -226,7 +226,7 @@ def test_too_few_calls_for_a_percentile_are_noted(crops: Path, tmp_path: Path) -
 
 def test_an_engine_on_simulated_devices_tells_its_steps(crops: Path, tmp_path: Path) -> None:
     simulated = Simulated(tmp_path, batch=(2, 4, 8))
-    with simulated.open() as engine, open_crops(crops, 6, seed=0) as chosen:
+    with simulated.open() as engine, open_crops(crops, 6) as chosen:
         model = Opened(simulated.path, engine, 0.1)
         result = bench([model], chosen, batch_sizes=(1, 9), plan=Plan(0.0, 0.1, rounds=3))
     (figures,) = result.models

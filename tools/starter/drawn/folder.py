@@ -1,4 +1,4 @@
-"""A crop folder of drawn people: what `san demo` matches."""
+"""A crop folder of drawn people: training data of the starter, and what `make_samples.py` packs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import SanError
+from san_deploy.errors import SanError
+
 from .camera import draw_camera
 from .crop import draw_crop, draw_track
 from .person import draw_person
@@ -28,6 +29,7 @@ def draw_cameras(
     distractors: int = 0,
     seed: int = 0,
     size_h: int = 200,
+    quality: int = 95,
     split: str | Mapping[int, str] = "test",
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -47,6 +49,7 @@ def draw_cameras(
         distractors: number of people seen by a single camera, 0 or more.
         seed: of everything, 0 or more.
         size_h: height of a mean person, pixels, 40 or more; a camera's resolution scales it by 0.6..1.2.
+        quality: of the JPEG files, 1..95.
         split: of all persons, or by person number.
         progress: called after each tracklet with the number of crops it has (as `tqdm.update` takes it).
 
@@ -74,7 +77,9 @@ def draw_cameras(
             folder.mkdir(parents=True)
             for k, pose in enumerate(draw_track(person, camera, crops_per_track, rng, size_h)):
                 crop_bgr = draw_crop(person, camera, pose, rng)
-                Image.fromarray(crop_bgr[:, :, ::-1]).save(folder / f"{k + 1:04d}.jpg", quality=95)
+                Image.fromarray(crop_bgr[:, :, ::-1]).save(
+                    folder / f"{k + 1:04d}.jpg", quality=quality, optimize=True
+                )
             rows.append((f"cam{camera_index + 1}", folder.name, number, parts[number]))
             if progress is not None:
                 progress(crops_per_track)

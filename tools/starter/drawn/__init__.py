@@ -1,4 +1,5 @@
-"""Procedurally drawn pedestrians seen by several cameras: for `san demo`, and as extra people for training.
+"""Procedurally drawn pedestrians seen by several cameras: as extra people for training the starter,
+and for the sample crops that the package ships (`make_samples.py`).
 
 `draw_cameras` writes a crop folder with ground truth. Below it are pure functions: `draw_person` and
 `draw_camera` say who and which camera, `draw_track` how the one passes the other, `draw_crop` draws a moment.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import draw_camera, draw_cameras, draw_crop, draw_person, draw_track
 from PIL import Image
 
-from san_deploy.drawn import draw_camera, draw_cameras, draw_crop, draw_person, draw_track
 from san_deploy.errors import SanError
 
 
