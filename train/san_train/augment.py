@@ -9,7 +9,6 @@ from PIL import Image
 
 from san_deploy.preprocess import resize_crop
 
-
 #: Kernels beside the product's own, Pillow's bicubic.
 OTHER_KERNELS = ("bilinear", "lanczos", "linear", "cubic", "area")
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
@@ -158,11 +157,14 @@ def _cut(
 
 def _recolour(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     s = settings.tone
+    factor = 1.0 + rng.uniform(-settings.saturation, settings.saturation) if settings.saturation else 1.0
     if settings.crosstalk:
-        mixer = np.eye(3) + rng.normal(0, settings.crosstalk, (3, 3))
-        view = np.clip(view @ mixer.T.astype(np.float32) + np.float32(0.5), 0, 255).astype(np.uint8)
-    if settings.saturation:
-        factor = 1.0 + rng.uniform(-settings.saturation, settings.saturation)
+        # Saturation and crosstalk are one matrix.
+        mixer = np.eye(3) * factor + (1.0 - factor) * np.array([0.114, 0.587, 0.299])
+        mixer = (np.eye(3) + rng.normal(0.0, settings.crosstalk, (3, 3))) @ mixer
+        mixed = view.reshape(-1, 3).astype(np.float32) @ mixer.T.astype(np.float32)
+        view = np.clip(mixed + np.float32(0.5), 0, 255).astype(np.uint8).reshape(view.shape)
+    elif settings.saturation:
         grey = view.astype(np.float32) @ np.array([0.114, 0.587, 0.299], np.float32)
         mixed = grey[..., None] + (view - grey[..., None]) * np.float32(factor)
         view = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from san_deploy.artefact import PREFIX, from_metadata
+from san_deploy.artefact import PREFIX, from_metadata, sha256_file
 from san_deploy.errors import SanError, UsageError
 from san_deploy.preprocess import MEAN_RGB, STD_RGB, resize_crop
 
@@ -107,12 +107,20 @@ class _Onnx:
             model = onnx.load(path, load_external_data=False)
             self.artefact = None
             if any(item.key.startswith(PREFIX) for item in model.metadata_props):
-                self.artefact = from_metadata({item.key: item.value for item in model.metadata_props}, str(path))
+                metadata = {item.key: item.value for item in model.metadata_props}
+                self.artefact = from_metadata(metadata, path=path, sha256=sha256_file(path))
             (entry,) = [
-                item for item in model.graph.input if item.name not in {w.name for w in model.graph.initializer}
+                item
+                for item in model.graph.input
+                if item.name not in {w.name for w in model.graph.initializer}
             ]
             inferred = onnx.shape_inference.infer_shapes(model)
-        except (DecodeError, OSError, ValueError, onnx.onnx_cpp2py_export.shape_inference.InferenceError) as error:
+        except (
+            DecodeError,
+            OSError,
+            ValueError,
+            onnx.onnx_cpp2py_export.shape_inference.InferenceError,
+        ) as error:
             raise SanError(
                 f"the teacher {path} is no ONNX file of one input", why=str(error).splitlines()[0]
             ) from error
@@ -146,7 +154,9 @@ class _Onnx:
 
     def __call__(self, crops: Sequence[np.ndarray]) -> Answers:
         if self.artefact is not None:
-            batch = self.artefact.to_input(np.stack([resize_crop(crop, self.artefact.size_hw) for crop in crops]))
+            batch = self.artefact.to_input(
+                np.stack([resize_crop(crop, self.artefact.size_hw) for crop in crops])
+            )
         else:
             batch = np.stack([self._frame(crop) for crop in crops])
         parts = [batch] if self._batched else [batch[i : i + 1] for i in range(len(batch))]
@@ -219,7 +229,9 @@ class _Frame:
             return np.ascontiguousarray(planes)
         planes = planes[::-1]
         if self._form == "imagenet":
-            mean, std = (np.float32(255) * np.array(part, np.float32)[:, None, None] for part in (MEAN_RGB, STD_RGB))
+            mean, std = (
+                np.float32(255) * np.array(part, np.float32)[:, None, None] for part in (MEAN_RGB, STD_RGB)
+            )
             planes = (planes - mean) / std
         return np.ascontiguousarray(planes)
 

@@ -152,7 +152,11 @@ def make_views(
             maps=np.int64(len(maps)),
             **{f"rows{number}": np.concatenate(part) for number, part in enumerate(rows)},
         )
-        note = {"teachers": [teacher.name for teacher in teachers], "seed": seed, "settings": asdict(settings)}
+        note = {
+            "teachers": [teacher.name for teacher in teachers],
+            "seed": seed,
+            "settings": asdict(settings),
+        }
         with atomic_file(temporary / _NOTE) as file:
             file.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
@@ -320,7 +324,10 @@ def _cut_out(image: np.ndarray, area: tuple[float, float], rng: np.random.Genera
     height, width = image.shape[:2]
     for _ in range(10):
         size, stretch = height * width * rng.uniform(*area), np.exp(rng.uniform(-0.2, 0.2))
-        h, w = round((size * height / width * stretch) ** 0.5), round((size * width / height / stretch) ** 0.5)
+        h, w = (
+            round((size * height / width * stretch) ** 0.5),
+            round((size * width / height / stretch) ** 0.5),
+        )
         if 0 < h <= height and 0 < w <= width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return image[top : top + h, left : left + w]

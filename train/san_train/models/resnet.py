@@ -92,8 +92,7 @@ class InstanceNorm(nn.Module):
     """Each channel of each sample less its own mean, by its own deviation over all places (arXiv 1607.08022).
 
     What a camera does to all pixels alike, gain, exposure and cast, is gone behind it. Nothing is of the batch, so an
-    embedding does not depend on its batch-mates. Computed in FP32: a mean and a quotient of few bits lose what they
-    are to find. OSNet-AIN and Intel's networks start like this.
+    embedding does not depend on its batch-mates. OSNet-AIN and Intel's networks start like this.
 
     Args:
         channels: of the maps; `affine` gives each a factor and a bias that are learned.
@@ -106,12 +105,10 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        y = x.float()
-        y = y - y.mean((2, 3), keepdim=True)
-        scale = torch.rsqrt((y * y).mean((2, 3), keepdim=True) + 1e-5)
-        if self.weight is None or self.bias is None:
-            return (y * scale).to(x.dtype)
-        return (y * (scale * self.weight[:, None, None]) + self.bias[:, None, None]).to(x.dtype)
+        weight, bias = self.weight, self.bias
+        if weight is not None and bias is not None:
+            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        return nn.functional.instance_norm(x, weight=weight, bias=bias, eps=1e-5)
 
 
 class ResNet(nn.Module):

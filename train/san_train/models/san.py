@@ -33,6 +33,22 @@ RECIPES: dict[str, dict[str, Any]] = {
         "decisive_weight": 100.0,
         "deploy_mask": "ramp:0.0625",
     },
+    # docs/training.md, "From a teacher": argmax masks from the first step on, so that sharpening costs nothing.
+    "distill": {
+        "settings.depth": 18,
+        "settings.width": 0.5,
+        "settings.size_hw": [128, 64],
+        "settings.context": [1, 2],
+        "settings.neck": True,
+        "settings.hidden": 0,
+        "settings.upsample": "bilinear",
+        "settings.instance": ["picture", "stem"],
+        "mask": "straight-through",
+        "tv_weight": 0.003,
+        "sharpen_epochs": 20,
+        "decisive_weight": 2.0,
+        "deploy_mask": "argmax",
+    },
 }
 
 
@@ -163,6 +179,11 @@ class SharpAttentionNetwork(nn.Module):
     def head_dims(self) -> tuple[int, ...]:
         """One head."""
         return (self.settings.embedding_dim,)
+
+    @property
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of `Outputs.maps`."""
+        return self.backbone.channels
 
     @property
     def mask_kind(self) -> str:
