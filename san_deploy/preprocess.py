@@ -5,12 +5,12 @@ Files are resized here and nowhere else; normalisation stands in the graph, so i
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from .images import open_rgb
+from .io.paths import StrPath
 
 #: Name of the resize, written into every artefact. Pillow's filters widen with the scale, which is what
 #: antialiases a large crop; OpenCV's INTER_CUBIC does not (p99 of 22 grey levels on a 300 x 700 crop).
@@ -21,7 +21,7 @@ MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
 
 
-def resize_crop(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+def resize_crop(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Bring a crop to the network's input size, without keeping its aspect (as re-ID networks are trained).
 
     Args:
@@ -39,7 +39,7 @@ def resize_crop(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return np.array(resize_rgb(Image.fromarray(np.ascontiguousarray(image)), size_hw))
 
 
-def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+def read_crop(path: StrPath, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """`resize_crop(read_image(path), size_hw)`, the same bits at four fifths of the cost.
 
     It leaves out three copies of the full picture, between Pillow's layout and NumPy's and between RGB and

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..artefact import Artefact, read_sidecar
 from ..errors import SanError, UsageError
+from ..io.paths import StrPath
 
 
 class Backend(Protocol):
@@ -34,7 +36,7 @@ class Backend(Protocol):
     #: What to know of how it runs here, in words, to print: why this device, what costs time. Empty for nothing.
     note: str
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """`(N, H, W, 3)` uint8 BGR, N >= 1, to `(N, D)` float32 unit rows."""
         ...
 
@@ -66,7 +68,7 @@ STARTER = Path(__file__).parent.parent / "data" / "starter.onnx"
 
 
 def open_backend(
-    model: Path | None = None,
+    model: StrPath | None = None,
     *,
     backend: str = "auto",
     device: str = "auto",

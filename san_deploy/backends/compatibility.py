@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..artefact import Artefact
 from ..errors import SanError
+from ..io.extras import install
 from ..io.versions import versions
 from . import KINDS, cuda, trt
 from .onnxruntime import CUDA, TENSORRT, OnnxRuntime, export_int8, missing_provider
@@ -16,7 +17,7 @@ from .plan import Plan, check_device, check_system, check_version
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Compatibility:
     """Whether one backend runs a file here.
 
     Attributes:
@@ -34,44 +35,44 @@ class Verdict:
     do: str = ""
 
 
-def _others(suffix: str, do: str = "") -> list[Verdict]:
+def _others(suffix: str, do: str = "") -> list[Compatibility]:
     """The backends that do not take files of this ending."""
     return [
-        Verdict(name, "", False, f"it takes {' and '.join(kind.suffixes)} files", do)
+        Compatibility(name, "", False, f"it takes {' and '.join(kind.suffixes)} files", do)
         for name, kind in KINDS.items()
         if suffix not in kind.suffixes
     ]
 
 
-def runs_onnx(path: Path, artefact: Artefact) -> tuple[Verdict, ...]:
-    """Verdicts on an ONNX file that was opened on the CPU.
+def runs_onnx(path: Path, artefact: Artefact) -> tuple[Compatibility, ...]:
+    """Compatibility of an ONNX file that was opened on the CPU.
 
     It is no code, so where a GPU may run it, it is opened there, too.
     """
-    found = [Verdict("onnxruntime", "cpu", True, "opened here")]
+    found = [Compatibility("onnxruntime", "cpu", True, "opened here")]
     why = cuda.probe()[1] or missing_provider(CUDA)
     try:
         if not why:
             found.append(
-                Verdict("onnxruntime", "cuda", True, f"opened here: {OnnxRuntime(path, device=0).name}")
+                Compatibility("onnxruntime", "cuda", True, f"opened here: {OnnxRuntime(path, device=0).name}")
             )
     except SanError as error:
-        found.append(Verdict("onnxruntime", "cuda", False, _in_words(error), error.do))
+        found.append(Compatibility("onnxruntime", "cuda", False, _in_words(error), error.do))
     else:
         if why:
-            found.append(Verdict("onnxruntime", "cuda", False, why))
+            found.append(Compatibility("onnxruntime", "cuda", False, why))
     why = cuda.probe()[1] or missing_provider(TENSORRT)
     told = why or "the provider is there: running it is the proof"
-    found.append(Verdict("onnxruntime-tensorrt", "", not why, told))
+    found.append(Compatibility("onnxruntime-tensorrt", "", not why, told))
     found += [_as_engine(path, artefact, runtime) for runtime in trt.MODULES]
     found += [verdict for verdict in _others(".onnx") if verdict.backend not in trt.MODULES]
     return tuple(found)
 
 
-def _as_engine(path: Path, artefact: Artefact, runtime: str) -> Verdict:
+def _as_engine(path: Path, artefact: Artefact, runtime: str) -> Compatibility:
     """TensorRT runs an ONNX file as an engine that was built on this machine."""
     if artefact.calibration is not None and artefact.calibration.form == "cpu":
-        return Verdict(
+        return Compatibility(
             runtime,
             "",
             False,
@@ -83,24 +84,24 @@ def _as_engine(path: Path, artefact: Artefact, runtime: str) -> Verdict:
     build = f"build one: {shlex.join(words)}"
     problem = loaded(runtime).problem
     if problem is not None:
-        return Verdict(
+        return Compatibility(
             runtime, "", False, f"it runs engines, and {problem.message}", f"{problem.do}; then {build}"
         )
     found, why = cuda.probe()
     if not found:
-        return Verdict(runtime, "", False, f"it runs engines, on an NVIDIA GPU, and {why}")
-    return Verdict(runtime, "", False, "it runs engines, not ONNX files", build)
+        return Compatibility(runtime, "", False, f"it runs engines, on an NVIDIA GPU, and {why}")
+    return Compatibility(runtime, "", False, "it runs engines, not ONNX files", build)
 
 
-def runs_plan(plan: Plan) -> tuple[Verdict, ...]:
-    """Verdicts on an engine. It is code, and nothing of it is executed."""
+def runs_plan(plan: Plan) -> tuple[Compatibility, ...]:
+    """Compatibility of an engine. It is code, and nothing of it is executed."""
     return (*(_runs_plan(plan, runtime) for runtime in trt.MODULES), *_others(plan.path.suffix))
 
 
-def _runs_plan(plan: Plan, runtime: str) -> Verdict:
+def _runs_plan(plan: Plan, runtime: str) -> Compatibility:
     """By the sidecar, the runtime that is installed and the GPUs: nothing of the plan is executed."""
     if runtime != plan.engine.runtime:
-        return Verdict(runtime, "", False, f"this engine is for {plan.engine.runtime}")
+        return Compatibility(runtime, "", False, f"this engine is for {plan.engine.runtime}")
     refused: list[SanError] = []
 
     def held(check: Callable[[], object]) -> bool:
@@ -127,22 +128,22 @@ def _runs_plan(plan: Plan, runtime: str) -> Verdict:
         del refused[before:]
     if refused:
         reasons = "; ".join(dict.fromkeys(map(_in_words, refused)))
-        return Verdict(runtime, "", False, reasons, refused[0].do)
+        return Compatibility(runtime, "", False, reasons, refused[0].do)
     told = f"{installed.version} on {fitting[0]}, by its description: opening it is the proof"
-    return Verdict(runtime, "", True, told)
+    return Compatibility(runtime, "", True, told)
 
 
 def _in_words(error: SanError) -> str:
     return f"{error.message}: {error.why}" if error.why else error.message
 
 
-def runs_checkpoint(path: Path) -> tuple[Verdict, ...]:
-    """Verdicts on a checkpoint."""
+def runs_checkpoint(path: Path) -> tuple[Compatibility, ...]:
+    """Compatibility of a checkpoint."""
     installed = versions("torch").get("torch")
     export = f"export it: {shlex.join(['san', 'export', str(path)])}"
-    torch = Verdict("torch", "", True, f"{installed}, which is not loaded to say so")
+    torch = Compatibility("torch", "", True, f"{installed}, which is not loaded to say so")
     if installed is None:
-        torch = Verdict("torch", "", False, "PyTorch is not installed", "pip install 'san-deploy[train]'")
+        torch = Compatibility("torch", "", False, "PyTorch is not installed", install("train"))
         export = f"where PyTorch is installed, {export}"
     return (torch, *_others(path.suffix, export))
 

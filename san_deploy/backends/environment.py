@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SanError
+from ..io.extras import BUILDS, conflict
 from ..io.machine import Machine, machine
 from ..io.versions import versions
 from . import STARTER, cuda, trt
@@ -25,7 +26,9 @@ class Environment:
         san_deploy: version.
         machine: processor, cores, system, Python.
         packages: versions of those that are installed.
-        providers: execution providers of ONNX Runtime; we use the CPU's.
+        providers: execution providers of ONNX Runtime.
+        no_providers: why there are none; empty where there are.
+        conflicts: packages that are installed over each other, one sentence each, with the command that mends it.
         tensorrt: `{runtime: version}` of those that load.
         tensorrt_problems: `{runtime: why not}` of the others.
         cuda_runtime: version of libcudart, `13.0`; empty where there is none.
@@ -40,6 +43,8 @@ class Environment:
     machine: Machine
     packages: dict[str, str]
     providers: list[str]
+    no_providers: str
+    conflicts: list[str]
     tensorrt: dict[str, str]
     tensorrt_problems: dict[str, str]
     cuda_runtime: str
@@ -60,8 +65,7 @@ class Environment:
 
 def here() -> Environment:
     """This machine. What is missing is told, and is no error."""
-    from .ort import onnxruntime
-
+    providers, no_providers = _providers()
     runtimes = [loaded(runtime) for runtime in trt.MODULES]
     found, no_gpu = cuda.probe()
     starter, problem = None, ""
@@ -73,7 +77,9 @@ def here() -> Environment:
         san_deploy=__version__,
         machine=machine(),
         packages=versions(*_PACKAGES),
-        providers=list(onnxruntime.get_available_providers()),
+        providers=providers,
+        no_providers=no_providers,
+        conflicts=[told for module in BUILDS if (told := conflict(module))],
         tensorrt={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
         tensorrt_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
         cuda_runtime=cuda.runtime_version(),
@@ -83,6 +89,16 @@ def here() -> Environment:
         starter=starter,
         starter_problem=problem,
     )
+
+
+def _providers() -> tuple[list[str], str]:
+    """Execution providers of ONNX Runtime, or why there are none."""
+    from .ort import onnxruntime
+
+    try:
+        return list(onnxruntime.get_available_providers()), ""
+    except SanError as error:
+        return [], str(error)
 
 
 def _driver_version() -> str:

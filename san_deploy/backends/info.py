@@ -12,9 +12,7 @@ from ..artefact import INPUT_NAME, OUTPUT_NAME, PREFIX, Artefact, read_sidecar, 
 from ..checkpoint_info import CheckpointInfo, read_header, read_info
 from ..errors import SanError
 from ..io.printable import printable
-from .compatibility import Verdict, runs_checkpoint, runs_onnx, runs_plan
-from .onnxruntime import CPU, OnnxRuntime
-from .ort import onnxruntime, quiet_options
+from .compatibility import Compatibility, runs_checkpoint, runs_onnx, runs_plan
 from .plan import read_plan
 
 #: What a file is by its ending.
@@ -54,7 +52,7 @@ class FileInfo:
     artefact: Artefact | None = None
     checkpoint: CheckpointInfo | None = None
     parameters: int | None = None
-    runs: tuple[Verdict, ...] = ()
+    runs: tuple[Compatibility, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -114,6 +112,9 @@ def read_file(path: Path) -> FileInfo:
 
 
 def _read_onnx(path: Path) -> FileInfo:
+    # Imported here: a machine that has TensorRT alone can be told what an engine is.
+    from .onnxruntime import OnnxRuntime
+
     try:
         artefact = OnnxRuntime(path, threads=1).artefact
     except SanError as error:
@@ -150,8 +151,12 @@ def _foreign_ports(path: Path) -> str | None:
     """Inputs and outputs of an ONNX file that says nothing of itself; None for ours and for what does not open."""
     if path.stat().st_size > _MAX_BYTES:
         return None
+    from .ort import onnxruntime, quiet_options
+
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), quiet_options(), providers=[CPU])
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), quiet_options(), providers=["CPUExecutionProvider"]
+        )
     except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
         return None
     if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):

@@ -14,6 +14,7 @@ import numpy as np
 from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata, read_sidecar
 from ..errors import SanError
 from ..io.cpu import saturates_int8, usable_cores
+from ..io.extras import install
 from . import STARTER
 from .cuda import require
 from .ort import onnxruntime, quiet_options
@@ -29,10 +30,7 @@ TENSORRT = "TensorrtExecutionProvider"
 _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
 #: Both packages are one folder: side by side they overwrite each other.
-_INSTALL = (
-    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: NVIDIA's own wheel "
-    "for its JetPack)"
-)
+_INSTALL = f"pip uninstall -y onnxruntime && {install('cuda')}; on a Jetson NVIDIA's own wheel for its JetPack"
 
 
 class OnnxRuntime:

@@ -22,7 +22,7 @@ from ..images import UnreadableImage, list_crops, open_rgb
 from ..preprocess import resize_rgb
 from . import latency
 from .engine import batches
-from .interleaved import Plan, take_turns
+from .interleaved import Schedule, interleave
 from .latency import Ratio
 
 #: A run over a folder takes this share of the time limit, by the network's own speed, within these files.
@@ -118,7 +118,7 @@ def measure_folders(
     batch: int,
     workers: int,
     files: int,
-    plan: Plan,
+    schedule: Schedule,
 ) -> list[FolderFigures]:
     """`embed_folder` with each model, in turn with the same number of crops that lie in memory.
 
@@ -129,7 +129,7 @@ def measure_folders(
         batch: crops per call.
         workers: threads that decode.
         files: per run, a multiple of `batch`.
-        plan: how long.
+        schedule: how long.
     """
     works: list[Callable[[], object]] = []
     cpu_s: list[list[float]] = [[] for _ in backends]
@@ -144,7 +144,7 @@ def measure_folders(
             inputs = list(islice(cycle(batches(pool, batch)), files // batch))
             works.append(_from_files(backend, folder, batch, workers, spent))
             works.append(_from_memory(backend, callers, inputs))
-        windows = take_turns(works, replace(plan, warmup_s=0.0, seconds=plan.seconds / 2))
+        windows = interleave(works, replace(schedule, warmup_s=0.0, seconds=schedule.seconds / 2))
     figures = []
     for index, backend in enumerate(backends):
         runs_s, memory_s = windows.medians_s(2 * index), windows.medians_s(2 * index + 1)

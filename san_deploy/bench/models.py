@@ -20,7 +20,7 @@ from ..preprocess import read_crop
 from . import latency
 from .engine import WINDOW_CALLS, EngineFigures, measure_engines, window_s
 from .folder import Crops, FolderFigures, files_per_run, measure_folders
-from .interleaved import Plan
+from .interleaved import Schedule
 
 #: Batch that a folder is embedded with, as `san embed` does, where it is among those that are measured.
 FOLDER_BATCH = 32
@@ -118,7 +118,7 @@ def bench(
     crops: Crops,
     *,
     batch_sizes: Sequence[int],
-    plan: Plan,
+    schedule: Schedule,
     workers: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bench:
@@ -129,7 +129,7 @@ def bench(
         crops: from `open_crops`.
         batch_sizes: crops per call of the engines; a folder is embedded with `FOLDER_BATCH` where it is among
             them, else with the largest.
-        plan: warm-up and limits.
+        schedule: warm-up and limits.
         workers: threads that decode; None takes one for each core.
         report: takes one line for each step.
     """
@@ -141,13 +141,13 @@ def bench(
     engines = []
     for batch in batch_sizes:
         report(f"batch {batch}: the engine{'s in turn' if len(models) > 1 else ''}, crops in memory")
-        engines.append(measure_engines(backends, pools, batch, plan))
+        engines.append(measure_engines(backends, pools, batch, schedule))
     batch = FOLDER_BATCH if FOLDER_BATCH in batch_sizes else max(batch_sizes)
     slowest = min(item.crops_per_second for item in engines[list(batch_sizes).index(batch)])
-    files = files_per_run(slowest, batch, plan.seconds)
+    files = files_per_run(slowest, batch, schedule.seconds)
     report(f"batch {batch}: {files} files to embeddings, again and again")
     folders = measure_folders(
-        backends, pools, crops.paths, batch=batch, workers=workers, files=files, plan=plan
+        backends, pools, crops.paths, batch=batch, workers=workers, files=files, schedule=schedule
     )
     seconds, own_s = time.perf_counter() - start, time.process_time() - own_start
     measured = [
@@ -167,8 +167,8 @@ def bench(
         versions=versions(*_TOOLS),
         setting={
             "batch_sizes": list(batch_sizes),
-            **asdict(plan),
-            "window_s": window_s(plan),
+            **asdict(schedule),
+            "window_s": window_s(schedule),
             "window_calls": WINDOW_CALLS,
             "windows_that_agree": latency.WINDOWS,
             "tolerance": latency.TOLERANCE,

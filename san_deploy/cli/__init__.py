@@ -6,17 +6,21 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
+from typing import TextIO
 
 import click
 
 from .. import __version__
 from ..errors import SanError
-from ..io.atomic import is_of_the_disk
+from ..io.atomic import disk_advice, is_of_the_disk
+from ..io.extras import EXTRA_OF, InstallWarning, install
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
     "bench": "Measure how fast a model is.",
+    "crops": "Cut crops out of a video, by a tracker's boxes.",
     "demo": "Draw cameras of pedestrians, match them, write the report.",
     "embed": "Embed a folder of crops.",
     "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",
@@ -58,9 +62,28 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
+_say_by_python = warnings.showwarning
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """As `warnings.showwarning`; a warning that is for the user is one line, without the place in our code."""
+    if issubclass(category, InstallWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        _say_by_python(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run `san`; turn errors into one line and an exit code (0 ok, 1 error, 2 usage, 3 a gate failed)."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _say
     try:
         san(standalone_mode=False)
         code = 0
@@ -86,33 +109,19 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         elif is_of_the_disk(error):
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(
-                f"Error: {error.strerror}{where}. Free some space, or choose another folder.", err=True
-            )
+            advice = disk_advice(error)
+            click.echo(f"Error: {error.strerror}{where}. {advice[0].upper()}{advice[1:]}.", err=True)
         else:
             raise
         code = 1
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
         if sys.argv[1:2] in (["export"], ["parity"]) and extra == "train":
             # PyTorch is in both extras; name the one that brings all that the command needs.
             extra = "export"
-        click.echo(
-            f"Error: {error.name} is not installed. Install the extra that brings it: "
-            f"pip install 'san-deploy[{extra}]', or '.[{extra}]' in a checkout.",
-            err=True,
-        )
+        click.echo(f"Error: {error.name} is not installed. {install(extra)}.", err=True)
         code = 1
     sys.exit(code)
 
-
-#: Missing module -> the extra that brings it.
-_EXTRAS = {
-    "torch": "train",
-    "safetensors": "train",
-    "tensorboard": "train",
-    "onnx": "convert",
-    "onnxscript": "export",
-}

@@ -14,7 +14,7 @@ import click
 
 from ..errors import UsageError
 from ..io.printable import printable
-from . import options, recount
+from . import options
 from . import text as words
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def command(
 
     from ..backends import STARTER, open_backend
     from ..bench.folder import open_crops
-    from ..bench.interleaved import Plan
+    from ..bench.interleaved import Schedule
     from ..bench.models import bench, open_model
 
     paths = [model or STARTER, *others]
@@ -136,9 +136,7 @@ def command(
     # What is printed in the end must not fail in the end.
     known = []
     for item in models:
-        artefact, how = recount.counted(
-            item.backend.artefact, recount.recount(item.path, item.backend.artefact)
-        )
+        artefact, how = words.counted(item.backend.artefact, words.recount(item.path, item.backend.artefact))
         known.append((artefact, how))
         with words.reading(item.path):
             words.accuracy(artefact, how)
@@ -154,7 +152,7 @@ def command(
             models,
             crops,
             batch_sizes=batch_sizes,
-            plan=Plan(warmup_s=warmup, seconds=seconds, rounds=rounds),
+            schedule=Schedule(warmup_s=warmup, seconds=seconds, rounds=rounds),
             workers=workers,
             report=report,
         )
@@ -171,7 +169,7 @@ def as_text(result: Bench, repeat: str, known: Sequence[tuple[Artefact, str]]) -
     Args:
         result: of `bench`.
         repeat: the command.
-        known: of each model, from `recount.counted`.
+        known: of each model, from `words.counted`.
     """
     names = _names([model.path for model in result.models])
     rows: list[words.Row] = []

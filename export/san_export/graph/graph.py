@@ -12,7 +12,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 from san_deploy.errors import SanError
 
 #: Operators whose second input is a weight, or a second matrix: where a network's time goes.
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Outputs of these do not grow with their inputs' values: all they do is choose and reorder.
 LAYOUT = frozenset(
     {
@@ -36,9 +36,9 @@ class Graph:
     """What a pass over a model asks of it; built by `view`.
 
     Attributes:
-        nodes: of the model, in order: a maker always stands before its readers.
-        maker: `{value: index of the node that makes it}`; inputs and initialisers have none.
-        readers: `{value: indices of the nodes that read it}`, each once, in order.
+        nodes: of the model, in order: a producer always stands before its consumers.
+        producer: `{value: index of the node that makes it}`; inputs and initialisers have none.
+        consumers: `{value: indices of the nodes that read it}`, each once, in order.
         constants: initialisers, and outputs of Constant nodes.
         types: `{value: TensorProto.FLOAT, ...}` of every value.
         shapes: `{value: (2, None, 3)}`, None where a dimension is not known; only values of known rank.
@@ -47,8 +47,8 @@ class Graph:
     """
 
     nodes: tuple[NodeProto, ...]
-    maker: dict[str, int]
-    readers: dict[str, tuple[int, ...]]
+    producer: dict[str, int]
+    consumers: dict[str, tuple[int, ...]]
     constants: dict[str, TensorProto]
     types: dict[str, int]
     shapes: dict[str, tuple[int | None, ...]]
@@ -56,12 +56,12 @@ class Graph:
     outputs: tuple[str, ...]
     opset: int
 
-    def number(self, name: str) -> np.ndarray | None:
+    def constant_value(self, name: str) -> np.ndarray | None:
         """A constant's values, or None where `name` is not constant."""
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
-    def changing(self, node: NodeProto) -> list[str]:
+    def dynamic(self, node: NodeProto) -> list[str]:
         """The inputs of a node that are there and not constant."""
         return [name for name in node.input if name and name not in self.constants]
 
@@ -87,15 +87,15 @@ def view(model: onnx.ModelProto) -> Graph:
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise SanError("the types of the graph cannot be inferred", why=_first_line(error)) from error
     constants = {weight.name: weight for weight in graph.initializer}
-    maker: dict[str, int] = {}
-    readers: dict[str, list[int]] = {}
+    producer: dict[str, int] = {}
+    consumers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.node):
         for name in dict.fromkeys(node.input):
             if name:
-                readers.setdefault(name, []).append(index)
+                consumers.setdefault(name, []).append(index)
         for name in node.output:
             if name:
-                maker[name] = index
+                producer[name] = index
         if node.op_type == "Constant":
             constants[node.output[0]] = _constant(node)
     types = {name: tensor.data_type for name, tensor in constants.items()}
@@ -111,8 +111,8 @@ def view(model: onnx.ModelProto) -> Graph:
             )
     return Graph(
         nodes=tuple(graph.node),
-        maker=maker,
-        readers={name: tuple(indices) for name, indices in readers.items()},
+        producer=producer,
+        consumers={name: tuple(indices) for name, indices in consumers.items()},
         constants=constants,
         types=types,
         shapes=shapes,
@@ -147,7 +147,9 @@ def ancestors(graph: Graph, ends: Iterable[int], within: set[int]) -> set[int]:
     found = set(ends)
     for index in sorted(within | found, reverse=True):
         if index in within and any(
-            reader in found for name in graph.nodes[index].output for reader in graph.readers.get(name, ())
+            consumer in found
+            for name in graph.nodes[index].output
+            for consumer in graph.consumers.get(name, ())
         ):
             found.add(index)
     return found

@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 
 from onnx import NodeProto, TensorProto
 
-from ..graph.graph import LAYOUT, PRODUCTS, Graph
+from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph
 
 #: Values that are compared: numbers with a fraction, and the bits of masks.
 FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -51,13 +51,13 @@ def align(reference: Graph, target: Graph) -> tuple[Pair, ...]:
     pairing.forward()
     pairing.backward()
     pairing.forward()
-    made = sorted(pairing.partner.items(), key=lambda item: target.maker[item[0]])
+    made = sorted(pairing.partner.items(), key=lambda item: target.producer[item[0]])
     return tuple(Pair(theirs, mine) for mine, theirs in made)
 
 
 def origin(graph: Graph, name: str, stop: frozenset[str] | set[str] | dict[str, str] = frozenset()) -> str:
     """The value that `name` is a cast or a rounding of; one of `stop` is not looked behind."""
-    while name not in stop and (index := graph.maker.get(name)) is not None:
+    while name not in stop and (index := graph.producer.get(name)) is not None:
         node = graph.nodes[index]
         if node.op_type not in ROUNDING or not node.input[0] or name in graph.constants:
             break
@@ -67,8 +67,8 @@ def origin(graph: Graph, name: str, stop: frozenset[str] | set[str] | dict[str, 
 
 def settled(graph: Graph, name: str) -> str:
     """The last of the casts and identities that a value goes through before anybody else reads it."""
-    while name not in graph.outputs and len(graph.readers.get(name, ())) == 1:
-        node = graph.nodes[graph.readers[name][0]]
+    while name not in graph.outputs and len(graph.consumers.get(name, ())) == 1:
+        node = graph.nodes[graph.consumers[name][0]]
         kinds = {graph.types.get(item) for item in (name, node.output[0])}
         if node.op_type not in ("Cast", "Identity") or not kinds <= FLOATING:
             break
@@ -78,13 +78,13 @@ def settled(graph: Graph, name: str) -> str:
 
 def kind(graph: Graph, name: str) -> str:
     """The operator that makes a value, casts, roundings and layout looked through where there is one behind."""
-    index = graph.maker.get(name)
+    index = graph.producer.get(name)
     if index is None:
         return ""
     own = graph.nodes[index].op_type
     while own in ROUNDING | LAYOUT:
-        changing = graph.changing(graph.nodes[index])
-        if len(changing) != 1 or (index := graph.maker.get(changing[0])) is None:
+        changing = graph.dynamic(graph.nodes[index])
+        if len(changing) != 1 or (index := graph.producer.get(changing[0])) is None:
             break
         if graph.nodes[index].op_type not in ROUNDING | LAYOUT:
             return str(graph.nodes[index].op_type)
@@ -106,7 +106,7 @@ def pixels(graph: Graph) -> frozenset[str]:
     varying = fed(graph)
     for node in graph.nodes:
         read = [name for name in node.input if name in varying]
-        if read and node.op_type not in PRODUCTS and found.issuperset(read):
+        if read and node.op_type not in WEIGHTED_OPS and found.issuperset(read):
             found.update(filter(None, node.output))
     return frozenset(found)
 
@@ -114,7 +114,7 @@ def pixels(graph: Graph) -> frozenset[str]:
 def products(graph: Graph) -> Iterator[tuple[int, NodeProto]]:
     """The products with a constant weight, rounded or not, in the order of the graph."""
     for index, node in enumerate(graph.nodes):
-        if node.op_type in PRODUCTS and origin(graph, node.input[1]) in graph.constants:
+        if node.op_type in WEIGHTED_OPS and origin(graph, node.input[1]) in graph.constants:
             yield index, node
 
 
@@ -170,7 +170,7 @@ class _Pairing:
         self.back[theirs] = mine
 
     def _comparable(self, theirs: str, mine: str) -> bool:
-        if theirs not in self.reference.maker or mine not in self.target.maker:
+        if theirs not in self.reference.producer or mine not in self.target.producer:
             return False
         if theirs in self.reference.constants or mine in self.target.constants:
             return False
@@ -262,8 +262,8 @@ class _Pairing:
                 found.add(value)
             elif value in places:
                 found.add(str(places[value]))
-            elif value in graph.maker:
-                stack += [item for item in graph.nodes[graph.maker[value]].input if item]
+            elif value in graph.producer:
+                stack += [item for item in graph.nodes[graph.producer[value]].input if item]
         return found
 
     def _best(self, candidates: list[str], mine: str, ancestors: set[str]) -> str | None:
@@ -283,7 +283,7 @@ class _Pairing:
 
     def _named(self, theirs: str, mine: str) -> bool:
         """Whether a value of the target, or one that it is a cast of, has the name."""
-        known = theirs in self.target.maker and theirs not in self.target.constants
+        known = theirs in self.target.producer and theirs not in self.target.constants
         return theirs == mine or (known and origin(self.target, theirs) == origin(self.target, mine))
 
     def _claimed(self, theirs: str, mine: str, ancestors: set[str]) -> bool:
@@ -318,17 +318,19 @@ class _Pairing:
 
 def _read(graph: Graph, name: str) -> list[str]:
     """The changing inputs of the node that makes a value, casts behind it looked through."""
-    index = graph.maker[origin(graph, name)] if origin(graph, name) in graph.maker else graph.maker[name]
-    return graph.changing(graph.nodes[index])
+    index = (
+        graph.producer[origin(graph, name)] if origin(graph, name) in graph.producer else graph.producer[name]
+    )
+    return graph.dynamic(graph.nodes[index])
 
 
 def _affine_end(graph: Graph, name: str) -> tuple[str, tuple[str, ...]]:
     """The last value of the arithmetic with constants that follows a product, and its operators."""
     chain: list[str] = []
     name = settled(graph, name)
-    while name not in graph.outputs and len(graph.readers.get(name, ())) == 1:
-        node = graph.nodes[graph.readers[name][0]]
-        if node.op_type not in _AFFINE or len(graph.changing(node)) != 1:
+    while name not in graph.outputs and len(graph.consumers.get(name, ())) == 1:
+        node = graph.nodes[graph.consumers[name][0]]
+        if node.op_type not in _AFFINE or len(graph.dynamic(node)) != 1:
             break
         chain.append(node.op_type)
         name = settled(graph, node.output[0])

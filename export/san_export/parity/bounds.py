@@ -178,8 +178,8 @@ class _Analysis:
         self.values[name] = result
 
     def _product(self, node: NodeProto) -> _Value:
-        weight = self.graph.number(node.input[1])
-        bias = self.graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        weight = self.graph.constant_value(node.input[1])
+        bias = self.graph.constant_value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if weight is None or (len(node.input) > 2 and node.input[2] and bias is None):
             raise Unbounded(f"{node.output[0]} is a product of two values")
         source = self._value(node.input[0])
@@ -241,7 +241,7 @@ class _Analysis:
             variance = self._op("Mul", two.variance, self._op("Mul", one.name, one.name))
         if one.mask:
             return _Value(node.output[0], bound, variance, masked=two.name)
-        number = self.graph.number(self._constant_name(node))
+        number = self.graph.constant_value(self._constant_name(node))
         if number is not None and np.isin(np.abs(number), (0, 1, 2)).all():
             return _Value(node.output[0], bound and self._outward(bound), variance)
         unit = self._sums(node)
@@ -269,7 +269,7 @@ class _Analysis:
 
     def _resize(self, node: NodeProto) -> _Value:
         settings = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        scales = self.graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        scales = self.graph.constant_value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         place = settings.get("coordinate_transformation_mode", b"half_pixel")
         mode = settings.get("mode", b"nearest")
         whole = scales is not None and np.isin(scales, (1, 2, 4, 8)).all()

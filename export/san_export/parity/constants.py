@@ -27,10 +27,10 @@ class Constant:
 
 def constant(graph: Graph, name: str) -> Constant | None:
     """Follow a name through casts and DequantizeLinear to an initialiser; None where it is none."""
-    number = graph.number(name)
+    number = graph.constant_value(name)
     if number is not None:
         return Constant(number.astype(np.float64), None, graph.types[name] == TensorProto.FLOAT16)
-    index = graph.maker.get(name)
+    index = graph.producer.get(name)
     if index is None:
         return None
     node = graph.nodes[index]
@@ -40,8 +40,8 @@ def constant(graph: Graph, name: str) -> Constant | None:
         return None if inner is None else Constant(inner.values, inner.step, inner.half or half)
     if node.op_type != "DequantizeLinear":
         return None
-    levels, scale = graph.number(node.input[0]), graph.number(node.input[1])
-    zero = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    levels, scale = graph.constant_value(node.input[0]), graph.constant_value(node.input[1])
+    zero = graph.constant_value(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
     if levels is None or scale is None or zero is None:
         return None
     options = {item.name: item.i for item in node.attribute}

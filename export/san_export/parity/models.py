@@ -23,7 +23,7 @@ from san_deploy.io.printable import printable
 from san_deploy.preprocess import RESIZE
 
 from ..graph.graph import view
-from ..precision.emulate_fp16 import rounding_fp16
+from ..precision.emulate_fp16 import emulate_fp16
 from ..precision.fp16 import to_fp16
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Sides:
                 "The ONNX file that the engine was built from is not here: layers and masks are of the reference "
                 "converted to FP16, not of the engine."
             )
-            return rounding_fp16(to_fp16(self.reference_graph))
+            return emulate_fp16(to_fp16(self.reference_graph))
         raise SanError(
             f"the ONNX file that {self.target.path.name} was built from is not beside it",
             do="give it: --onnx FILE",
@@ -380,7 +380,7 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> Side:
     name = "onnxruntime (CPU, 1 thread)"
     if not (rounded and has_fp16(model)):
         return Side(path, artefact, name, raw, model=model)
-    measured = RawOnnx(rounding_fp16(model).SerializeToString(), path, artefact)
+    measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact)
     note = f"{path.name} is measured with every FP16 rounding of a GPU, most of which ONNX Runtime leaves out on a CPU."
     return Side(
         path, artefact, f"{name}, FP16's roundings put in", measured, model=model, as_it_is=raw, notes=(note,)
@@ -420,7 +420,7 @@ def _check_fit(reference: Side, target: Side) -> None:
 
 
 def _rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    return rounding_fp16(model) if has_fp16(model) else model
+    return emulate_fp16(model) if has_fp16(model) else model
 
 
 def _torch_mask(artefact: Artefact) -> str:

@@ -6,7 +6,7 @@ import ast
 
 from onnx import NodeProto
 
-from ..graph.graph import PRODUCTS, Graph
+from ..graph.graph import WEIGHTED_OPS, Graph
 from .align import ROUNDING, origin, weight_name
 
 #: Where torch's exporter notes the modules that a node was traced in.
@@ -32,12 +32,12 @@ def modules(graph: Graph) -> dict[str, str]:
             named = found[node.input[0]]
         for name in filter(None, node.output):
             found[name] = named
-            last[name] = (index, own) if own and node.op_type in PRODUCTS else before
+            last[name] = (index, own) if own and node.op_type in WEIGHTED_OPS else before
     return found
 
 
 def _weighted(graph: Graph, node: NodeProto) -> str:
-    if node.op_type not in PRODUCTS or origin(graph, node.input[1]) not in graph.constants:
+    if node.op_type not in WEIGHTED_OPS or origin(graph, node.input[1]) not in graph.constants:
         return ""
     name = weight_name(graph, node)
     for ending in _ENDINGS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from ..graph.graph import PRODUCTS, Graph
+from ..graph.graph import WEIGHTED_OPS, Graph
 from .align import origin
 from .constants import constant
 
@@ -159,8 +159,12 @@ def _grid(graph: Graph, name: str, nodes: Iterable[int]) -> _Grid | None:
         node = graph.nodes[index]
         if node.op_type != "QuantizeLinear" or origin(graph, node.input[0], {name}) != name:
             continue
-        scale = graph.number(node.input[1])
-        zero = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
+        scale = graph.constant_value(node.input[1])
+        zero = (
+            graph.constant_value(node.input[2])
+            if len(node.input) > 2 and node.input[2]
+            else np.zeros(1, np.uint8)
+        )
         if scale is None or zero is None or zero.dtype.kind not in "iu":
             continue
         step, middle, ends = float(scale.max()), float(zero.flat[0]), np.iinfo(zero.dtype)
@@ -174,7 +178,7 @@ def _weight_error(graph: Graph, name: str, nodes: Iterable[int]) -> float:
     largest = 0.0
     for index in nodes:
         node = graph.nodes[index]
-        if node.op_type in PRODUCTS and origin(graph, node.input[0], {name}) == name:
+        if node.op_type in WEIGHTED_OPS and origin(graph, node.input[0], {name}) == name:
             weight = constant(graph, node.input[1])
             if weight is not None and weight.step is not None and np.any(weight.values):
                 error = np.sqrt(np.mean(np.square(weight.step)) / 12)

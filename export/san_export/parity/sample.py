@@ -13,10 +13,10 @@ from san_deploy.datasets import (
     Crop,
     Dataset,
     EvaluationSet,
+    diagnose,
     evaluation_set,
     is_dataset,
     read_dataset,
-    why_not,
 )
 from san_deploy.datasets.crop_folder import read_identities
 from san_deploy.errors import SanError, UsageError
@@ -108,7 +108,7 @@ def choose(
     found: EvaluationSet | None = None
     if labels is not None:
         found = evaluation_set(_labelled(folder, Path(labels)), split)
-        if problem := why_not(found):
+        if problem := diagnose(found):
             # What san eval would do about it, no option here does.
             raise SanError(
                 problem.message,
@@ -119,7 +119,7 @@ def choose(
     elif is_dataset(folder):
         found = evaluation_set(read_dataset(folder), split)
         where = found.name
-        if problem := why_not(found):
+        if problem := diagnose(found):
             notes.append(f"The labels of {folder} rank nobody: {problem.message}.")
     elif split is not None:
         raise UsageError(f"--split {split} is for labelled crops", do="give --labels, or leave it out")

@@ -74,7 +74,8 @@ def state(stage: Stage) -> str:
 def clean(item: object) -> str:
     """Text that terminals, XML and pages take: what cannot be printed stands as an escape, such as `\\x1b`."""
     return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in printable(item)
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in printable(item)
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from ..graph.graph import PRODUCTS, Graph
+from ..graph.graph import WEIGHTED_OPS, Graph
 from .align import Pair, kind, origin, products
 from .pixel_form import PixelForm, another_normalisation, pixel_form
 from .result import LayerError
@@ -135,11 +135,11 @@ def _reads_pixels(case: Case) -> bool:
     count, stack, seen = 0, [case.pair.target], set[str]()
     while stack:
         name = stack.pop()
-        if name in seen or name in graph.constants or name not in graph.maker:
+        if name in seen or name in graph.constants or name not in graph.producer:
             continue
         seen.add(name)
-        node = graph.nodes[graph.maker[name]]
-        count += node.op_type in PRODUCTS
+        node = graph.nodes[graph.producer[name]]
+        count += node.op_type in WEIGHTED_OPS
         stack += list(filter(None, node.input))
     return count <= 1
 
@@ -357,7 +357,7 @@ def _scaled(case: Case) -> str:
         return ""
     offset = middle[1][live, 0] - factor * middle[0][live, 0]
     told = "every channel is the reference's"
-    readers = case.target.graph.readers.get(case.pair.target, ())
+    readers = case.target.graph.consumers.get(case.pair.target, ())
     if any(case.target.graph.nodes[index].op_type in _COMPARISONS for index in readers):
         told = f"the mask has another threshold: {told}"
     if np.ptp(factor) <= 1e-3 * np.abs(factor).max():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from ..graph.graph import PRODUCTS, Graph
+from ..graph.graph import WEIGHTED_OPS, Graph
 from .align import origin
 from .constants import Constant, constant
 from .stages.layer_replay import Segment
@@ -78,7 +78,7 @@ def weight_pairs(
     Returns:
         Nothing where the nodes are of different kinds, or do not read the same value: weights say nothing then.
     """
-    if mine.op_type != theirs.op_type or mine.op_type not in PRODUCTS | _PLACES.keys():
+    if mine.op_type != theirs.op_type or mine.op_type not in WEIGHTED_OPS | _PLACES.keys():
         return ()
     source = origin(target, mine.input[0], set(partner))
     theirs_source = origin(reference, theirs.input[0], set(partner.values()))

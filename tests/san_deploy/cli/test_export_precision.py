@@ -14,9 +14,9 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
-from san_export.crops import CheckCrops
 from san_export.precision import convert as convert_module
 from san_export.precision.fp16 import to_fp16
+from san_export.verify import CheckCrops
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.models import SharpAttentionNetwork
 

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from san_deploy.artefact import (
     Calibration,
     Engine,
-    Operands,
+    PrecisionStats,
     Threshold,
     read_sidecar,
     sidecar_path,
@@ -113,7 +113,7 @@ def test_everything_that_it_says_of_itself(san: San, tmp_path: Path, monkeypatch
         "precision": "int8",
         "mask": "argmax",
         "threshold": dataclasses.asdict(THRESHOLD),
-        "operands": dataclasses.asdict(Operands(20, 0.1, 0.3, 0.6)),
+        "operands": dataclasses.asdict(PrecisionStats(20, 0.1, 0.3, 0.6)),
         "calibration": dataclasses.asdict(
             Calibration(
                 512,
@@ -210,7 +210,7 @@ def test_int8_of_the_cpus_form_is_none_for_tensorrt(
     assert verdict(told, "tensorrt")["do"].endswith(": san export --int8 --calib DIR")
 
 
-FP16 = {"precision": "fp16", "operands": dataclasses.asdict(Operands(2, 0.0, 1.0, 0.0))}
+FP16 = {"precision": "fp16", "operands": dataclasses.asdict(PrecisionStats(2, 0.0, 1.0, 0.0))}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ FP16 = {"precision": "fp16", "operands": dataclasses.asdict(Operands(2, 0.0, 1.0
         (FP16, "says that it has 100% FP16 of 2 operands, but has 100% FP32 of 2 operands"),
         ({"precision": "fp16"}, "says that it is FP16, but has 100% FP32 of 2 operands"),
         (
-            {"operands": dataclasses.asdict(Operands(2, 1.0, 0.0, 0.0, "engine"))},
+            {"operands": dataclasses.asdict(PrecisionStats(2, 1.0, 0.0, 0.0, "engine"))},
             "but has 100% FP32 of 2 operands",
         ),
     ],
@@ -233,7 +233,7 @@ def test_a_file_that_lies_of_its_precision(
 
 
 def test_the_precision_is_counted_again(san: San, tmp_path: Path) -> None:
-    told = {"operands": dataclasses.asdict(Operands(2, 1.0, 0.0, 0.0))}
+    told = {"operands": dataclasses.asdict(PrecisionStats(2, 1.0, 0.0, 0.0))}
     path = tiny_model(tmp_path / "a.onnx", told=told)
     assert (
         "FP32 asked for; 100% FP32 of the 2 operands of convolutions and products, counted again here"
@@ -286,7 +286,7 @@ def test_an_engine_on_the_machine_that_it_was_built_for(
     san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, "10.16.1.11", [T4])
-    path = write_plan(tmp_path / "a.engine", precision="fp16", operands=Operands(20, 0, 1, 0, "engine"))
+    path = write_plan(tmp_path / "a.engine", precision="fp16", operands=PrecisionStats(20, 0, 1, 0, "engine"))
     result = san("info", path)
     for part in (
         "a.engine: TensorRT engine, ",

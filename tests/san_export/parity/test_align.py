@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.graph.graph import view
 from san_export.parity.align import Pair, align, fed, kind, origin, pixels, settled
 from san_export.parity.modules import modules
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
+from san_export.verify import CheckCrops
 
 from tests.san_export.parity import faults
 
@@ -46,7 +46,7 @@ def test_a_graph_is_paired_with_itself(argmax_model: onnx.ModelProto) -> None:
 
 
 def test_every_value_of_a_rounded_fp16_graph_is_paired_with_its_own(argmax_model: onnx.ModelProto) -> None:
-    graph, half = view(argmax_model), view(rounding_fp16(to_fp16(argmax_model)))
+    graph, half = view(argmax_model), view(emulate_fp16(to_fp16(argmax_model)))
     pairs = align(graph, half)
     assert [pair.reference for pair in pairs] == made(argmax_model)
     for pair in pairs:
@@ -108,7 +108,7 @@ def test_something_put_behind_a_value_keeps_the_name_for_the_end(argmax_model: o
     (cast,) = (node.output[0] for node in argmax_model.graph.node if node.input[0] == mask)
     for target in (
         faults.inverted(argmax_model, cast),
-        rounding_fp16(to_fp16(faults.inverted(argmax_model, cast))),
+        emulate_fp16(to_fp16(faults.inverted(argmax_model, cast))),
     ):
         graph = view(target)
         pairs = {pair.reference: pair.target for pair in align(view(argmax_model), graph)}
@@ -133,7 +133,7 @@ def test_what_depends_on_the_input_and_what_is_still_pixels(
 ) -> None:
     narrow = view(quantise(argmax_model, crops.images, form="tensorrt"))
     weight = "network.backbone.conv1.weight"
-    assert f"{weight}.rounded" in narrow.maker and f"{weight}.rounded" not in fed(narrow)
+    assert f"{weight}.rounded" in narrow.producer and f"{weight}.rounded" not in fed(narrow)
     assert "embedding" in fed(narrow)
     assert pixels(view(argmax_model)) == {
         "crops",
@@ -144,7 +144,7 @@ def test_what_depends_on_the_input_and_what_is_still_pixels(
 
 
 def test_casts_are_looked_through_both_ways(argmax_model: onnx.ModelProto) -> None:
-    half = view(rounding_fp16(to_fp16(argmax_model)))
+    half = view(emulate_fp16(to_fp16(argmax_model)))
     assert origin(half, "relu") == "relu.exact"
     assert settled(half, "relu.exact") == "relu"
     assert kind(half, "relu") == "Relu"
@@ -156,7 +156,7 @@ def test_modules_are_known_by_their_weights_and_by_the_exporters_notes(argmax_mo
     assert known["relu"] == "after backbone.conv1"
     assert known["permute"] == ""
     assert known["embedding"].startswith("after head.")
-    half = modules(view(rounding_fp16(to_fp16(argmax_model))))
+    half = modules(view(emulate_fp16(to_fp16(argmax_model))))
     assert {name: half[name] for name in known if name in half} == {n: known[n] for n in known if n in half}
     noted = faults.copy(argmax_model)
     entry = faults.node_of(noted, "relu").metadata_props.add()

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.graph.mask_branches import find_branches
 from san_export.parity.bounds import Bounded, bounding_graph
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
+from san_export.verify import CheckCrops
 
 Node = tuple[str, list[str], str, dict[str, object]]
 THRESHOLD: list[Node] = [
@@ -170,7 +170,7 @@ def test_rounded_fp16_is_within_the_bound(name: str, seed: int) -> None:
     crops = pixels()
     model = to_fp16(net(NETS[name], numbers(seed)))
     ((block, x, bound, variance),) = bounded(model, crops)
-    (other,) = ran(with_outputs(rounding_fp16(model), [block.x]), [block.x], crops)
+    (other,) = ran(with_outputs(emulate_fp16(model), [block.x]), [block.x], crops)
     error = np.abs(other - x)
     assert (error <= bound).all()
     if name != "sub":
@@ -328,7 +328,7 @@ def test_a_network_of_ours(argmax_model: onnx.ModelProto, crops: CheckCrops, pre
     found = bounded(typed, crops.images)
     branches = find_branches(typed)
     assert [block.x for block, *_ in found] == [branch.x for branch in branches]
-    other = rounding_fp16(typed) if precision == "fp16" else model
+    other = emulate_fp16(typed) if precision == "fp16" else model
     names = [name for branch in branches for name in (branch.x, branch.masks[0])]
     shown = ran(with_outputs(other, names), names, crops.images)
     same = np.ones(len(crops.images), bool)

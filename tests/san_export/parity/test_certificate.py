@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.parity.certificate import certain, certify
 from san_export.parity.stages.probes import onnx_probe
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
+from san_export.verify import CheckCrops
 
 from san_deploy.artefact import Artefact
 from tests.tiny_models import tiny_artefact
@@ -78,7 +78,7 @@ def pixels(count: int = 300) -> np.ndarray:
 def flips(model: onnx.ModelProto, crops: np.ndarray) -> list[np.ndarray]:
     """Which crops have a flip in FP16, block by block, without a word of bounds."""
     reference = onnx_probe(model, artefact(), threads=1)(crops)
-    target = onnx_probe(rounding_fp16(to_fp16(model)), artefact(), threads=1)(crops)
+    target = onnx_probe(emulate_fp16(to_fp16(model)), artefact(), threads=1)(crops)
     return [(one.mask != two.mask).any((1, 2, 3)) for one, two in zip(reference, target, strict=True)]
 
 

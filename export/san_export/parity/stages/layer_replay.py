@@ -15,7 +15,7 @@ from onnx import NodeProto, helper
 
 from san_deploy.errors import SanError
 
-from ...graph.graph import PRODUCTS, Graph, new_name
+from ...graph.graph import WEIGHTED_OPS, Graph, new_name
 from ..align import FLOATING, origin
 from ..rounding_allowance import Precision, is_exact, noise, precision
 from .subgraph import Part
@@ -68,8 +68,8 @@ def segment(graph: Graph, end: str, paired: Iterable[str]) -> Segment:
         name = stack.pop()
         if name in stops:
             given[name] = None
-        elif name in graph.maker and name not in graph.constants:
-            index = graph.maker[name]
+        elif name in graph.producer and name not in graph.constants:
+            index = graph.producer[name]
             if index not in nodes:
                 nodes.add(index)
                 stack += [item for item in graph.nodes[index].input if item]
@@ -79,12 +79,12 @@ def segment(graph: Graph, end: str, paired: Iterable[str]) -> Segment:
     loose = {
         source
         for index in ordered
-        if graph.nodes[index].op_type in PRODUCTS
-        for name in graph.changing(graph.nodes[index])
+        if graph.nodes[index].op_type in WEIGHTED_OPS
+        for name in graph.dynamic(graph.nodes[index])
         if (source := origin(graph, name, stops)) not in stops
         and source not in graph.constants
         and graph.types.get(source) in FLOATING
-        and source in graph.maker
+        and source in graph.producer
     }
     how = precision(graph, ordered)
     exact = is_exact(graph, ordered, how)

@@ -17,7 +17,7 @@ import onnx
 from san_deploy.artefact import Artefact
 from san_deploy.errors import SanError
 
-from ...graph.graph import LAYOUT, PRODUCTS, Graph, view
+from ...graph.graph import LAYOUT, WEIGHTED_OPS, Graph, view
 from ..align import Pair, align, fed, kind, origin, pixels
 from ..modules import modules
 from ..pixel_form import SLACK_OF_PIXELS, another_normalisation, pixel_form
@@ -33,7 +33,7 @@ _ANOTHER = 4.0
 _PIECE_BYTES = 96 * 2**20
 _AFFINE = (
     LAYOUT
-    | PRODUCTS
+    | WEIGHTED_OPS
     | {
         "Add",
         "BatchNormalization",
@@ -62,7 +62,7 @@ def find_divergence(
 
     Args:
         reference: FP32.
-        target: in any precision; FP16 in its rounded form (`rounding.rounding_fp16`), which a CPU rounds.
+        target: in any precision; FP16 in its rounded form (`emulate_fp16.emulate_fp16`), which a CPU rounds.
         images: `(N, H, W, 3)` uint8 BGR; 8 to 16 say as much as more.
         reference_artefact: what the reference takes.
         target_artefact: what the target takes.
@@ -183,7 +183,7 @@ class _Comparison:
     def _name(self, pair: Pair) -> str:
         """The name in the target; the reference's where one of the target's casts of the value has it, too."""
         graph = self.target.graph
-        known = pair.reference in graph.maker and pair.reference not in graph.constants
+        known = pair.reference in graph.producer and pair.reference not in graph.constants
         alike = known and origin(graph, pair.reference) == origin(graph, pair.target)
         return pair.reference if alike else pair.target
 
@@ -197,8 +197,8 @@ class _Comparison:
         )
 
     def _nodes(self, pair: Pair) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-        theirs = self.reference.graph.maker.get(origin(self.reference.graph, pair.reference))
-        mine = self.target.graph.maker.get(origin(self.target.graph, pair.target))
+        theirs = self.reference.graph.producer.get(origin(self.reference.graph, pair.reference))
+        mine = self.target.graph.producer.get(origin(self.target.graph, pair.target))
         if theirs is None or mine is None:
             return None
         return self.reference.graph.nodes[theirs], self.target.graph.nodes[mine]
@@ -299,7 +299,7 @@ def _affine_chain(graph: Graph, name: str, known: Collection[str], varying: Coll
     while True:
         if name in known:
             chain.append(name)
-        readers = graph.readers.get(name, ())
+        readers = graph.consumers.get(name, ())
         if len(readers) != 1 or name in graph.outputs:
             return chain
         node = graph.nodes[readers[0]]

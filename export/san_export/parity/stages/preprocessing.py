@@ -122,7 +122,7 @@ def graph_input(model: onnx.ModelProto, artefact: Artefact) -> Input | None:
     name = _first_seen(graph)
     if name is None:
         return None
-    needed = ancestors(graph, [graph.maker[name]], set(range(graph.maker[name])))
+    needed = ancestors(graph, [graph.producer[name]], set(range(graph.producer[name])))
     nodes = [graph.nodes[index] for index in sorted(needed)]
     read = {item for node in nodes for item in node.input}
     weights = [tensor for tensor in model.graph.initializer if tensor.name in read]
@@ -158,14 +158,14 @@ def _first_seen(graph: Graph) -> str | None:
 def _before(graph: Graph, node: NodeProto) -> str | None:
     """What a convolution reads, or what was quantised to be read by it; before it is turned."""
     name = start = node.input[0]
-    while (maker := graph.maker.get(name)) is not None and graph.nodes[maker].op_type in _QUANTISING:
+    while (maker := graph.producer.get(name)) is not None and graph.nodes[maker].op_type in _QUANTISING:
         name = graph.nodes[maker].input[0]
         if graph.nodes[maker].op_type == "QuantizeLinear":
             start = name
-    while (maker := graph.maker.get(start)) is not None and graph.nodes[maker].op_type in _TURNING:
+    while (maker := graph.producer.get(start)) is not None and graph.nodes[maker].op_type in _TURNING:
         start = graph.nodes[maker].input[0]
     # The input itself: nothing is normalised.
-    return start if start in graph.maker else None
+    return start if start in graph.producer else None
 
 
 def _reference_input(sides: Sides) -> Input | None:

@@ -98,7 +98,7 @@ def _ranks(rows: np.ndarray, labels: Labels) -> metrics.QueryRanks:
         query_camera=labels.camera[query],
         gallery_camera=labels.camera[gallery],
     )
-    return metrics.rank_queries(metrics.products(rows[query], rows[gallery]), answers)
+    return metrics.rank_queries(metrics.Similarity(rows[query], rows[gallery]), answers)
 
 
 def _points(ranks: metrics.QueryRanks) -> dict[str, float]:
@@ -114,7 +114,7 @@ class _Others:
     """Scores of each crop with the crops of other tracklets; its own tracklet is below all."""
 
     def __init__(self, rows: np.ndarray, track: np.ndarray) -> None:
-        self._scores = metrics.products(rows, rows)
+        self._scores = metrics.Similarity(rows, rows)
         self._track = track
         self.shape = self._scores.shape
 

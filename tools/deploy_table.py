@@ -1,6 +1,6 @@
 """What each mask costs and gives in each precision: the table in docs/parity.md.
 
-    python tools/starter/deploy_table.py starter=tools/starter/starter.safetensors --data ../shared/ward --split test
+    python tools/deploy_table.py starter=tools/starter/starter.safetensors --data ../shared/ward --split test
 
 Every row is compared with PyTorch in FP32 with the same mask, crop by crop, in ONNX Runtime on the CPU: FP16 with
 every rounding of a GPU put in, INT8 calibrated on the people of `--calib-split`.
@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from san_export.study import FORMS, fp32_graph, lowered, rows
+from precision_forms import FORMS, embeddings, fp32_graph, to_precision
 from san_export.verify import row_cosine
 from san_train import evaluate
 from san_train.checkpoint import load_checkpoint
@@ -80,7 +80,7 @@ def figures(
     with TemporaryDirectory() as folder:
         model, artefact = fp32_graph(checkpoint, Path(folder) / "fp32.onnx", mask=mask)
         for form in forms:
-            found = rows(lowered(model, form, training), artefact, images)
+            found = embeddings(to_precision(model, form, training), artefact, images)
             after, cosine = scores(found), row_cosine(found, reference)
             change = after - before
             lines.append(

@@ -1,6 +1,6 @@
 """What FP16 and INT8 cost on people that a network did not see: the table in docs/benchmarks.md.
 
-    python tools/starter/precision.py --runs runs/starter
+    python tools/precision_table.py --runs runs/starter
 
 The networks are the folds of `make_starter.py`; each is measured on its held-out people and calibrated on
 its own training people, at several seeds. FP16 is measured with every value rounded as a GPU would.
@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+from precision_forms import embeddings, fp32_graph, to_precision
 from san_export.precision.ranges import METHODS
-from san_export.study import fp32_graph, lowered, rows
 from san_export.verify import row_cosine
 
 from san_deploy import metrics
@@ -62,22 +62,22 @@ def measure(
         ranking = metrics.evaluate_among(embedding, person=person, camera=camera)
         return 100 * ranking.rank1, 100 * ranking.mean_ap
 
-    reference = rows(model, artefact, images)
+    reference = embeddings(model, artefact, images)
     before = scores(reference)
 
     def note(name: str, lower: onnx.ModelProto) -> None:
-        embedding = rows(lower, artefact, images)
+        embedding = embeddings(lower, artefact, images)
         after, cosine = scores(embedding), row_cosine(embedding, reference)
         figures = [after[0] - before[0], after[1] - before[1]]
         found[name].append([*figures, cosine.min(), np.percentile(cosine, 1), cosine.mean()])
         print(f"fold {fold}, {name}: rank-1 {figures[0]:+.2f}, mAP {figures[1]:+.2f}", flush=True)
 
-    note("FP16", lowered(model, "FP16", training[:0]))
+    note("FP16", to_precision(model, "FP16", training[:0]))
     for seed in options.seeds:
         chosen = training[np.random.default_rng(seed).permutation(len(training))[:CALIBRATION_CROPS]]
         for form in ("INT8 cpu", "INT8 tensorrt"):
             for method in options.methods:
-                note(f"{form}, {method}", lowered(model, form, chosen, method=method))
+                note(f"{form}, {method}", to_precision(model, form, chosen, method=method))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+from san_export.checkpoint import export_graph
+from san_export.onnx_writer import write_onnx
+from san_export.precision.emulate_fp16 import emulate_fp16
+from san_export.precision.fp16 import to_fp16
+from san_export.precision.int8 import METHOD, quantise
+from san_export.verify import Gate, embed_in_batches, open_checked
 
 from san_deploy.artefact import Artefact
-
-from .checkpoint import export_graph
-from .precision.emulate_fp16 import rounding_fp16
-from .precision.fp16 import to_fp16
-from .precision.int8 import METHOD, quantise
-from .verify import Gate, embed_in_batches, open_checked
-from .write import write_onnx
 
 #: FP16 has every rounding of a GPU; INT8 comes in the form of a CPU and of TensorRT.
 FORMS = ("FP32", "FP16", "INT8 cpu", "INT8 tensorrt")
@@ -46,7 +45,7 @@ def fp32_graph(checkpoint: Path, path: Path, *, mask: str | None = None) -> tupl
     return onnx.load(path), graph.artefact
 
 
-def lowered(
+def to_precision(
     model: onnx.ModelProto, form: str, calibration: np.ndarray, *, method: str = METHOD
 ) -> onnx.ModelProto:
     """An FP32 graph in one of `FORMS`, not changed itself.
@@ -60,13 +59,13 @@ def lowered(
     if form == "FP32":
         return model
     if form == "FP16":
-        return rounding_fp16(to_fp16(model))
+        return emulate_fp16(to_fp16(model))
     return quantise(model, calibration, form=form.partition(" ")[2], method=method)
 
 
-def rows(model: onnx.ModelProto, artefact: Artefact, images: np.ndarray) -> np.ndarray:
+def embeddings(model: onnx.ModelProto, artefact: Artefact, images: np.ndarray) -> np.ndarray:
     """Embeddings in ONNX Runtime, `(N, D)` float32, of `(N, H, W, 3)` uint8 BGR crops."""
-    with TemporaryDirectory(prefix="san-measured-") as folder:
+    with TemporaryDirectory(prefix="san-precision-") as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(model, artefact, path)
         return embed_in_batches(open_checked(path), images, _BATCH)
