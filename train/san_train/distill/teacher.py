@@ -16,6 +16,7 @@ import numpy as np
 
 from san_deploy.artefact import PREFIX, from_metadata, sha256_file
 from san_deploy.errors import SanError, UsageError
+from san_deploy.io.extras import install
 from san_deploy.preprocess import MEAN_RGB, STD_RGB, resize_crop
 
 #: What a network of somebody else takes, `--teacher-input`: BGR or RGB of 0..255 as they are (Intel's Open Model Zoo:
@@ -95,9 +96,7 @@ class _Onnx:
         try:
             import onnx
         except ModuleNotFoundError as error:
-            raise SanError(
-                f"the teacher {path} needs onnx", do="pip install 'san-deploy[convert]'"
-            ) from error
+            raise SanError(f"the teacher {path} needs onnx", do=install("convert")) from error
         from google.protobuf.message import DecodeError
 
         from san_deploy.backends.ort import onnxruntime, quiet_options
