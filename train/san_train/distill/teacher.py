@@ -238,7 +238,7 @@ class _Frame:
 def _changing_ports(model: Any) -> dict[str, tuple[Any, list[int]]]:
     """What follows from the input, by a name of its own, in order: the port and its shape (0 where it is open)."""
     found: dict[str, tuple[Any, list[int]]] = {}
-    changing = set()
+    changing: set[str] = set()
     for node in model.get_ordered_ops():
         key = node.get_friendly_name()
         sources = {node.input_value(i).get_node().get_friendly_name() for i in range(node.get_input_size())}

@@ -110,7 +110,7 @@ def make_views(
 
     offsets, shapes, other, pure = [], [], [], []
     rows: list[list[np.ndarray]] = [[] for _ in teachers]
-    maps: list[np.ndarray] = []
+    maps: list[np.memmap] = []
     end = 0
     with atomic_folder(folder, force=True, ours=_FILES) as temporary, ThreadPoolExecutor(workers) as pool:
         with (temporary / _PIXELS).open("wb") as pixels:
@@ -140,6 +140,7 @@ def make_views(
                 progress(len(images))
         for whole in maps:
             whole.flush()
+        stored: dict[str, Any] = {f"rows{number}": np.concatenate(part) for number, part in enumerate(rows)}
         np.savez(
             temporary / _INDEX,
             source=np.array([_key(crop) for crop in crops]),
@@ -150,7 +151,7 @@ def make_views(
             offset=np.array(offsets, np.int64),
             shape=np.array(shapes, np.int64).reshape(-1, 2),
             maps=np.int64(len(maps)),
-            **{f"rows{number}": np.concatenate(part) for number, part in enumerate(rows)},
+            **stored,
         )
         note = {
             "teachers": [teacher.name for teacher in teachers],

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ..attention import ContextUnit, MaskMode, SharpAttention
 from .outputs import Head, Outputs
 from .residual_attention import unit_behind
-from .resnet import DEPTHS, INSTANCE, ResNet
+from .resnet import DEPTHS, INSTANCE, ResNet, mix_styles
 
+#: The last stage behind which styles are mixed in training.
+_STYLED = 2
 #: What each recipe changes for this architecture, see `recipe.RECIPES`.
 RECIPES: dict[str, dict[str, Any]] = {
     # arXiv 1805.02336, section IV.B.
@@ -44,7 +46,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "settings.upsample": "bilinear",
         "settings.instance": ["picture", "stem"],
         "mask": "straight-through",
-        "tv_weight": 0.003,
         "sharpen_epochs": 20,
         "decisive_weight": 2.0,
         "deploy_mask": "argmax",
@@ -199,7 +200,7 @@ class SharpAttentionNetwork(nn.Module):
 
     def train_outputs(self, x: Tensor) -> Outputs:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to all that the losses need."""
-        x = self.backbone.stem(x)
+        x = self._styled(self.backbone.stem(x))
         attended: list[Tensor] = []
         pis: list[Tensor] = []
         maps: list[Tensor] = []
@@ -211,8 +212,15 @@ class SharpAttentionNetwork(nn.Module):
                 if pi is not None:
                     pis.append(pi)
             maps.append(x)
+            if stage <= _STYLED:
+                x = self._styled(x)
         embedding = self.head(torch.mean(x, (2, 3)))
         return Outputs((Head(embedding, self.neck(embedding)),), attended, pis, maps)
+
+    def _styled(self, x: Tensor) -> Tensor:
+        if not self.training or not self.mode.style:
+            return x
+        return mix_styles(x, self.mode.style)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to the deployed embedding, `(N, D)`."""
