@@ -39,6 +39,8 @@ class Threshold:
         true_match_rate: share of pairs of the same person at or above it, likewise.
         impostor_pairs, genuine_pairs: how many pairs those shares were counted on.
         source: whose people they were, in words.
+        mask: of the network that they were embedded with, see `Artefact.mask`; empty in files from before it was
+            written, whose threshold is that of the mask that the file names.
     """
 
     similarity: float
@@ -47,6 +49,7 @@ class Threshold:
     impostor_pairs: int
     genuine_pairs: int
     source: str
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,35 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return printable(value) if isinstance(value, str) else value
+
+
+def parse_mask(name: str) -> tuple[str, float]:
+    """`argmax` -> (`argmax`, 0), `expected` -> (`expected`, 0), `ramp:0.0625` -> (`ramp`, 0.0625).
+
+    Raises:
+        ValueError: any other name, or EPS outside (0, 1].
+    """
+    kind, _, width = name.partition(":")
+    if kind in ("argmax", "expected") and not width:
+        return kind, 0.0
+    if kind == "ramp":
+        try:
+            eps = float(width)
+        except ValueError:
+            eps = 0.0
+        if 0.0 < eps <= 1.0:
+            return kind, eps
+    raise ValueError(f"mask '{name}' is none of argmax, expected, ramp:EPS with 0 < EPS <= 1")
+
+
+def mask_name(name: str) -> str:
+    """A mask's name as it is written down: `ramp:1e-1` -> `ramp:0.1`.
+
+    Raises:
+        ValueError: of `parse_mask`.
+    """
+    kind, eps = parse_mask(name)
+    return f"{kind}:{eps:g}" if kind == "ramp" else kind
 
 
 def sidecar_path(path: Path) -> Path:

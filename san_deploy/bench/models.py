@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..artefact import Artefact
-from ..backends import Backend
+from ..backends import Backend, packages
 from ..embed import CALLS
 from ..io import machine
 from ..io.cpu import usable_cores
@@ -26,17 +26,6 @@ from .interleaved import Schedule
 FOLDER_BATCH = 32
 #: Crops are held in memory up to so many bytes for each model; more only come again sooner.
 _POOL_BYTES = 1 << 28
-#: Whose version bears on speed.
-_TOOLS = (
-    "san-deploy",
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "torch",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +126,7 @@ def bench(
     here, cpu_before = machine.machine(), machine.cpu_time()
     start, own_start = time.perf_counter(), time.process_time()
     backends = [model.backend for model in models]
-    pools = [_in_memory(crops.paths, backend.artefact.size_hw) for backend in backends]
+    pools = [_in_memory(crops.paths, backend.artefact) for backend in backends]
     engines = []
     for batch in batch_sizes:
         report(f"batch {batch}: the engine{'s in turn' if len(models) > 1 else ''}, crops in memory")
@@ -164,7 +153,7 @@ def bench(
     ]
     return Bench(
         machine=here,
-        versions=versions(*_TOOLS),
+        versions=versions(*packages()),
         setting={
             "batch_sizes": list(batch_sizes),
             **asdict(schedule),
@@ -196,9 +185,10 @@ def bench(
     )
 
 
-def _in_memory(paths: Sequence[Path], size_hw: tuple[int, int]) -> np.ndarray:
+def _in_memory(paths: Sequence[Path], artefact: Artefact) -> np.ndarray:
+    size_hw = artefact.size_hw
     fitting = max(1, _POOL_BYTES // (size_hw[0] * size_hw[1] * 3))
-    return np.stack([read_crop(path, size_hw) for path in paths[:fitting]])
+    return np.stack([read_crop(path, size_hw, artefact.resize) for path in paths[:fitting]])
 
 
 def _notes(models: Sequence[ModelFigures]) -> Iterator[str]:

@@ -110,7 +110,7 @@ def test_what_is_missing_is_one_line_with_the_command(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (Request(source=Path("best.onnx"), precision="fp16", mask="expected"), "--mask"),
+        (Request(source=Path("best.onnx"), precision="fp16", mask="sharp"), "--mask"),
         (Request(precision="fp16", input_form="float"), "--input"),
         (Request(precision="int8"), "--calib"),
         (Request(precision="fp16", calib=Path("crops")), "--calib"),

@@ -149,7 +149,7 @@ def calibrated(runs: list[tuple[Path, Path]]) -> Threshold:
         genuine.append(same)
         impostor.append(other)
     source = f"WARD's 50 people, each held out of two of {len(runs)} networks of the same recipe"
-    return choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source)
+    return choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source, mask="argmax")
 
 
 def held_out_similarities(checkpoint: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -25,13 +25,12 @@ from san_deploy.backends import STARTER, open_backend, trt
 from san_deploy.io.cpu import saturates_int8
 from tests.conftest import Result
 from tests.san_deploy.data.sample_folder import write_samples
-from tests.san_export.conftest import bilinear, crops, make_network, network, one_thread  # noqa: F401  fixtures
 
 San = Callable[..., Result]
 
 
 @pytest.fixture
-def checkpoint(bilinear: SharpAttentionNetwork, tmp_path: Path) -> Path:  # noqa: F811
+def checkpoint(bilinear: SharpAttentionNetwork, tmp_path: Path) -> Path:
     path = tmp_path / "run.safetensors"
     save_checkpoint(
         path, bilinear, CheckpointInfo("san", bilinear.settings.as_dict(), "pillow-bicubic-antialias", 1)
@@ -244,12 +243,12 @@ def test_max_drop_needs_labels(san: San, tmp_path: Path, labelled: Path, without
 def test_calibration_folders_that_are_no_good(
     san: San,
     tmp_path: Path,
-    crops: CheckCrops,  # noqa: F811
+    check_crops: CheckCrops,
     without_tensorrt: None,
 ) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for index, image in enumerate(crops.images[:5]):
+    for index, image in enumerate(check_crops.images[:5]):
         Image.fromarray(image[..., ::-1]).save(few / f"{index}.png")
     assert "holds 5 crops" in san("export", "--int8", "--calib", few, "-o", tmp_path / "a.onnx", code=1).err
     empty = tmp_path / "empty"

@@ -25,8 +25,8 @@ from ..gates import Gates
 from ..models import Side, Sides
 from ..result import ArtefactFigures, Stage
 
-#: Opsets that `san export` writes. Not taken from `onnx.OPSETS`, since that module needs PyTorch.
-_OPSETS = (18, 22)
+#: Opsets that `san import` reads and `san export` writes, ends included.
+_OPSETS = (11, 22)
 #: Least share of the operands that an FP32 file must have in FP32.
 _FP32_SHARE = 1.0
 Fact = tuple[str, str, str, bool]
