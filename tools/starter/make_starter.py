@@ -102,7 +102,7 @@ def main() -> None:
     san("export", HERE / "starter.safetensors", "-o", PACKAGE_DATA / "starter.onnx", "--no-engine", "--force")
 
 
-def draw(out: Path, settings: dict[str, int]) -> Path:
+def draw(out: Path, settings: dict[str, Any]) -> Path:
     """Sets of drawn people, each before cameras of its own, as one crop folder; as it is where it is complete."""
     if (out / "identities.csv").is_file():
         return out

@@ -23,7 +23,7 @@ from . import recipe as recipes
 from .data import TrainingData, gather, seen_twice
 from .distill.teacher import Teacher, open_teacher
 from .distill.unlabelled import unlabelled
-from .distill.views import Views, make_views, open_views
+from .distill.views import TaughtViews, make_views, open_views
 from .trainer import BEST, CONFIG, LOG, MODEL, STATE, Machine, Training, read_recipe
 
 #: Where a run keeps the views that a teacher answered.
@@ -133,7 +133,9 @@ def train(request: Request) -> None:
     click.echo(f"Wrote {request.out / MODEL}\nNext: san export {request.out / MODEL} -o model.onnx")
 
 
-def _views(request: Request, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]) -> Views:
+def _views(
+    request: Request, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]
+) -> TaughtViews:
     """The views to learn from: another run's, this run's from before, or new ones with the teachers' answers."""
     folder = request.views or request.out / VIEWS
     if not teachers:

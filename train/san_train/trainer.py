@@ -28,7 +28,7 @@ from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpo
 from .data import CropCache, TrainingData, batches, fingerprint, normalise
 from .describe import resolve_mask
 from .distill.lesson import Lesson
-from .distill.views import Views
+from .distill.views import TaughtViews
 from .losses import identity_term, indecision_term, triplet_term, tv_term
 from .models import Network, Outputs, backbone_of, build_model
 from .recipe import Recipe
@@ -128,7 +128,7 @@ class Training:
         start: Path | None = None,
         say: Callable[[str], None] = print,
         progress: Callable[[int, str], Any] | None = None,
-        views: Views | None = None,
+        views: TaughtViews | None = None,
     ) -> None:
         self.recipe, self.data, self.out, self.machine = recipe, data, Path(out), machine
         self.say, self.progress = say, progress

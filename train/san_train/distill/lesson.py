@@ -20,10 +20,10 @@ from san_deploy.preprocess import resize_crop
 from ..augment import Augmentation, augment
 from ..models import Outputs
 from .settings import DistillSettings
-from .views import Views
+from .views import TaughtViews
 
 _AHEAD = 3
-#: Views that the scale of the maps is taken from.
+#: TaughtViews that the scale of the maps is taken from.
 _SAMPLE = 1500
 #: Which of a student's stages, from the first, learns which of the teacher's maps, the last map first.
 _STAGES = ((3, 0), (2, 0), (1, 1), (0, 2))
@@ -43,7 +43,7 @@ class Lesson(nn.Module):
 
     def __init__(
         self,
-        views: Views,
+        views: TaughtViews,
         crops: Sequence[Crop],
         domain: Sequence[int],
         settings: DistillSettings,
@@ -167,7 +167,7 @@ def other_sides(image: np.ndarray, donor: np.ndarray, rng: np.random.Generator) 
     return np.clip(image * keep + behind * (1 - keep) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def targets(views: Views, groups: np.ndarray, dim: int) -> np.ndarray:
+def targets(views: TaughtViews, groups: np.ndarray, dim: int) -> np.ndarray:
     """What a student's unit rows are to be: the teachers' rows, centred and turned into `dim` numbers.
 
     Each teacher's unit rows lose the mean of their group (a camera), taken over crops as they are; teachers count
