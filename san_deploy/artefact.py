@@ -100,6 +100,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Int8Rule:
+    """What an architecture says of INT8; the row of `san_train.models.ARCHITECTURES` as the file carries it.
+
+    Attributes:
+        floating: modules of soft masks and gates, by their name alone, whose layers stay in floating point.
+        min_share: least fraction, 0..1, of the operands that INT8 must reach.
+    """
+
+    floating: tuple[str, ...] = ()
+    min_share: float = 0.5
+
+
+@dataclass(frozen=True)
 class Engine:
     """What a TensorRT plan was built with, and so where it runs.
 
@@ -158,6 +171,7 @@ class Artefact:
         threshold: calibrated on people that the network was not trained on; None where it never was.
         operands: the precision that the file has; None in files from before it was counted, which are FP32.
         calibration: of an INT8 file.
+        int8: what its architecture says of INT8; in files from before it was kept, nothing in particular.
         engine: of a TensorRT plan; None for ONNX.
         checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
         sha256: of the model file itself; empty until it is read from disk or written beside it.
@@ -178,6 +192,7 @@ class Artefact:
     threshold: Threshold | None = None
     operands: PrecisionStats | None = None
     calibration: Calibration | None = None
+    int8: Int8Rule = Int8Rule()
     engine: Engine | None = None
     checks: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

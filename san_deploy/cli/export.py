@@ -214,13 +214,13 @@ def command(
             raise click.BadParameter("nan is no number", param_hint=name)
 
     from san_export.pipeline import export
-    from san_export.request import EngineOptions, Request
+    from san_export.request import EngineOptions, ExportRequest
     from san_export.verify import Gate
 
     from ..io.progress import bar
 
     exported = export(
-        Request(
+        ExportRequest(
             source=source,
             out=output,
             precision="int8" if int8 else "fp16" if fp16 else None,
