@@ -249,7 +249,6 @@ class Training:
         )
         if self._sharpening():
             mode.train, mode.tau = recipe.sharpen_mask, recipe.sharpen_tau or mode.tau
-        mode.style = recipe.distill.style if self.lesson is not None else 0.0
         self.learner.train()
         how: dict[str, Any] = {
             "size_hw": self.learner.model.settings.size_hw,

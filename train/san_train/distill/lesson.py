@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from san_deploy.datasets import Crop
 from san_deploy.errors import SanError
-from san_deploy.preprocess import resize_crop
 
 from ..augment import Augmentation, augment
 from ..models import Outputs
@@ -73,6 +72,10 @@ class Lesson(nn.Module):
                 for stage, level in self._pairs
             }
         )
+        for adapter in self.adapters.values():
+            # From nothing: they are learned before they teach, so that a network that was there is not shaken.
+            nn.init.zeros_(adapter.weight)
+            nn.init.zeros_(adapter.bias)
         chosen = np.sort(np.random.default_rng(0).permutation(views.index)[:_SAMPLE])
         self._scale: list[tuple[np.ndarray, float]] = []
         for level in range(len(views.maps)):
@@ -111,10 +114,7 @@ class Lesson(nn.Module):
 
         def view(step: int, place: int, number: int) -> np.ndarray:
             rng = np.random.default_rng([seed, epoch, step, place, 12])
-            image = self.views.image(number)
-            if rng.random() < self.settings.sides:
-                image = other_sides(image, self.views.image(int(rng.choice(plan[step]))), rng)
-            return augment(image, size_hw, augmentation, rng)
+            return augment(self.views.image(number), size_hw, augmentation, rng)
 
         yield from _in_order(plan, view, workers)
 
@@ -148,23 +148,6 @@ class Lesson(nn.Module):
             given, wanted = F.adaptive_avg_pool2d(given, size), F.adaptive_avg_pool2d(wanted, size)
             losses.append(F.mse_loss(given, wanted) / wanted.var().clamp_min(0.02))
         return torch.stack(losses).mean()
-
-
-def other_sides(image: np.ndarray, donor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop with the left and right margins of another, with soft seams.
-
-    Args:
-        image: `(H, W, 3)` uint8; the result has its size.
-        donor: `(H', W', 3)` uint8.
-        rng: of the margins, 8 to 22 % of the width each.
-    """
-    height, width = image.shape[:2]
-    behind = resize_crop(np.ascontiguousarray(donor), (height, width))
-    x = (np.arange(width, dtype=np.float32) + 0.5) / width
-    left, right = rng.uniform(0.08, 0.22, 2)
-    edge = np.minimum(x - left, 1 - right - x) / 0.03
-    keep = (1 / (1 + np.exp(-np.clip(edge, -60, 60))))[None, :, None].astype(np.float32)
-    return np.clip(image * keep + behind * (1 - keep) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def targets(views: TaughtViews, groups: np.ndarray, dim: int) -> np.ndarray:
