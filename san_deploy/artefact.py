@@ -36,20 +36,24 @@ class Threshold:
     Attributes:
         similarity: cosine similarity of pooled tracklets, -1..1.
         false_match_rate: share of pairs of different people at or above it, where it was calibrated.
-        true_match_rate: share of pairs of the same person at or above it, likewise.
+        true_match_rate: share of pairs of the same person at or above it, likewise; None where nobody was known.
         impostor_pairs, genuine_pairs: how many pairs those shares were counted on.
         source: whose people they were, in words.
         mask: of the network that they were embedded with, see `Artefact.mask`; empty in files from before it was
             written, whose threshold is that of the mask that the file names.
+        center: whether each camera's mean was taken off the embeddings.
+        curve: rates at other thresholds: similarity, false and true match rate, in ascending order.
     """
 
     similarity: float
     false_match_rate: float
-    true_match_rate: float
+    true_match_rate: float | None
     impostor_pairs: int
     genuine_pairs: int
     source: str
     mask: str = ""
+    center: bool = False
+    curve: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ COMMANDS = {
     "match": "Match people across cameras, write the report.",
     "parity": "Say whether a deployed model ranks as the trained network does, and where it differs.",
     "search": "Find where a person was seen, in a gallery.",
+    "threshold": "Choose the similarity from which two tracklets are one person.",
     "train": "Train a Sharp Attention Network.",
 }
 
