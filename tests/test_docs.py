@@ -20,6 +20,7 @@ from san_deploy.cli import san as group
 from san_deploy.data.samples import read_samples
 from tests.san_deploy.data.sample_folder import write_samples
 from tests.san_deploy.video.made import WRITERS, boxes_of, write_video
+from tests.san_export.importing.made import network, save
 
 ROOT = Path(__file__).parents[1]
 STARTER = ROOT / "san_deploy/data/starter.onnx"
@@ -54,9 +55,11 @@ NOT_RUN = {
     "san export first-fp16.onnx": GPU,
     "san match cam1/ cam2/ -o matches -m first-fp16.engine": GPU,
     "san parity first.onnx first-fp16.engine ": GPU,
+    "san info first-fp16.engine": GPU,
+    "nvidia-smi": GPU,
 }
 #: Pages whose reader has an ONNX file of the network, under this name.
-HAS = {"docs/parity.md": "first.onnx"}
+HAS = {"docs/parity.md": "first.onnx", "docs/tensorrt.md": "first.onnx", "docs/triton.md": "starter.onnx"}
 #: What a reader of this page has typed on an earlier one.
 BEFORE = {
     "docs/parity.md": [
@@ -68,7 +71,8 @@ BEFORE = {
 
 def blocks(page: str) -> list[str]:
     """The shell blocks of a page."""
-    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^( *)```sh\n(.*?)^\1```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [block for _, block in found]
 
 
 def commands(page: str) -> list[str]:
@@ -101,13 +105,14 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for video in ("lobby", "gate"):
         write_video(folder / f"{video}.mp4", boxes_of(20))
         WRITERS["csv"](folder / f"{video}.csv", boxes_of(20))
-    network, info = load_checkpoint(ROOT / "tools/starter/starter.safetensors")
+    save(network(seed=1), folder / "theirs.onnx")
+    trained_network, info = load_checkpoint(ROOT / "tools/starter/starter.safetensors")
     assert info.threshold is not None
     # A network trained today brings the threshold of the mask that is exported where nobody asks for another.
     info = dataclasses.replace(info, threshold=dataclasses.replace(info.threshold, mask="argmax"))
     trained = folder / "runs/first/model.safetensors"
     trained.parent.mkdir(parents=True)
-    save_checkpoint(trained, network, info)
+    save_checkpoint(trained, trained_network, info)
     return folder
 
 
