@@ -68,7 +68,7 @@ class TensorRT:
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
     ) -> None:
-        plan = read_plan(Path(path))
+        plan = read_plan(Path(path), device)
         check_system(plan)
         module = _module(plan) if trt is None else trt
         version = modules.version(module)

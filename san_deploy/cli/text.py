@@ -133,6 +133,8 @@ def checks(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if name == "accuracy" and _is_accuracy(value):
             yield _accuracy(value)
+        elif name == "engine" and isinstance(value, Mapping) and value.get("run") is False:
+            yield f"engine: not run: {value.get('why', 'nothing says why')}"
         elif name == "mask" and isinstance(value, Mapping) and "replaced" in value:
             yield (
                 f"mask put in place of {value['replaced']} and made again in NumPy; row cosine with that mask at "

@@ -41,9 +41,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         residual_attention.RECIPES,
         fixed={"unit": "residual-attention", "gate": "soft"},
     ),
-    "ha-cnn": Architecture(
-        HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES, floating=("spatial",)
-    ),
+    "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES, floating=("spatial",)),
     "rga-sc": Architecture(
         RgaSettings,
         RelationAwareNetwork,
