@@ -24,6 +24,7 @@ from tests.san_export.importing.made import network, save
 
 ROOT = Path(__file__).parents[1]
 STARTER = ROOT / "san_deploy/data/starter.onnx"
+CHECKPOINT = ROOT / "tools/starter/starter.safetensors"
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]
@@ -106,7 +107,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(folder / f"{video}.mp4", boxes_of(20))
         WRITERS["csv"](folder / f"{video}.csv", boxes_of(20))
     save(network(seed=1), folder / "theirs.onnx")
-    trained_network, info = load_checkpoint(ROOT / "tools/starter/starter.safetensors")
+    trained_network, info = load_checkpoint(CHECKPOINT)
     assert info.threshold is not None
     # A network trained today brings the threshold of the mask that is exported where nobody asks for another.
     info = dataclasses.replace(info, threshold=dataclasses.replace(info.threshold, mask="argmax"))
@@ -123,6 +124,8 @@ def test_commands_run(page: str, ready: Path, tmp_path: Path, monkeypatch: pytes
     if page in HAS:
         shutil.copy(STARTER, folder / HAS[page])
         shutil.copy(f"{STARTER}.json", folder / f"{HAS[page]}.json")
+        # Of this very checkpoint.
+        shutil.copy(CHECKPOINT, folder / "runs/first/model.safetensors")
     monkeypatch.chdir(folder)
     for line in [*BEFORE.get(page, []), *commands(page)]:
         if why_not(line):

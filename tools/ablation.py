@@ -1,4 +1,6 @@
-"""The paper's ablation on WARD: what do sharp blocks, context-aware units and the TV penalty add? docs/research/ablation.md.
+"""The paper's ablation on WARD: what do sharp blocks, context-aware units and the TV penalty add?
+
+The tables are in docs/research/ablation.md.
 
     python tools/ablation.py ../shared/ward --out runs/ablation --precision bf16
 
