@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from san_deploy.artefact import Artefact
+from san_deploy.integrity import stamp_onnx
 
 
 def tiny_artefact(**changes: Any) -> Artefact:
@@ -28,6 +28,7 @@ def tiny_artefact(**changes: Any) -> Artefact:
         precision="fp32",
         checkpoint_sha256="0" * 64,
         versions={},
+        space="5" * 64,
     )
     return dataclasses.replace(artefact, **changes)
 
@@ -99,5 +100,5 @@ def tiny_model(
     fields = {"size_hw": size_hw, "embedding_dim": dim, "input": input} | (told or {})
     props = tiny_artefact(**fields).metadata_props() if metadata is None else metadata
     helper.set_model_props(model, props)
-    onnx.save(model, str(path))
+    path.write_bytes(stamp_onnx(model.SerializeToString()))
     return path

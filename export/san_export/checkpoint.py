@@ -15,6 +15,7 @@ from san_train.evaluate import embed
 from san_train.models import Network
 
 from san_deploy.artefact import Artefact, sha256_file
+from san_deploy.checkpoint_info import check_hashes, read_header, tensors_sha256
 from san_deploy.errors import GateError, SanError
 from san_deploy.preprocess import RESIZE
 
@@ -84,6 +85,9 @@ def export_graph(
         GateError: the file does not give what the network gives.
     """
     network, info = load_checkpoint(checkpoint)
+    header = read_header(checkpoint)
+    if note := check_hashes(checkpoint, header).note:
+        report(f"{checkpoint}: {note}")
     mask_name = resolve_mask(network, mask)
     gate = gate or default_gate(mask_name)
     if info.resize != RESIZE:
@@ -100,6 +104,7 @@ def export_graph(
         mask=mask_name,
         input_form=input_form,
         checkpoint_sha256=sha256_file(checkpoint),
+        weights_sha256=tensors_sha256(checkpoint, header),
         tools=TOOLS,
     )
     report(f"exporting {artefact.arch}, mask {mask_name}, input {input_form}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..artefact import sha256_file
+from ..checkpoint_info import check_hashes, read_header, tensors_sha256
 from ..errors import SanError
 from .rows import check_rows
 
@@ -33,11 +34,12 @@ class TorchNetwork:
         device: `cpu`, `cuda` or `cuda:1`, as PyTorch names it.
         mask: `argmax`, `expected` or `ramp:EPS`; None is what the checkpoint was trained for.
         threads: of PyTorch while it runs here on the CPU; None leaves them as they are.
+        accept_damaged: run it even where its bytes are not those that were written; `note` says so.
 
     Attributes:
         artefact: what an export of it with this mask would say of itself; its `sha256` is the checkpoint's.
         name: `torch 2.13.0 (CPU)`.
-        note: empty.
+        note: that nothing vouches for a checkpoint from before hashes were kept, or that it is damaged; else empty.
 
     Raises:
         UsageError: the network has no sharp mask to choose, or `mask` is none.
@@ -46,7 +48,13 @@ class TorchNetwork:
     """
 
     def __init__(
-        self, path: Path, *, device: str = "cpu", mask: str | None = None, threads: int | None = None
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        mask: str | None = None,
+        threads: int | None = None,
+        accept_damaged: bool = False,
     ) -> None:
         import torch
         from san_train.checkpoint import load_checkpoint
@@ -55,9 +63,10 @@ class TorchNetwork:
         if threads is not None and threads < 1:
             raise SanError(f"a model runs on 1 thread or more; received {threads}")
         self._path = Path(path)
-        network, info = load_checkpoint(self._path)
+        network, info = load_checkpoint(self._path, accept_damaged=accept_damaged)
         self._device = _device(device)
         self._network = network.to(self._device).eval()
+        header = read_header(self._path)
         sha256 = sha256_file(self._path)
         self.artefact = describe(
             network,
@@ -65,6 +74,7 @@ class TorchNetwork:
             mask=resolve_mask(network, mask),
             input_form="uint8",
             checkpoint_sha256=sha256,
+            weights_sha256=tensors_sha256(self._path, header),
             sha256=sha256,
         )
         self._threads = threads
@@ -74,7 +84,7 @@ class TorchNetwork:
             else f"{self._device}, {torch.cuda.get_device_name(self._device)}"
         )
         self.name = f"torch {torch.__version__} ({where})"
-        self.note = ""
+        self.note = check_hashes(self._path, header).note
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Embed prepared crops.

@@ -52,6 +52,7 @@ def test_describe() -> None:
         mask="ramp:0.1",
         input_form="float",
         checkpoint_sha256="a" * 64,
+        weights_sha256="c" * 64,
         tools=("torch",),
         sha256="b" * 64,
     )

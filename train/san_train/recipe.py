@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from san_deploy.errors import UsageError
+from san_deploy.io.typed_json import read_record
 
 from .attention import parse_mask
 from .augment import Augmentation
@@ -197,15 +198,15 @@ def _base(name: str, arch: str) -> Recipe:
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `Recipe.as_dict`, after JSON."""
-    plain = dict(values)
-    augmentation: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in plain["augmentation"].items()
-    }
-    plain["augmentation"] = Augmentation(**augmentation)
-    plain["share"] = tuple(plain["share"])
-    return Recipe(**plain)
+    """The inverse of `Recipe.as_dict`, after JSON.
+
+    Raises:
+        ValueError: a value is missing or not of its type, or not one of this version's.
+    """
+    unknown = sorted(set(values) - {item.name for item in fields(Recipe)})
+    if unknown:
+        raise ValueError(f"'{unknown[0]}' is no setting of a recipe")
+    return read_record(Recipe, values)
 
 
 def check(recipe: Recipe) -> None:
