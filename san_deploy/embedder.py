@@ -246,7 +246,7 @@ def load_artefact(path: StrPath) -> Artefact:
     Raises:
         SanError: it is missing, damaged, not ours, or not the file that its sidecar describes.
     """
-    from .backends.info import read_file
+    from .backends import read_file
 
     found = read_file(Path(path))
     if found.artefact is None:

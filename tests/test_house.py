@@ -40,7 +40,7 @@ FILES_PER_FOLDER = 12
 KNOWN_IMPORTS = {
     "san_deploy.reports.evaluation_page imports san_train.masks",
 }
-KNOWN_CIRCLES = {"san_deploy.backends.onnxruntime"}
+KNOWN_CIRCLES: set[str] = set()
 KNOWN_CROWDED = {"export/san_export/parity", "train/san_train", "train/san_train/models"}
 KNOWN_NAMES = {
     "Camera",

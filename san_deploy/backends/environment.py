@@ -10,12 +10,9 @@ from ..errors import SanError
 from ..io.extras import BUILDS, conflict
 from ..io.machine import Machine, machine
 from ..io.versions import versions
-from . import STARTER, cuda, trt
-from .compatibility import loaded
-from .info import FileInfo, read_file
-
-#: Whose version is told, where it is installed.
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "safetensors")
+from . import BACKENDS, STARTER, cuda, packages, read_file
+from .info import FileInfo
+from .trt import MODULES
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class Environment:
         providers: execution providers of ONNX Runtime.
         no_providers: why there are none; empty where there are.
         conflicts: packages that are installed over each other, one sentence each, with the command that mends it.
-        tensorrt: `{runtime: version}` of those that load.
-        tensorrt_problems: `{runtime: why not}` of the others.
+        backends: `{name: version}` of the runtimes that are there.
+        backend_problems: `{name: why not}` of the others.
         cuda_runtime: version of libcudart, `13.0`; empty where there is none.
         cuda_driver: newest CUDA that the driver supports; empty where there is none.
         gpus: `[{"name", "sm", "index"}]`.
@@ -45,8 +42,8 @@ class Environment:
     providers: list[str]
     no_providers: str
     conflicts: list[str]
-    tensorrt: dict[str, str]
-    tensorrt_problems: dict[str, str]
+    backends: dict[str, str]
+    backend_problems: dict[str, str]
     cuda_runtime: str
     cuda_driver: str
     gpus: list[dict[str, Any]]
@@ -60,13 +57,16 @@ class Environment:
         return values | {
             "machine": asdict(self.machine),
             "starter": None if self.starter is None else self.starter.as_dict(),
+            # The names that these had before there was a table of runtimes.
+            "tensorrt": {name: told for name, told in self.backends.items() if name in MODULES},
+            "tensorrt_problems": {k: told for k, told in self.backend_problems.items() if k in MODULES},
         }
 
 
-def here() -> Environment:
-    """This machine. What is missing is told, and is no error."""
+def read_environment() -> Environment:
+    """Look at this machine. What is missing is said, and is no error."""
     providers, no_providers = _providers()
-    runtimes = [loaded(runtime) for runtime in trt.MODULES]
+    runtimes = [spec.runtime.installed(spec) for spec in BACKENDS.values()]
     found, no_gpu = cuda.probe()
     starter, problem = None, ""
     try:
@@ -76,12 +76,12 @@ def here() -> Environment:
     return Environment(
         san_deploy=__version__,
         machine=machine(),
-        packages=versions(*_PACKAGES),
+        packages=versions(*packages("onnx", "safetensors")),
         providers=providers,
         no_providers=no_providers,
-        conflicts=[told for module in BUILDS if (told := conflict(module))],
-        tensorrt={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
-        tensorrt_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
+        conflicts=[message for module in BUILDS if (message := conflict(module))],
+        backends={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
+        backend_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
         cuda_runtime=cuda.runtime_version(),
         cuda_driver=_driver_version(),
         gpus=[asdict(device) for device in found],

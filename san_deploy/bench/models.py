@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..artefact import Artefact
-from ..backends import Backend
+from ..backends import Backend, packages
 from ..embed import CALLS
 from ..io import machine
 from ..io.cpu import usable_cores
@@ -26,17 +26,6 @@ from .interleaved import Schedule
 FOLDER_BATCH = 32
 #: Crops are held in memory up to so many bytes for each model; more only come again sooner.
 _POOL_BYTES = 1 << 28
-#: Whose version bears on speed.
-_TOOLS = (
-    "san-deploy",
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "torch",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +153,7 @@ def bench(
     ]
     return Bench(
         machine=here,
-        versions=versions(*_TOOLS),
+        versions=versions(*packages()),
         setting={
             "batch_sizes": list(batch_sizes),
             **asdict(schedule),

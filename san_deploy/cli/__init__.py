@@ -124,4 +124,3 @@ def main() -> None:
         click.echo(f"Error: {error.name} is not installed. {install(extra)}.", err=True)
         code = 1
     sys.exit(code)
-

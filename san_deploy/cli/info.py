@@ -15,9 +15,8 @@ from . import text as words
 
 if TYPE_CHECKING:
     from ..artefact import Artefact, Calibration, Engine, PrecisionStats
-    from ..backends.compatibility import Compatibility
     from ..backends.environment import Environment
-    from ..backends.info import FileInfo
+    from ..backends.info import Compatibility, FileInfo
     from ..checkpoint_info import CheckpointInfo
 
 #: Names of a long list that are told.
@@ -33,13 +32,13 @@ def command(*, file: Path | None, as_json: bool) -> None:
     Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed.
     """
     if file is None:
-        from ..backends.environment import here
+        from ..backends.environment import read_environment
 
-        found = here()
+        found = read_environment()
         click.echo(printable(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found)))
         return
 
-    from ..backends.info import read_file
+    from ..backends import read_file
 
     told = read_file(file)
     counted = None if told.artefact is None else words.recount(file, told.artefact)
@@ -166,9 +165,8 @@ def _machine(found: Environment) -> str:
         ("packages", _pairs(found.packages)),
         ("providers", found.no_providers or f"{', '.join(found.providers)} (of ONNX Runtime)"),
     ]
-    rows += [("conflict", told) for told in found.conflicts]
-    rows += [(name, version) for name, version in found.tensorrt.items()]
-    rows += [(name, problem) for name, problem in found.tensorrt_problems.items()]
+    rows += [(name, version) for name, version in found.backends.items()]
+    rows += [(name, problem) for name, problem in found.backend_problems.items()]
     rows.append(("CUDA", f"runtime {found.cuda_runtime or 'none'}, driver {found.cuda_driver or 'none'}"))
     rows += [("GPU", f"cuda:{gpu['index']} {gpu['name']} ({gpu['sm']})") for gpu in found.gpus]
     if not found.gpus:

@@ -109,6 +109,17 @@ def data_options(given: Mapping[str, Any], *, distractors: bool = False) -> Opti
     )
 
 
+class _BackendOption(click.Option):
+    """Lists the table of runtimes, which is read when help is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from ..backends import BACKENDS
+
+        *most, last = BACKENDS
+        self.help = f"{', '.join(most)} or {last}.  [default: by the file]"
+        return super().get_help_record(ctx)
+
+
 def running(command: _Command) -> _Command:
     """`--backend` and `--device`: what runs the model, and where. `open_backend` says which names there are."""
     for option in (
@@ -119,10 +130,7 @@ def running(command: _Command) -> _Command:
             help="Where to run.  [default: a GPU where one can be used, else the CPU]",
         ),
         click.option(
-            "--backend",
-            metavar="NAME",
-            default="auto",
-            help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx or torch.  [default: by the file]",
+            "--backend", cls=_BackendOption, metavar="NAME", default="auto", help="filled in when it is shown"
         ),
     ):
         command = option(command)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..backends import Backend
+from ..backends import Backend, packages
 from ..datasets import Crop, EvaluationSet, Options, notes
 from ..io.versions import versions
 from ..metrics import AP_DEFINITION, Ranking, SingleShot
@@ -20,7 +20,6 @@ SCHEMA_VERSION = 1
 JSON, PAGE, PLOT, EMBEDDINGS = "eval.json", "eval.html", "cmc.svg", "embeddings.npz"
 OUTPUTS = (JSON, PAGE, PLOT, EMBEDDINGS)
 _RANKS = (1, 5, 10, 20)
-_PACKAGES = ("san-deploy", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt")
 #: One line of figures: what they are of, CMC at `_RANKS`, mAP and mINP where they are defined, how many.
 _Line = tuple[str, tuple[float, ...], float | None, float | None, str]
 
@@ -160,7 +159,7 @@ def as_dict(
         "schema_version": SCHEMA_VERSION,
         "model": {"file": str(model), **backend.artefact.as_dict()},
         "runtime": {"name": backend.name, "note": backend.note, "batch": batch},
-        "versions": versions(*_PACKAGES) | {"python": platform.python_version()},
+        "versions": versions(*packages()) | {"python": platform.python_version()},
         "data": {
             "name": chosen.name,
             "root": str(chosen.root),

@@ -26,8 +26,9 @@ from san_deploy.artefact import (
     sidecar_path,
     write_sidecar,
 )
-from san_deploy.backends import KINDS, STARTER, plan
+from san_deploy.backends import BACKENDS, STARTER, plan
 from san_deploy.backends.cuda import Device
+from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
 from tests.conftest import Result
 from tests.tiny_models import tiny_artefact, tiny_model
@@ -70,14 +71,15 @@ def write_plan(path: Path, *, engine: Engine = ENGINE, **changes: Any) -> Path:
 
 def installed(monkeypatch: pytest.MonkeyPatch, version: str, gpus: list[Device], why: str = "") -> None:
     """Pretend that this TensorRT and these GPUs are here."""
-    from san_deploy.backends import compatibility as runs_here
+    from san_deploy.backends import tensorrt
+    from san_deploy.backends.spec import BackendSpec, Installed
 
-    def loaded(runtime: str) -> runs_here.Runtime:
-        if runtime == "tensorrt" and version:
-            return runs_here.Runtime(runtime, version)
-        return runs_here.Runtime(runtime, "", SanError(f"{runtime} is not installed", do="pip install it"))
+    def look(spec: BackendSpec) -> Installed:
+        if spec.name == "tensorrt" and version:
+            return Installed(spec.name, version)
+        return Installed(spec.name, "", SanError(f"{spec.name} is not installed", do="pip install it"))
 
-    monkeypatch.setattr(runs_here, "loaded", loaded)
+    monkeypatch.setattr(tensorrt, "installed", look)
     monkeypatch.setattr("san_deploy.backends.cuda.probe", lambda: (gpus, why))
 
 
@@ -176,7 +178,7 @@ def test_json(san: San, model: Path) -> None:
     assert told["output"] == {"name": "embedding", "shape": ["N", 8], "type": "float32", "row_norm": 1.0}
     assert (told["path"], told["kind"], told["sidecar"]) == (str(model), "ONNX", "")
     assert told["bytes"] == model.stat().st_size and told["artefact"]["arch"] == "tiny"
-    assert {item["backend"] for item in told["runs"]} == set(KINDS)
+    assert {item["backend"] for item in told["runs"]} == set(BACKENDS)
     assert verdict(told, "onnxruntime", "cpu")["runs"]
 
 
@@ -246,18 +248,22 @@ def test_an_onnx_file_that_a_gpu_may_run_is_opened_there(
     san: San, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, "10.16.1.11", [T4])
-    monkeypatch.setattr("san_deploy.backends.compatibility.missing_provider", lambda name: "")
+    monkeypatch.setattr("san_deploy.backends.onnxruntime.missing_provider", lambda name: "")
     opened: list[int] = []
+    real = OnnxRuntime
 
     class Opened:
         name = "onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)"
 
-        def __init__(self, path: Path, *, device: int) -> None:
+        def __init__(self, path: Path, *, device: int | None = None, threads: int | None = None) -> None:
+            if device is None:
+                self.artefact = real(path, threads=threads).artefact
+                return
             opened.append(device)
             if len(opened) > 1:
                 raise SanError("it cannot be opened with CUDA", why="cuDNN is not there", do="install cuDNN")
 
-    monkeypatch.setattr("san_deploy.backends.compatibility.OnnxRuntime", Opened)
+    monkeypatch.setattr("san_deploy.backends.onnxruntime.OnnxRuntime", Opened)
     told = json.loads(san("info", model, "--json").out)
     assert verdict(told, "onnxruntime", "cuda")["runs"] and verdict(told, "onnxruntime-tensorrt")["runs"]
     # TensorRT would run an engine of it.
