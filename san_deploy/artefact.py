@@ -14,14 +14,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .errors import SanError
 from .io.atomic import atomic_file
 from .io.printable import printable
 from .io.typed_json import read_record
+
+# The command line reads descriptions without it.
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA_VERSION = 1
 PREFIX = "san."
@@ -152,16 +154,22 @@ class Samples:
     @classmethod
     def of(cls, crops: np.ndarray, rows: np.ndarray, *, source: str) -> Samples:
         """Keep the rows `(N, D)` that `source` gave for the prepared crops `(N, H, W, 3)`."""
+        import numpy as np
+
         encoded = base64.b64encode(np.ascontiguousarray(rows, "<f4").tobytes()).decode("ascii")
         return cls(len(crops), pixels_sha256(crops), source, encoded)
 
     def array(self) -> np.ndarray:
         """The rows, `(count, D)` float32."""
+        import numpy as np
+
         return np.frombuffer(base64.b64decode(self.rows), "<f4").reshape(self.count, -1)
 
 
 def pixels_sha256(crops: np.ndarray) -> str:
     """SHA-256 of prepared crops, hexadecimal."""
+    import numpy as np
+
     return hashlib.sha256(np.ascontiguousarray(crops, np.uint8).tobytes()).hexdigest()
 
 
@@ -237,6 +245,8 @@ class Artefact:
 
     def to_input(self, crops: np.ndarray) -> np.ndarray:
         """`(N, H, W, 3)` uint8 BGR to what the graph takes; refuses another size or type with SanError."""
+        import numpy as np
+
         height, width = self.size_hw
         if crops.ndim != 4 or crops.shape[1:] != (height, width, 3) or crops.dtype != np.uint8:
             raise SanError(
@@ -381,10 +391,11 @@ def read_sidecar(path: Path) -> Artefact:
                 f"{target} has artefact schema {values['schema_version']}, this is {SCHEMA_VERSION}",
                 do="export it again, or install the version of san-deploy that wrote it",
             )
+        artefact = _build(values)
         # Those from before have neither.
         if "space" in values and values.get(DESCRIPTION_SHA256) != description_sha256(values):
             raise ValueError("it is damaged, or was changed after it was written")
-        return _build(values)
+        return artefact
     except FileNotFoundError as error:
         raise SanError(
             f"{path} has no description {target.name} beside it, which says what it is and where it runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def of_onnx(data: bytes, path: Path) -> Integrity:
         found = content_sha256(data, CONTENT) if inside is not None else ""
     except ValueError as error:
         return Integrity("damaged", str(error))
-    if inside is not None and inside != found:
-        return Integrity("damaged", f"content SHA-256 {found[:12]} here, {inside[:12]!a} written in it")
+    if inside is not None and inside != json.dumps(found):
+        return Integrity("damaged", f"content SHA-256 {found[:12]} here, {inside[1:13]!a} written in it")
     if inside is None and _SINCE in metadata:
         return Integrity("damaged", "it has lost the hash that it was written with")
     if beside is not None:
@@ -84,4 +85,4 @@ def stamp_onnx(data: bytes) -> bytes:
     Raises:
         ValueError: the bytes are no protobuf message.
     """
-    return with_metadata(data, {CONTENT: content_sha256(data, CONTENT)})
+    return with_metadata(data, {CONTENT: json.dumps(content_sha256(data, CONTENT))})

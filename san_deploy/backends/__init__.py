@@ -10,7 +10,7 @@ from pathlib import Path
 from ..data import STARTER
 from ..errors import SanError, UsageError
 from ..io.paths import StrPath
-from .info import FileInfo
+from .info import Compatibility, FileInfo
 from .spec import Backend, BackendSpec, OpenRequest
 
 __all__ = [
@@ -153,7 +153,8 @@ def read_file(path: Path) -> FileInfo:
     """Say what a model file is. An engine is code, and is not executed.
 
     Raises:
-        SanError: it is missing, damaged, not ours, of an unknown kind, or contradicts itself or its sidecar.
+        SanError: it is missing, unreadable, not ours, of an unknown kind, or contradicts itself or its sidecar. A file
+            whose bytes are not those that were written is described, and `integrity` says what is wrong.
     """
     path = Path(path)
     if not path.is_file():
@@ -171,6 +172,10 @@ def read_file(path: Path) -> FileInfo:
             else f"its ending is one of {', '.join(kinds)}",
         )
     file = owner.runtime.read_file(path)
+    if file.integrity.state == "damaged":
+        fitting = [spec.name for spec in BACKENDS.values() if spec.takes(path)]
+        runs = [Compatibility(name, "", False, "the file is damaged") for name in fitting]
+        return replace(file, runs=tuple(runs))
     runs = [verdict for spec in BACKENDS.values() for verdict in spec.runtime.diagnose(spec, file)]
     return replace(file, runs=tuple(runs))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact
 from ..checkpoint_info import CheckpointInfo
+from ..integrity import WHOLE, Integrity
 from ..io.printable import printable
 
 
@@ -44,6 +45,7 @@ class FileInfo:
         checkpoint: of a checkpoint.
         parameters: of a checkpoint, batch norm statistics not counted.
         runs: what each backend says of it.
+        integrity: what vouches for its bytes.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class FileInfo:
     checkpoint: CheckpointInfo | None = None
     parameters: int | None = None
     runs: tuple[Compatibility, ...] = ()
+    integrity: Integrity = WHOLE
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -64,7 +67,8 @@ class FileInfo:
             else {"input": input_of(self.artefact), "output": output_of(self.artefact)}
         )
         mask = {} if self.checkpoint is None else {"deploy_mask": self.checkpoint.deploy_mask or None}
-        return asdict(self) | {"path": printable(self.path)} | ports | mask
+        artefact = {} if self.artefact is None else {"artefact": self.artefact.as_dict()}
+        return asdict(self) | artefact | {"path": printable(self.path)} | ports | mask
 
 
 def input_of(artefact: Artefact) -> dict[str, Any]:

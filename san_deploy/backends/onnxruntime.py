@@ -17,12 +17,12 @@ from ..artefact import (
     OUTPUT_NAME,
     PREFIX,
     Artefact,
-    check_sidecar,
     from_metadata,
     read_sidecar,
     sidecar_path,
 )
 from ..errors import SanError, first_line
+from ..integrity import of_onnx
 from ..io.cpu import saturates_int8, usable_cores
 from ..io.extras import install
 from . import cuda
@@ -63,15 +63,17 @@ class OnnxRuntime:
         device: index of the GPU; None is the CPU.
         tensorrt: on the GPU, through the TensorRT provider, which builds an engine when the first batch of each
             size comes. That takes minutes, and nothing of it is kept: `san export --engine` is better.
+        accept_damaged: open it even where its bytes are not those that were written; `integrity` says so.
 
     Attributes:
         artefact: what the file says of itself, with the SHA-256 of the bytes that run.
         name: `onnxruntime (CPU, 2 threads)`, `onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)`.
-        note: that an INT8 file is slow here, where it is; else empty.
+        note: that an INT8 file is slow here, or that nothing vouches for the file; else empty.
+        integrity: what vouches for its bytes.
 
     Raises:
-        SanError: the file is missing, empty, cut short, not ONNX, not ours, larger than 2 GiB, not the one
-            that its sidecar describes, or its graph is not what it says of itself; the GPU or what is needed
+        SanError: the file is missing, empty, cut short, not ONNX, not ours, larger than 2 GiB, damaged, not the
+            one that its sidecar describes, or its graph is not what it says of itself; the GPU or what is needed
             to use it is not there; an INT8 file of the CPU's form for a GPU.
 
     Example:
@@ -86,6 +88,7 @@ class OnnxRuntime:
         threads: int | None = None,
         device: int | None = None,
         tensorrt: bool = False,
+        accept_damaged: bool = False,
     ) -> None:
         path = Path(path)
         threads = usable_cores() if threads is None else threads
@@ -105,11 +108,13 @@ class OnnxRuntime:
         self._session = open_cpu(data, path, optimise=device is None)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
-        check_sidecar(self.artefact, path)
+        self.integrity = of_onnx(data, path)
+        if not accept_damaged:
+            self.integrity.require(path)
         _check_graph(self._session, self.artefact, path)
         if device is None and (entries := int8_entries(self.artefact)):
             self._session = open_cpu(data, path, entries=entries)
-        self.note = _note(self.artefact, path, asked)
+        self.note = "; ".join(filter(None, (_note(self.artefact, path, asked), self.integrity.note)))
         if device is None:
             self._pool = ThreadPoolExecutor(threads, "san-onnxruntime")
         else:
@@ -382,16 +387,19 @@ def diagnose(spec: BackendSpec, file: FileInfo) -> list[Compatibility]:
 def read_file(path: Path) -> FileInfo:
     """As `spec.Runtime.read_file`."""
     try:
-        artefact = OnnxRuntime(path, threads=1).artefact
+        opened = OnnxRuntime(path, threads=1, accept_damaged=True)
     except SanError as error:
         ports = _foreign_ports(path)
         if ports is None:
             raise
         raise SanError(f"{path} was not written by san export", why=ports, do=error.do) from error
-    told = _beside(path)
-    if told is not None and told != artefact:
+    artefact = opened.artefact
+    beside = _beside(path) if opened.integrity.state == "whole" else None
+    if beside is not None and beside != artefact:
         differ = [
-            item.name for item in fields(Artefact) if getattr(told, item.name) != getattr(artefact, item.name)
+            item.name
+            for item in fields(Artefact)
+            if getattr(beside, item.name) != getattr(artefact, item.name)
         ]
         raise SanError(
             f"{path} and {sidecar_path(path).name} contradict each other",
@@ -403,8 +411,9 @@ def read_file(path: Path) -> FileInfo:
         "ONNX",
         path.stat().st_size,
         artefact.sha256,
-        sidecar_path(path).name if told else "",
+        sidecar_path(path).name if beside else "",
         artefact=artefact,
+        integrity=opened.integrity,
     )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..artefact import Artefact
 from ..errors import SanError
 from ..io.versions import versions
 from .info import Compatibility, FileInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Backend(Protocol):

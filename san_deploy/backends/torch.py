@@ -194,6 +194,7 @@ def read_file(path: Path) -> FileInfo:
         _check_beside(path, header.description),
         checkpoint=info,
         parameters=parameters,
+        integrity=check_hashes(path, header),
     )
 
 
