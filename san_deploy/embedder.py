@@ -137,7 +137,7 @@ class Embedder:
             raise UsageError(f"workers is at least 1; received {workers}")
 
         def read(path: StrPath) -> Images:
-            return read_crop(path, self.size_hw)
+            return read_crop(path, self.size_hw, self.artefact.resize)
 
         with threads(count, "san-decode") as pool:
             return self._run(self._batches(in_order(pool, read, paths, ahead=2 * self.batch + count)))
@@ -203,7 +203,7 @@ class Embedder:
 
     def _resized(self, crop: Images) -> Images:
         try:
-            return resize_crop(crop, self.size_hw)
+            return resize_crop(crop, self.size_hw, self.artefact.resize)
         except (ValueError, AttributeError) as error:
             what = f"{crop.shape} {crop.dtype}" if isinstance(crop, np.ndarray) else type(crop).__name__
             raise UsageError(f"a crop is (H, W, 3) uint8 BGR; received {what}") from error

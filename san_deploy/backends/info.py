@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact
-from ..checkpoint_info import CheckpointInfo
 from ..integrity import WHOLE, Integrity
 from ..io.printable import printable
+
+if TYPE_CHECKING:
+    from ..artefact import Artefact
+    from ..checkpoint_info import CheckpointInfo
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,17 @@ class FileInfo:
             if self.artefact is None
             else {"input": input_of(self.artefact), "output": output_of(self.artefact)}
         )
-        mask = {} if self.checkpoint is None else {"deploy_mask": self.checkpoint.deploy_mask or None}
+        mask = (
+            {} if self.checkpoint is None else {"recommended_mask": self.checkpoint.recommended_mask or None}
+        )
         artefact = {} if self.artefact is None else {"artefact": self.artefact.as_dict()}
         return asdict(self) | artefact | {"path": printable(self.path)} | ports | mask
 
 
 def input_of(artefact: Artefact) -> dict[str, Any]:
     """What the graph takes, and what it does to it, so that nobody does that twice."""
+    from ..artefact import INPUT_NAME
+
     height, width = artefact.size_hw
     taken = (
         {"shape": ["N", height, width, 3], "layout": "NHWC", "type": "uint8", "colour": "BGR"}
@@ -90,4 +96,6 @@ def input_of(artefact: Artefact) -> dict[str, Any]:
 
 def output_of(artefact: Artefact) -> dict[str, Any]:
     """What the graph gives."""
+    from ..artefact import OUTPUT_NAME
+
     return {"name": OUTPUT_NAME, "shape": ["N", artefact.embedding_dim], "type": "float32", "row_norm": 1.0}

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..artefact import Artefact
 from ..errors import SanError
 from ..io.versions import versions
-from .info import Compatibility, FileInfo
 
 if TYPE_CHECKING:
+    # Help texts read the table of runtimes: it loads nothing heavy.
     import numpy as np
     import numpy.typing as npt
+
+    from ..artefact import Artefact
+    from .info import Compatibility, FileInfo
 
 
 class Backend(Protocol):

@@ -126,7 +126,7 @@ def bench(
     here, cpu_before = machine.machine(), machine.cpu_time()
     start, own_start = time.perf_counter(), time.process_time()
     backends = [model.backend for model in models]
-    pools = [_in_memory(crops.paths, backend.artefact.size_hw) for backend in backends]
+    pools = [_in_memory(crops.paths, backend.artefact) for backend in backends]
     engines = []
     for batch in batch_sizes:
         report(f"batch {batch}: the engine{'s in turn' if len(models) > 1 else ''}, crops in memory")
@@ -185,9 +185,10 @@ def bench(
     )
 
 
-def _in_memory(paths: Sequence[Path], size_hw: tuple[int, int]) -> np.ndarray:
+def _in_memory(paths: Sequence[Path], artefact: Artefact) -> np.ndarray:
+    size_hw = artefact.size_hw
     fitting = max(1, _POOL_BYTES // (size_hw[0] * size_hw[1] * 3))
-    return np.stack([read_crop(path, size_hw) for path in paths[:fitting]])
+    return np.stack([read_crop(path, size_hw, artefact.resize) for path in paths[:fitting]])
 
 
 def _notes(models: Sequence[ModelFigures]) -> Iterator[str]:
