@@ -157,23 +157,25 @@ class Samples:
 
     Attributes:
         count: of the sample crops, `san_deploy.data.samples.read_samples(count)`.
+        files_sha256: of those crops' files, one after another: another version may ship others.
         crops_sha256: of their pixels, resized: `(count, H, W, 3)` uint8 BGR.
         source: what gave the rows: `torch fp32`.
         rows: `(count, D)` float32, little-endian, in base64.
     """
 
     count: int
+    files_sha256: str
     crops_sha256: str
     source: str
     rows: str
 
     @classmethod
-    def of(cls, crops: np.ndarray, rows: np.ndarray, *, source: str) -> Samples:
+    def of(cls, crops: np.ndarray, rows: np.ndarray, *, files_sha256: str, source: str) -> Samples:
         """Keep the rows `(N, D)` that `source` gave for the prepared crops `(N, H, W, 3)`."""
         import numpy as np
 
         encoded = base64.b64encode(np.ascontiguousarray(rows, "<f4").tobytes()).decode("ascii")
-        return cls(len(crops), pixels_sha256(crops), source, encoded)
+        return cls(len(crops), files_sha256, pixels_sha256(crops), source, encoded)
 
     def array(self) -> np.ndarray:
         """The rows, `(count, D)` float32."""

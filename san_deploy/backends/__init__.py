@@ -55,6 +55,7 @@ _ROWS = (
         packages=("tensorrt",),
         kind="TensorRT engine",
         int8_form="tensorrt",
+        self_checks=True,
         made_by=_ENGINE,
     ),
     BackendSpec(
@@ -65,6 +66,7 @@ _ROWS = (
         packages=("tensorrt-rtx-cu13",),
         kind="TensorRT engine",
         int8_form="tensorrt",
+        self_checks=True,
         made_by=_ENGINE,
     ),
     BackendSpec(
@@ -107,6 +109,7 @@ def open_backend(
     device: str = "auto",
     threads: int | None = None,
     mask: str | None = None,
+    self_check: bool = True,
 ) -> Backend:
     """Open a model file.
 
@@ -120,8 +123,10 @@ def open_backend(
         threads: of ONNX Runtime and PyTorch on the CPU; None lets them take one per core.
         mask: of a checkpoint: `argmax`, `expected` or `ramp:EPS`; None is what it was trained for. Every other file
             has its own.
+        self_check: hold an engine's first load on a device against what the network gave, `san_deploy.self_check`.
 
     Raises:
+        GateError: an engine gives other rows on this device than the network did.
         UsageError: no such backend, device or mask, or it does not fit the file or the others.
         SanError: the model or the device is not there, or does not run. What was named is never replaced.
     """
@@ -146,7 +151,12 @@ def open_backend(
             why="its mask is part of the file",
             do="give the checkpoint, or export it with that mask: san export CHECKPOINT --mask",
         )
-    return spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask))
+    opened = spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask))
+    if spec.self_checks and self_check:
+        from ..self_check import check_once
+
+        check_once(opened, path)
+    return opened
 
 
 def read_file(path: Path) -> FileInfo:

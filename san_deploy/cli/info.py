@@ -25,12 +25,25 @@ _NAMED = 3
 
 @click.command("info")
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--run",
+    "run",
+    is_flag=True,
+    help="Run FILE on the sample crops: does this machine give the rows that the network gave?",
+)
+@click.option("--adopt", is_flag=True, help="Write the hash of FILE, from before files had one, into it.")
+@options.running
 @options.as_json
-def command(*, file: Path | None, as_json: bool) -> None:
+def command(*, file: Path | None, run: bool, adopt: bool, backend: str, device: str, as_json: bool) -> None:
     """Say what FILE is: an ONNX file, an engine or a checkpoint; and whether it runs here.
 
-    Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed.
+    Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed unless
+    --run asks for it. With --run the exit code is 3 where the rows are not within the allowance of the file.
     """
+    if file is None and (run or adopt):
+        from ..errors import UsageError
+
+        raise UsageError("--run and --adopt are of a file", do="name it: san info FILE --run")
     if file is None:
         from ..backends.environment import read_environment
 
@@ -40,11 +53,38 @@ def command(*, file: Path | None, as_json: bool) -> None:
 
     from ..backends import read_file
 
+    if adopt:
+        from ..adopt import adopt as write_hash
+
+        write_hash(file)
+    if run:
+        _run(file, backend, device, as_json=as_json)
+        return
     told = read_file(file)
     counted = None if told.artefact is None else words.recount(file, told.artefact)
     with words.reading(file):
         text = _json(told, counted) if as_json else as_text(told, counted)
     click.echo(printable(text))
+
+
+def _run(file: Path, backend: str, device: str, *, as_json: bool) -> None:
+    from ..backends import open_backend
+    from ..errors import GateError
+    from ..self_check import check
+
+    # What is asked for here is the check itself.
+    opened = open_backend(file, backend=backend, device=device, self_check=False)
+    options.say(opened)
+    found = check(opened)
+    if as_json:
+        click.echo(json.dumps({"runtime": opened.name, "note": opened.note, **found.as_dict()}, indent=2))
+    else:
+        click.echo(printable("\n".join(found.lines())))
+    if found.failures:
+        raise GateError(
+            f"{file} gives other rows here than the network did: {'; '.join(found.failures)}",
+            do="see which layer differs: san parity",
+        )
 
 
 def _json(told: FileInfo, found: PrecisionStats | None) -> str:

@@ -171,12 +171,14 @@ def test_samples_are_kept_to_the_bit() -> None:
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (3, 32, 16, 3), dtype=np.uint8)
     rows = rng.normal(size=(3, 8)).astype(np.float32)
-    artefact = tiny_artefact(samples=Samples.of(crops, rows, source="torch fp32"))
+    artefact = tiny_artefact(samples=Samples.of(crops, rows, files_sha256="f" * 64, source="torch fp32"))
     read = from_metadata(artefact.metadata_props(), path=Path("a"), sha256="").samples
     assert read is not None and read == artefact.samples
     np.testing.assert_array_equal(read.array(), rows)
     assert "samples" not in artefact.as_dict()
-    short = dataclasses.replace(artefact, samples=Samples.of(crops, rows[:, :4], source="x"))
+    short = dataclasses.replace(
+        artefact, samples=Samples.of(crops, rows[:, :4], files_sha256="f" * 64, source="x")
+    )
     with pytest.raises(SanError, match="Field samples"):
         from_metadata(short.metadata_props(), path=Path("a"), sha256="")
 
