@@ -47,6 +47,8 @@ class Threshold:
         source: whose people they were, in words.
         mask: of the network that they were embedded with, see `Artefact.mask`; empty in files from before it was
             written, whose threshold is that of the mask that the file names.
+        center: whether each camera's mean was taken off the embeddings.
+        curve: rates at other thresholds: similarity, false and true match rate, in ascending order.
     """
 
     similarity: float
@@ -56,6 +58,8 @@ class Threshold:
     genuine_pairs: int
     source: str
     mask: str = ""
+    center: bool = False
+    curve: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -476,17 +480,6 @@ def read_sidecar_sha256(path: Path) -> str | None:
             f"{target} is not readable as the description of {path.name}", do="export the model again"
         ) from error
     return printable(found)
-
-
-def check_sidecar(artefact: Artefact, path: Path) -> None:
-    """Refuse a model file whose sidecar, where there is one, describes another file."""
-    found = read_sidecar_sha256(path)
-    if found not in (None, artefact.sha256):
-        raise SanError(
-            f"{path} is not the file that {sidecar_path(path).name} describes",
-            why=f"SHA-256 {artefact.sha256[:12]} here, {str(found)[:12]} there",
-            do="fetch both again, or export the model again",
-        )
 
 
 def sha256_file(path: Path) -> str:

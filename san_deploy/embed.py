@@ -119,8 +119,9 @@ def embed_folder(
     per_track: int | None = None,
     strict: bool = False,
     progress: Callable[[int], Any] | None = None,
+    crops: Iterable[Path] | None = None,
 ) -> Embeddings:
-    """Embed every crop below `folder`.
+    """Embed every crop below `folder`, or those named.
 
     The result does not depend on how fast which thread is: files are taken in sorted order, and only the
     last batch is smaller than `batch`.
@@ -133,6 +134,7 @@ def embed_folder(
         per_track: crops of a tracklet at most, spread evenly over it; None takes all.
         strict: raise at the first unreadable crop instead of leaving it out.
         progress: called in this thread with the number of files that are done since its last call.
+        crops: those to embed, relative to `folder`; None takes all.
 
     Raises:
         SanError: `folder` is missing or holds no readable crop, the model fails, or `strict`.
@@ -142,7 +144,7 @@ def embed_folder(
     names: list[str] = []
 
     def listed() -> Iterator[Path]:
-        for crop in list_crops(folder, per_track=per_track):
+        for crop in list_crops(folder, per_track=per_track) if crops is None else crops:
             names.append(crop.as_posix())
             yield folder / crop
 

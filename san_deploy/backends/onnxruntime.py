@@ -106,12 +106,10 @@ class OnnxRuntime:
         self._path = path
         # On the CPU first, in any case: whether the file is whole does not depend on what a GPU makes of it.
         self._session = open_cpu(data, path, optimise=device is None)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
+        self.artefact: Artefact = _describe(self._session, data, path)
         self.integrity = of_onnx(data, path)
         if not accept_damaged:
             self.integrity.require(path)
-        _check_graph(self._session, self.artefact, path)
         if device is None and (entries := int8_entries(self.artefact)):
             self._session = open_cpu(data, path, entries=entries)
         self.note = "; ".join(filter(None, (_note(self.artefact, path, asked), self.integrity.note)))
@@ -150,6 +148,27 @@ class OnnxRuntime:
                 f"{self._path} failed in ONNX Runtime", why=first_line(error), do=_EXPORT
             ) from error
         return output
+
+
+def read_onnx(path: Path) -> tuple[bytes, Artefact]:
+    """The bytes of an ONNX file of `san export`, and what it says of itself, for another runtime to run.
+
+    Raises:
+        SanError: as `OnnxRuntime`.
+    """
+    data = _read(path)
+    session = open_cpu(data, path, optimise=False)
+    artefact = _describe(session, data, path)
+    of_onnx(data, path).require(path)
+    return data, artefact
+
+
+def _describe(session: onnxruntime.InferenceSession, data: bytes, path: Path) -> Artefact:
+    """What the file says of itself, held against its graph."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
+    _check_graph(session, artefact, path)
+    return artefact
 
 
 def missing_provider(name: str) -> str:

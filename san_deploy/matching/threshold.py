@@ -143,3 +143,11 @@ def _between(low: float, high: float) -> float | None:
 def _fraction_reaching(values: np.ndarray, threshold: float) -> float:
     # float32, as `match.assign` compares.
     return float(np.mean(values >= np.float32(threshold)))
+
+
+def rates_at(calibration: Threshold, similarity: float) -> tuple[float, float] | None:
+    """False and true match rate that a calibration gives another threshold; None where it has no curve."""
+    if not calibration.curve:
+        return None
+    at, false, true = np.array(calibration.curve).T
+    return float(np.interp(similarity, at, false)), float(np.interp(similarity, at, true))
