@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .artefact import Artefact, Samples, pixels_sha256
 from .errors import GateError, SanError
@@ -23,14 +23,25 @@ from .io.paths import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from .backends import Backend
+    import numpy.typing as npt
 
 #: Sample crops whose rows a file keeps.
 COUNT = 12
 #: Beside a plan, or in the user's cache: what was checked on which device.
 SUFFIX = ".checked.json"
 _skipped: ContextVar[bool] = ContextVar("skipped", default=False)
+
+
+class Embeds(Protocol):
+    """What is checked: a `backends.Backend`, or whatever else embeds crops with a network of ours."""
+
+    artefact: Artefact
+    #: What runs it, the device included.
+    name: str
+
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """`(N, H, W, 3)` uint8 BGR to `(N, D)` float32 rows of norm 1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ def _files_sha256(count: int) -> str:
     return hashlib.sha256(b"".join(sample.jpeg for sample in read_samples(count))).hexdigest()
 
 
-def check(backend: Backend) -> SelfCheck:
+def check(backend: Embeds) -> SelfCheck:
     """Run a backend on the sample crops.
 
     Raises:
@@ -185,7 +196,7 @@ def _nearest(rows: np.ndarray) -> np.ndarray:
     return similarity.argmax(axis=1)
 
 
-def check_once(backend: Backend, path: Path) -> None:
+def check_once(backend: Embeds, path: Path) -> None:
     """Check an engine at its first load on a device, and keep that it passed.
 
     Raises:

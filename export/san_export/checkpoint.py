@@ -18,7 +18,7 @@ from san_train.models import Network
 from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.checkpoint_info import check_hashes, read_header, tensors_sha256
 from san_deploy.errors import GateError, SanError
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZES
 from san_deploy.self_check import keep_samples
 
 from .graph.precision_stats import count_operands
@@ -92,10 +92,10 @@ def export_graph(
         report(f"{checkpoint}: {note}")
     mask_name = resolve_mask(network, mask)
     gate = gate or default_gate(mask_name)
-    if info.resize != RESIZE:
+    if info.resize not in RESIZES:
         raise SanError(
             f"{checkpoint} was trained with the resize '{info.resize}'",
-            why=f"this version has '{RESIZE}' alone",
+            why=f"this version has {', '.join(RESIZES)}",
             do="use the version of san-deploy that trained it",
         )
     size_hw = network.settings.size_hw

@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from . import fmn, ha_cnn, residual_attention, rga, san
+from . import fmn, ha_cnn, osnet, residual_attention, rga, san
 from .fmn import FeatureMaskNetwork, FmnSettings
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
+from .osnet import OmniScaleNetwork, OsNetSettings
 from .outputs import Head, Outputs, SoftMask
 from .protocol import MASK_KINDS, Network, Settings, backbone_of, variant_of
 from .registry import Architecture
@@ -65,6 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         floating=("weigh",),
         min_int8=0.35,
     ),
+    "osnet": Architecture(OsNetSettings, OmniScaleNetwork, osnet.RECIPES),
     "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES, floating=("mask_head",)),
 }
 
