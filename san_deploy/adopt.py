@@ -18,9 +18,8 @@ from .artefact import (
 )
 from .checkpoint_info import check_hashes, read_header, read_info, stamp
 from .errors import SanError, UsageError
-from .integrity import of_onnx, stamp_onnx
+from .integrity import of_onnx, read_metadata, stamp_onnx, with_metadata
 from .io.atomic import atomic_file, atomic_pair
-from .io.onnx_bytes import read_metadata, with_metadata
 
 _DONE = "{path} carries its hash already"
 

@@ -26,8 +26,7 @@ from san_deploy.artefact import (
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.checkpoint_info import check_hashes, read_header, read_info, read_state, stamp
 from san_deploy.errors import SanError
-from san_deploy.integrity import CONTENT, of_onnx, stamp_onnx
-from san_deploy.io.onnx_bytes import content_sha256, read_metadata, with_metadata
+from san_deploy.integrity import CONTENT, content_sha256, of_onnx, read_metadata, stamp_onnx, with_metadata
 from tests.tiny_models import tiny_artefact, tiny_model
 
 
