@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
@@ -70,7 +71,7 @@ def decode(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uin
     Raises:
         UnreadableImage: as `read_image`.
     """
-    try:
+    with _unreadable(path, max_pixels):
         status = os.stat(path)
         # Opening a pipe or a device would wait for ever.
         if not stat.S_ISREG(status.st_mode):
@@ -78,9 +79,33 @@ def decode(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uin
         if status.st_size <= _WHOLE:
             with open(path, "rb") as file:
                 data = file.read()
-            bgr = _decode_jpeg(data, max_pixels)
-            return bgr if bgr is not None else _decode_pillow(path, BytesIO(data), max_pixels)
+            return _decode_bytes(data, path, max_pixels)
         return _decode_pillow(path, path, max_pixels)
+
+
+def read_image_bytes(
+    data: bytes, name: str = "the image", *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """`read_image` of a file's content, as a server receives it.
+
+    Args:
+        data: the content.
+        name: for messages.
+        max_pixels: as there.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    with _unreadable(name, max_pixels):
+        image = _decode_bytes(data, name, max_pixels)
+        return image if isinstance(image, np.ndarray) else np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
+
+
+@contextlib.contextmanager
+def _unreadable(path: StrPath, max_pixels: int) -> Iterator[None]:
+    """What goes wrong while an image is decoded, as one kind of error that names it."""
+    try:
+        yield
     except UnreadableImage:
         raise
     except FileNotFoundError as error:
@@ -93,6 +118,11 @@ def decode(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uin
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error) or type(error).__name__
         raise UnreadableImage(f"{path} cannot be read", why=reason) from error
+
+
+def _decode_bytes(data: bytes, path: StrPath, max_pixels: int) -> npt.NDArray[np.uint8] | Image.Image:
+    bgr = _decode_jpeg(data, max_pixels)
+    return bgr if bgr is not None else _decode_pillow(path, BytesIO(data), max_pixels)
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | None:

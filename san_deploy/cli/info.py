@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NAMED = 3
 
 
-@click.command("info")
+@click.command("info", cls=options.GroupedCommand)
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @options.as_json
 def command(*, file: Path | None, as_json: bool) -> None:
