@@ -144,15 +144,15 @@ def _require_share(artefact: Artefact, precision: str, operands: PrecisionStats,
     least = artefact.int8.min_share if precision == "int8" else MIN_FP16
     if share >= least:
         return
-    told = f"{precision.upper()} was asked for, but {share:.0%} of the convolutions' operands have it"
+    message = f"{precision.upper()} was asked for, but {share:.0%} of the convolutions' operands have it"
     if precision == "fp16":
-        raise GateError(f"{told}, the least is {least:.0%}", do="report it, with the file")
+        raise GateError(f"{message}, the least is {least:.0%}", do="report it, with the file")
     reverted = bool(lowered.calibration and lowered.calibration.reverted)
     reachable = (
         f"{lowered.reachable:.0%} can be: masks, gates and what has no 8-bit kernel stay in floating point"
     )
     raise GateError(
-        f"{told}, the least for {artefact.arch} is {least:.0%}",
+        f"{message}, the least for {artefact.arch} is {least:.0%}",
         why=f"--max-drop gave layers back; without it {reachable}" if reverted else reachable,
         do="allow a larger --max-drop, or export in FP16: --fp16" if reverted else "export in FP16: --fp16",
     )
