@@ -135,7 +135,7 @@ def command(
     from ..matching.output import OUTPUTS, write_matches
     from ..matching.site import Marks, Site, check_marks, parse_clocks, read_marks, read_topology, with_times
     from ..matching.sources import Reading, embed_sources, read_sources
-    from ..reports.match_report import write_report
+    from ..reports.match_report import Findings, write_report
 
     # Everything that can be refused is refused before the first crop is embedded.
     sources = read_sources(cameras, pattern)
@@ -189,7 +189,8 @@ def command(
         accuracy = score(matching, track_to_pid) if track_to_pid else None
         judged = score_people(matching, people, track_to_pid) if track_to_pid else None
         write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
-        write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy)
+        findings = Findings(matching, people, track_to_pid, accuracy, judged)
+        write_report(folder / "report.html", findings)
     report = out / "report.html"
     if as_json:
         click.echo(
@@ -252,6 +253,8 @@ def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
     for camera in cameras:
         for track in camera.lost_tracks:
             click.echo(f"{camera.name}/{track} was left out: none of its crops could be read.", err=True)
+        if blank := words.blank(camera.blank):
+            click.echo(f"{camera.name}: {blank}", err=True)
         if center and len(camera.tracks) < FEW_TRACKLETS:
             click.echo(
                 f"{camera.name} has {len(camera.tracks)} tracklets: --center takes the people's own mean off it.",
