@@ -72,10 +72,9 @@ class Lesson(nn.Module):
                 for stage, level in self._pairs
             }
         )
-        for adapter in self.adapters.values():
+        for parameter in self.adapters.parameters():
             # From nothing: they are learned before they teach, so that a network that was there is not shaken.
-            nn.init.zeros_(adapter.weight)
-            nn.init.zeros_(adapter.bias)
+            nn.init.zeros_(parameter)
         chosen = np.sort(np.random.default_rng(0).permutation(views.index)[:_SAMPLE])
         self._scale: list[tuple[np.ndarray, float]] = []
         for level in range(len(views.maps)):
