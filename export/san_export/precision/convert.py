@@ -45,6 +45,16 @@ _ALIKE = 0.98
 _TOOLS = ("san-deploy", "onnx", "onnxruntime")
 
 
+def _least_share(precision: str, arch: str) -> float:
+    """`LEAST_SHARE`, or what the architecture's row says of INT8."""
+    if precision != "int8":
+        return LEAST_SHARE[precision]
+    from san_train.models import row_of
+
+    row = row_of(arch)
+    return LEAST_SHARE[precision] if row is None else row.least_int8
+
+
 @dataclass(frozen=True)
 class Converted:
     """A file of lower precision.
@@ -114,10 +124,11 @@ def convert(
         )
     operands = count_operands(lower)
     share = getattr(operands, precision)
-    if share < LEAST_SHARE[precision]:
+    least = _least_share(precision, artefact.arch)
+    if share < least:
         raise GateError(
             f"{precision.upper()} was asked for, but {share:.0%} of the convolutions' operands have it, "
-            f"the least is {LEAST_SHARE[precision]:.0%}",
+            f"the least is {least:.0%}",
             why="--max-drop gave the rest back" if calibration and calibration.reverted else "",
             do="allow a larger --max-drop, or export in FP16" if precision == "int8" else "report it",
         )

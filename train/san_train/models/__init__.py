@@ -10,7 +10,7 @@ from . import fmn, ha_cnn, residual_attention, rga, san
 from .fmn import FeatureMaskNetwork, FmnSettings
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
 from .outputs import Head, Outputs, SoftMask
-from .protocol import MASK_KINDS, Network, Settings, backbone_of, variant_of
+from .protocol import MASK_KINDS, Network, Settings, attention_blocks, backbone_of, variant_of
 from .registry import Architecture
 from .rga import RelationAwareNetwork, RgaSettings
 from .san import SanSettings, SharpAttentionNetwork
@@ -27,13 +27,15 @@ __all__ = [
     "SharpAttentionNetwork",
     "SoftMask",
     "architecture",
+    "attention_blocks",
     "backbone_of",
     "build_model",
+    "row_of",
     "variant_of",
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "san": Architecture(SanSettings, SharpAttentionNetwork, san.RECIPES, sharp=True),
+    "san": Architecture(SanSettings, SharpAttentionNetwork, san.RECIPES, masks="sharp"),
     "residual-attention": Architecture(
         SanSettings,
         SharpAttentionNetwork,
@@ -41,7 +43,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         fixed={"unit": "residual-attention", "gate": "soft"},
     ),
     "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES),
-    "rga-sc": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "sc"}),
+    "rga-sc": Architecture(
+        RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "sc"}, least_int8=0.35
+    ),
     "rga-s": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "s"}),
     "rga-c": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "c"}),
     "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES),
@@ -59,6 +63,12 @@ def architecture(name: str) -> Architecture:
         guess = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"architecture '{name}' is none of {', '.join(ARCHITECTURES)}{guess}")
     return ARCHITECTURES[name]
+
+
+def row_of(arch: str) -> Architecture | None:
+    """The architecture that an artefact's `arch` names (`san-resnet18` is `san`); None of a network from elsewhere."""
+    names = [name for name in ARCHITECTURES if arch == name or arch.startswith(f"{name}-")]
+    return ARCHITECTURES[max(names, key=len)] if names else None
 
 
 def build_model(arch: str, settings: Mapping[str, Any]) -> Network:
