@@ -16,7 +16,7 @@ from san_train.models import Network
 
 from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.errors import GateError, SanError
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZES
 
 from .graph.precision_stats import count_operands
 from .onnx_writer import to_onnx, write_onnx
@@ -41,7 +41,7 @@ _STEADIER = "ramp:0.0625"
 
 
 @dataclass(frozen=True)
-class Graph:
+class CheckedGraph:
     """An FP32 graph that gives what the trained network gives.
 
     Attributes:
@@ -65,7 +65,7 @@ def export_graph(
     gate: Gate | None,
     opset: int,
     report: Callable[[str], None],
-) -> Graph:
+) -> CheckedGraph:
     """Write a checkpoint's graph as ONNX and check it against PyTorch, crop by crop.
 
     Args:
@@ -86,10 +86,10 @@ def export_graph(
     network, info = load_checkpoint(checkpoint)
     mask_name = resolve_mask(network, mask)
     gate = gate or default_gate(mask_name)
-    if info.resize != RESIZE:
+    if info.resize not in RESIZES:
         raise SanError(
             f"{checkpoint} was trained with the resize '{info.resize}'",
-            why=f"this version has '{RESIZE}' alone",
+            why=f"this version has {', '.join(RESIZES)}",
             do="use the version of san-deploy that trained it",
         )
     size_hw = network.settings.size_hw
@@ -121,7 +121,7 @@ def export_graph(
     write_onnx(model, artefact, path)
     # The file was written again, with the figures in it: one more look at what lies on the disk.
     open_checked(path)(chosen.images[:1])
-    return Graph(artefact, parity, sum(parameter.numel() for parameter in network.parameters()))
+    return CheckedGraph(artefact, parity, sum(parameter.numel() for parameter in network.parameters()))
 
 
 def compare(network: Network, path: Path, crops: CheckCrops, *, mask: str) -> Parity:

@@ -15,7 +15,7 @@ from san_deploy.backends.onnxruntime import export_int8
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_pair
 
-from .request import Plan, Request, plan
+from .request import ExportPlan, ExportRequest, plan
 from .verify import Parity, open_checked
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Exported:
 
 
 def export(
-    request: Request, *, report: Report = lambda line: None, progress: Progress | None = None
+    request: ExportRequest, *, report: Report = lambda line: None, progress: Progress | None = None
 ) -> Exported:
     """Export a checkpoint or an ONNX file of ours.
 
@@ -90,7 +90,7 @@ def export(
         from .engine.build import check_engine
 
         # Now, what would otherwise be said after a long export.
-        check_engine(todo.runtime, request.options.build_options(), request.options.targets)
+        check_engine(todo.runtime, request.options.build_options())
     base: _Base | None = None
     converted: Converted | None = None
     if todo.write_onnx:
@@ -139,7 +139,7 @@ class _Base:
 
 
 @contextlib.contextmanager
-def _fp32(request: Request, todo: Plan, target: Path, report: Report) -> Iterator[_Base]:
+def _fp32(request: ExportRequest, todo: ExportPlan, target: Path, report: Report) -> Iterator[_Base]:
     """The FP32 graph as a file: the source itself, `target`, or a temporary one that is gone afterwards."""
     with contextlib.ExitStack() as stack:
         path = target
@@ -148,7 +148,7 @@ def _fp32(request: Request, todo: Plan, target: Path, report: Report) -> Iterato
         yield (_from_checkpoint if todo.is_checkpoint else _from_onnx)(request, todo, path, report)
 
 
-def _from_onnx(request: Request, todo: Plan, path: Path, report: Report) -> _Base:
+def _from_onnx(request: ExportRequest, todo: ExportPlan, path: Path, report: Report) -> _Base:
     """The source itself, or `path` with another mask."""
     artefact = open_checked(todo.source).artefact
     if artefact.precision != "fp32":
@@ -172,7 +172,7 @@ def _from_onnx(request: Request, todo: Plan, path: Path, report: Report) -> _Bas
     return _Base(path, change_mask(todo.source, path, artefact, mask, crops=request.crops, report=report))
 
 
-def _arguments(request: Request) -> list[str]:
+def _arguments(request: ExportRequest) -> list[str]:
     """The options that made a refused request what it is, to be typed again."""
     words = {"fp16": ["--fp16"], "int8": ["--int8", "--calib", str(request.calib or "DIR")]}
     given = words.get(request.precision or "", [])
@@ -181,7 +181,7 @@ def _arguments(request: Request) -> list[str]:
     return [*given, *(["--mask", request.mask] if request.mask else [])]
 
 
-def _from_checkpoint(request: Request, todo: Plan, path: Path, report: Report) -> _Base:
+def _from_checkpoint(request: ExportRequest, todo: ExportPlan, path: Path, report: Report) -> _Base:
     from .checkpoint import export_graph
     from .onnx_writer import OPSET
 
@@ -207,19 +207,17 @@ def _refuse_form(artefact: Artefact, path: Path) -> None:
         )
 
 
-def _build(request: Request, todo: Plan, report: Report, progress: Progress | None) -> Artefact:
+def _build(request: ExportRequest, todo: ExportPlan, report: Report, progress: Progress | None) -> Artefact:
     from .engine.build import build_engine
 
     assert todo.engine is not None
-    options = request.options
     report(f"building {todo.engine.name} with {todo.runtime}")
     try:
         return build_engine(
             todo.onnx,
             todo.engine,
             runtime=todo.runtime,
-            **vars(options.build_options()),
-            targets=options.targets,
+            options=request.options.build_options(request.crops),
             force=request.force,
             report=report,
             progress=progress,

@@ -30,11 +30,14 @@ class EngineOptions:
     hardware_compatibility: str | None = None
     version_compatible: bool | None = None
     targets: tuple[str, ...] = ()
+    device: int | None = None
 
-    def build_options(self) -> BuildOptions:
-        """With the defaults where nobody asked."""
-        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "targets"}
-        return BuildOptions(**{name: value for name, value in given.items() if value is not None})
+    def build_options(self, crops: Path | None = None) -> BuildOptions:
+        """With the defaults where nobody asked; the plan is run on `crops`."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return BuildOptions(
+            crops=crops, **{name: value for name, value in given.items() if value is not None}
+        )
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -47,12 +50,13 @@ class EngineOptions:
             "--hardware-compatibility": self.hardware_compatibility,
             "--version-compatible": self.version_compatible,
             "--target": self.targets or None,
+            "--device": self.device,
         }
         return tuple(name for name, value in names.items() if value is not None)
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What to export, and how.
 
     Attributes:
@@ -67,7 +71,7 @@ class Request:
         gate: what the asked precision must reach against FP32, or FP32 against PyTorch.
         runtime: that the file is for: `auto`, `tensorrt`, `tensorrt-rtx`, or `cpu`, ONNX Runtime's own form of
             INT8, which TensorRT refuses.
-        engine: True wants a plan, False none, None one where TensorRT is installed.
+        engine: True wants a plan, False none, None one where TensorRT is installed or `runtime` names it.
         options: of the plan.
         calib: a folder of crops to calibrate on.
         calib_count: crops of it that are used.
@@ -96,7 +100,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What an export will do.
 
     Attributes:
@@ -122,7 +126,7 @@ class Plan:
     missing: str = ""
 
 
-def plan(request: Request) -> Plan:
+def plan(request: ExportRequest) -> ExportPlan:
     """Decide on the files, and refuse what does not fit together.
 
     Raises:
@@ -158,7 +162,7 @@ def plan(request: Request) -> Plan:
         if path.is_dir():
             raise SanError(f"{path} is a folder", do="name another output")
         refuse_existing(path, force=request.force)
-    return Plan(
+    return ExportPlan(
         source=source,
         is_checkpoint=is_checkpoint,
         precision=request.precision or ("fp32" if is_checkpoint else None),
@@ -171,7 +175,7 @@ def plan(request: Request) -> Plan:
     )
 
 
-def _check_source_options(request: Request, is_checkpoint: bool) -> None:
+def _check_source_options(request: ExportRequest, is_checkpoint: bool) -> None:
     if request.mask is not None:
         try:
             mask_name(request.mask)
@@ -187,7 +191,7 @@ def _check_source_options(request: Request, is_checkpoint: bool) -> None:
         )
 
 
-def _check_int8(request: Request) -> None:
+def _check_int8(request: ExportRequest) -> None:
     if request.precision == "int8":
         if request.calib is None:
             raise UsageError(
@@ -210,7 +214,7 @@ def _check_int8(request: Request) -> None:
             raise UsageError(f"{name} is for --int8", do="add --int8, or leave it out")
 
 
-def _builder(request: Request) -> tuple[str, str]:
+def _builder(request: ExportRequest) -> tuple[str, str]:
     """The runtime that builds the plan, empty for none; and one line on what a plan would need, with a place
     for the command.
     """
@@ -236,8 +240,8 @@ def _builder(request: Request) -> tuple[str, str]:
     able = [runtime for runtime in installed if runtime != "tensorrt" or devices()]
     if able or (installed and (wanted or request.runtime != "auto")):
         return (able or installed)[0], ""
-    if wanted:
-        # Says what is missing and how to get it.
+    if wanted or request.runtime != "auto":
+        # An explicit choice is never downgraded: this says what is missing and how to get it.
         trt.load(choices[0])
     if installed:
         return (
@@ -252,7 +256,7 @@ def _builder(request: Request) -> tuple[str, str]:
     )
 
 
-def _names(request: Request, source: Path, *, keep: bool) -> tuple[Path, Path]:
+def _names(request: ExportRequest, source: Path, *, keep: bool) -> tuple[Path, Path]:
     """The ONNX file and the plan: as asked, else named after the source and lying beside it."""
     ending = PLANS[0]
     out = request.out

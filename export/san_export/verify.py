@@ -11,8 +11,8 @@ import numpy as np
 
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
-from san_deploy.images import UnreadableImage, list_crops, read_image
-from san_deploy.preprocess import resize_crop
+from san_deploy.images import UnreadableImage, list_crops, spread
+from san_deploy.preprocess import read_crop, resize_crop
 
 #: Crops per call: one, an odd few, and more than any runtime handles as a special case.
 BATCHES = (1, 3, 16)
@@ -49,10 +49,10 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
     """
     paths = list(list_crops(folder))
     images, names, unreadable = [], [], 0
-    for place in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)):
+    for path in spread(paths, count):
         try:
-            images.append(resize_crop(read_image(folder / paths[place]), size_hw))
-            names.append(paths[place].as_posix())
+            images.append(read_crop(folder / path, size_hw))
+            names.append(path.as_posix())
         except UnreadableImage:
             unreadable += 1
     if not images:
@@ -194,6 +194,7 @@ def measure(
     crops: CheckCrops,
     *,
     name: str = "torch fp32",
+    batches: tuple[int, ...] = BATCHES,
 ) -> Parity:
     """Run an exported network at every batch size and compare row by row.
 
@@ -202,19 +203,20 @@ def measure(
         reference: `(N, D)` float32 of the reference on the same crops.
         crops: N crops.
         name: of the reference, for the figures.
+        batches: crops per call, rising.
 
     Returns:
         The figures; NaN anywhere gives cosines of -1, which no gate lets pass.
     """
     count = len(crops.images)
     # Fewer crops than the largest batch are repeated, so that every batch size is really run.
-    order = np.resize(np.arange(count), max(count, *BATCHES))
+    order = np.resize(np.arange(count), max(count, *batches))
     shuffled = np.random.default_rng(0).permutation(order)
     figures = []
     lowest = np.full(count, np.inf)
     alone: np.ndarray | None = None
     invariance = 1.0
-    for batch in BATCHES:
+    for batch in batches:
         rows = embed_in_batches(embed, crops.images[order], batch)
         cosine = row_cosine(rows, reference[order])
         np.minimum.at(lowest, order, cosine)
@@ -233,7 +235,7 @@ def measure(
         invariance = min(invariance, float(row_cosine(rows, alone).min()))
     assert alone is not None
     # The same batch size with other batch-mates.
-    mixed = embed_in_batches(embed, crops.images[shuffled], BATCHES[-1])
+    mixed = embed_in_batches(embed, crops.images[shuffled], batches[-1])
     invariance = min(invariance, float(row_cosine(mixed, alone[shuffled]).min()))
     worst = tuple((crops.names[i], float(lowest[i])) for i in np.argsort(lowest, kind="stable")[:_WORST])
     return Parity(name, count, crops.source, tuple(figures), invariance, worst)

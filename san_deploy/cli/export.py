@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from san_export.pipeline import Exported
@@ -45,28 +47,22 @@ def _targets(text: str | None) -> tuple[str, ...]:
     return targets
 
 
-def _groups(ctx: click.Context, formatter: click.HelpFormatter, command: click.Command) -> None:
-    """Options under headings: there are many, and most people want the first group alone."""
-    rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-        if record is None:
-            continue
-        heading = next((name for name, members in _HEADINGS.items() if param.name in members), "Options")
-        rows[heading].append(record)
-    for heading, records in rows.items():
-        if records:
-            with formatter.section(heading):
-                formatter.write_dl(records)
+def _device(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not of the form cuda:1", param_hint="--device")
+    return int(match[1] or 0)
 
 
 _HEADINGS = {
-    "Options": (),
     "Graph (of a checkpoint)": ("mask", "input_form", "opset"),
     "INT8": ("calib", "calib_count", "max_drop", "seed"),
     "Engine": (
         "engine",
         "runtime",
+        "device",
         "batch",
         "targets",
         "workspace",
@@ -78,12 +74,7 @@ _HEADINGS = {
 }
 
 
-class _Grouped(click.Command):
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _groups(ctx, formatter, self)
-
-
-@click.command("export", cls=_Grouped)
+@click.command("export", cls=options.GroupedCommand, sections=_HEADINGS)
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -149,6 +140,9 @@ class _Grouped(click.Command):
     show_default=True,
     help="What the file is for; cpu: ONNX Runtime's own form of INT8.",
 )
+@click.option(
+    "--device", metavar="cuda:N", help="GPU to build the engine for and run it on.  [default: cuda:0]"
+)
 @click.option("--batch", type=_Profile(), help="Crops per run of the engine.  [default: 1,16,64]")
 @click.option(
     "--target",
@@ -193,6 +187,7 @@ def command(
     seed: int | None,
     engine: bool | None,
     runtime: str,
+    device: str | None,
     batch: tuple[int, int, int] | None,
     targets: str | None,
     workspace: int | None,
@@ -214,13 +209,13 @@ def command(
             raise click.BadParameter("nan is no number", param_hint=name)
 
     from san_export.pipeline import export
-    from san_export.request import EngineOptions, Request
+    from san_export.request import EngineOptions, ExportRequest
     from san_export.verify import Gate
 
     from ..io.progress import bar
 
     exported = export(
-        Request(
+        ExportRequest(
             source=source,
             out=output,
             precision="int8" if int8 else "fp16" if fp16 else None,
@@ -240,6 +235,7 @@ def command(
                 hardware_compatibility=hardware_compatibility,
                 version_compatible=version_compatible,
                 targets=_targets(targets),
+                device=_device(device),
             ),
             calib=calib,
             calib_count=calib_count,
@@ -340,4 +336,5 @@ def _engine(artefact: Artefact, path: Path) -> list[tuple[str, str]]:
         ("engine", f"{path}: {path.stat().st_size / 1e6:.1f} MB, {engine.runtime} {engine.version}, {where}"),
         ("", f"for {', '.join(engine.sm)}; {least} to {most} crops per run, best at {best}"),
         ("", _operands(artefact)),
+        *(("", line) for line in words.checks(artefact.checks)),
     ]

@@ -80,8 +80,8 @@ def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool
                 except (TypeError, ValueError):
                     person = -1
                 if not 0 <= person <= LARGEST:
-                    told = f"{where}: person '{str(row['person'])[:40]}' is not a whole number"
-                    raise SanError(f"{told} from 0 to {LARGEST}")
+                    message = f"{where}: person '{str(row['person'])[:40]}' is not a whole number"
+                    raise SanError(f"{message} from 0 to {LARGEST}")
                 if (camera, track) in rows:
                     raise SanError(f"{where}: {camera}/{track} is named a second time")
                 split = (row.get("split") or "").strip()

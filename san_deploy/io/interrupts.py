@@ -21,13 +21,13 @@ def held_interrupts() -> Iterator[None]:
         return
     waiting: list[tuple[int, FrameType | None]] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda received, frame: waiting.append((received, frame)))
+    for each in before:
+        signal.signal(each, lambda received, frame: waiting.append((received, frame)))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     for number, frame in waiting[:1]:
         handler = before[signal.Signals(number)]
         if callable(handler):

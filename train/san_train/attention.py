@@ -28,14 +28,11 @@ class MaskMode:
             `straight-through` (argmax forward, pi backward) or `expected` (M = pi_1).
         evaluate: in evaluation mode: `argmax`, `expected` or `ramp:EPS`.
         tau: temperature of eq. 5.
-        style: in training mode, the part of a batch whose features are given the style of others of it, behind the
-            stem and the first two stages (`models.resnet.mix_styles`). Of networks that do it; 0 is off.
     """
 
     train: str = "sample"
     evaluate: str = "argmax"
     tau: float = 1.0
-    style: float = 0.0
 
 
 def channel_bounds(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from . import recipe as recipes
 from .data import TrainingData, gather, seen_twice
 from .distill.teacher import Teacher, open_teacher
 from .distill.unlabelled import unlabelled
-from .distill.views import Views, make_views, open_views
+from .distill.views import TaughtViews, make_views, open_views
 from .ranks import Ranks
 from .run_state import CONFIG, MODEL, STATE, read_config, refuse_run, remove_run
 from .trainer import Compute, Training
@@ -212,7 +212,7 @@ def _pretrained(options: TrainOptions) -> str | None:
 
 def _views(
     options: TrainOptions, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]
-) -> Views:
+) -> TaughtViews:
     """The views to learn from: another run's, this run's from before, or new ones with the teachers' answers."""
     folder = options.views or options.out / VIEWS
     if not teachers:
@@ -286,6 +286,7 @@ def _resumed(options: TrainOptions, config: dict[str, Any]) -> recipes.Recipe:
             f"--resume goes on with the run's own recipe, in which {', '.join(differ)} is another",
             do="leave it out, or start a new run",
         )
+    recipes.check(asked)
     return asked
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from san_deploy.artefact import Artefact, Threshold, mask_name
+from san_deploy.artefact import Artefact, Int8Rule, Threshold, mask_name
 from san_deploy.errors import UsageError
 from san_deploy.io.versions import versions
-from san_deploy.preprocess import MEAN_RGB, RESIZE, STD_RGB
+from san_deploy.preprocess import MEAN_RGB, STD_RGB
 
 from .checkpoint import CheckpointInfo
-from .models import Network, variant_of
+from .models import Network, architecture, variant_of
 
 
 def resolve_mask(network: Network, asked: str | None) -> str:
@@ -64,14 +64,14 @@ def describe(
         tools: whose versions are written down.
         sha256: of the model file, where that is known.
     """
-    settings = network.settings
+    settings, row = network.settings, architecture(info.arch)
     return Artefact(
         arch="-".join(filter(None, (info.arch, variant_of(network)))),
         settings=settings.as_dict(),
         embedding_dim=settings.embedding_dim,
         size_hw=settings.size_hw,
         input=input_form,
-        resize=RESIZE,
+        resize=info.resize,
         mean_rgb=MEAN_RGB,
         std_rgb=STD_RGB,
         mask=mask,
@@ -79,6 +79,7 @@ def describe(
         checkpoint_sha256=checkpoint_sha256,
         versions=versions(*tools),
         threshold=_threshold(network, info, mask),
+        int8=Int8Rule(row.floating, row.min_int8),
         sha256=sha256,
     )
 

@@ -238,14 +238,13 @@ def resolve(
 
 
 def override(recipe: Recipe, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe with overrides, as `resolve` takes them.
+    """A recipe with overrides, as `resolve` takes them, not yet checked (`check`).
 
     Raises:
-        UsageError: as `resolve`.
+        UsageError: an unknown key, or a value of another type.
     """
     for key, value in _pairs(overrides, values):
         recipe = _set(recipe, key, value)
-    check(recipe)
     return recipe
 
 
@@ -266,8 +265,7 @@ def _pairs(overrides: Sequence[str], values: Mapping[str, Any] | None) -> list[t
 
 #: Values that do nothing where another one is off: `(the other, what it is then, the values)`.
 _IDLE: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-    ("identity_weight", 0.0, ("smoothing", "logit_scale")),
-    ("triplet_weight", 0.0, ("margin", "triplet_unit")),
+    ("identity_weight", 0.0, ("smoothing",)),
     ("tv_weight", 0.0, ("tv_reduction",)),
     ("schedule", "cosine", ("decay_from", "decay_beta1")),
     (
@@ -284,7 +282,9 @@ def _refuse_idle(recipe: Recipe, base: Recipe, named: Collection[str]) -> None:
         if getattr(recipe, key) != off:
             continue
         for name in values:
-            if name in named and getattr(recipe, name) != getattr(base, name):
+            value = getattr(recipe, name)
+            # To switch off what is off already is no mistake.
+            if name in named and value and value != getattr(base, name):
                 raise UsageError(
                     f"{name} has no effect",
                     why=f"{key} is {off}",

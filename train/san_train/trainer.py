@@ -26,7 +26,7 @@ from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpo
 from .data import CropCache, TrainingData, batches, fingerprint, normalise
 from .describe import resolve_mask
 from .distill.lesson import Lesson
-from .distill.views import Views
+from .distill.views import TaughtViews
 from .learner import Learner, loss_terms
 from .models import Network, Outputs, backbone_of, build_model
 from .ranks import Ranks
@@ -89,7 +89,7 @@ class Training:
         start: Path | None = None,
         say: Callable[[str], None] = print,
         progress: Callable[[int, str], Any] | None = None,
-        views: Views | None = None,
+        views: TaughtViews | None = None,
         origin: dict[str, Any] | None = None,
     ) -> None:
         self.recipe, self.data, self.out, self.compute = recipe, data, Path(out), compute
@@ -230,7 +230,6 @@ class Training:
         )
         if self._hard_masks():
             mode.train, mode.tau = recipe.hard_mask_kind, recipe.hard_mask_tau or mode.tau
-        mode.style = recipe.distill.style if self.lesson is not None else 0.0
         self.learner.train()
         how: dict[str, Any] = {
             "size_hw": self.learner.model.settings.size_hw,

@@ -18,9 +18,9 @@ from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact, from_metadata
 from san_deploy.backends import PLANS, open_backend
 from san_deploy.backends.onnxruntime import CUDA, int8_entries, missing_provider, open_cpu
 from san_deploy.backends.plan import read_plan
-from san_deploy.errors import SanError, UsageError
+from san_deploy.errors import SanError, UsageError, first_line
 from san_deploy.io.printable import printable
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZES
 
 from ..graph.graph import view
 from ..precision.emulate_fp16 import emulate_fp16
@@ -283,7 +283,7 @@ class RawOnnx:
         except SanError:
             raise
         except Exception as error:  # its exceptions have no common base but this
-            raise SanError(f"{self._path} failed in ONNX Runtime", why=_first_line(error)) from error
+            raise SanError(f"{self._path} failed in ONNX Runtime", why=first_line(error)) from error
         return rows
 
 
@@ -326,10 +326,10 @@ def _open_reference(path: Path, mask: str | None, target: Artefact) -> Side:
     from san_deploy.checkpoint_info import read_header, read_info
 
     resize = read_info(path, read_header(path).description).resize
-    if resize != RESIZE:
+    if resize not in RESIZES:
         raise SanError(
             f"{path} was trained with the resize '{resize}'",
-            why=f"this version has '{RESIZE}' alone",
+            why=f"this version has {', '.join(RESIZES)}",
             do="use the version of san-deploy that trained it",
         )
     like = mask or (None if target.mask in ("none", "soft") else target.mask)
@@ -391,7 +391,7 @@ def _load(data: bytes, path: Path) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's errors, which have no common base but this
-        raise SanError(f"{path} is not a whole ONNX file", why=_first_line(error), do=_EXPORT) from error
+        raise SanError(f"{path} is not a whole ONNX file", why=first_line(error), do=_EXPORT) from error
 
 
 def _check_source(target: Side, onnx_file: Path) -> None:
@@ -430,7 +430,3 @@ def _torch_mask(artefact: Artefact) -> str:
 
 def _opset(model: onnx.ModelProto) -> int:
     return view(model).opset
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]

@@ -62,7 +62,10 @@ def test_another_runtime_is_wrong_usage(runtime: str) -> None:
 @pytest.mark.parametrize(
     "runtime, advice",
     [
-        ("tensorrt", ["JetPack", "--system-site-packages", "pip install '.[tensorrt-cu12]'", "[tensorrt-cu13]"]),
+        (
+            "tensorrt",
+            ["JetPack", "--system-site-packages", "pip install '.[tensorrt-cu12]'", "[tensorrt-cu13]"],
+        ),
         ("tensorrt-rtx", ["pip install '.[rtx]'", "x86-64"]),
     ],
 )
@@ -134,14 +137,14 @@ def test_a_module_without_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A logger of a simulated module, fresh."""
-    from tests.san_export.fake_trt import Fake
+    from tests.fakes.tensorrt import FakeTensorRT
 
     monkeypatch.setattr(trt, "_loggers", {})
-    return trt.logger(Fake("10.16.1"))
+    return trt.logger(FakeTensorRT("10.16.1"))
 
 
 def levels() -> Any:
-    from tests.san_export.fake_trt import ILogger
+    from tests.fakes.tensorrt import ILogger
 
     return ILogger.Severity
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
+from san_export.onnx_writer import write_onnx
 from san_export.precision import convert as convert_module
 from san_export.precision.fp16 import to_fp16
 from san_export.verify import CheckCrops
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.models import SharpAttentionNetwork
 
-from san_deploy.artefact import read_sidecar, sha256_file
+from san_deploy.artefact import Int8Rule, read_sidecar, sha256_file
 from san_deploy.backends import STARTER, open_backend, trt
 from san_deploy.io.cpu import saturates_int8
 from tests.conftest import Result
@@ -78,6 +81,31 @@ def test_an_engine_that_is_wanted_and_cannot_be_had(
     result = san("export", "--fp16", "--engine", code=1)
     assert "tensorrt is not installed" in result.err and "pip install" in result.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_a_runtime_that_is_named_and_missing_is_an_error(
+    san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_tensorrt: None, runtime: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = san("export", "--fp16", "--runtime", runtime, code=1).err
+    assert f"{runtime.replace('-', '_')} is not installed" in error or f"{runtime} is not installed" in error
+    assert not list(tmp_path.iterdir())
+    # The file alone, for a machine that has it.
+    san("export", "--fp16", "--runtime", runtime, "--no-engine")
+    assert (tmp_path / "starter-fp16.onnx").is_file()
+
+
+def test_int8_in_too_small_a_part_says_what_was_reachable(
+    san: San, tmp_path: Path, labelled: Path, without_tensorrt: None
+) -> None:
+    model = onnx.load(STARTER)
+    artefact = replace(open_backend(STARTER).artefact, int8=Int8Rule(("layer2", "layer3", "layer4"), 0.5))
+    write_onnx(model, artefact, tmp_path / "a.onnx")
+    error = san("export", tmp_path / "a.onnx", "--int8", "--calib", labelled, "--calib-num", 32, code=3).err
+    assert re.search(r"INT8 was asked for, but \d+% .* the least for san-resnet18 is 50%", error)
+    assert re.search(r"\d+% can be: masks, gates", error) and "Export in FP16" in error
+    assert not (tmp_path / "a-int8.onnx").exists()
 
 
 def test_with_tensorrt_rtx_the_engine_comes_too(
@@ -194,7 +222,7 @@ def test_a_gate_of_the_user_s_own(san: San, tmp_path: Path, without_tensorrt: No
 def test_fp16_twice_is_refused(san: San, tmp_path: Path, without_tensorrt: None) -> None:
     half = tmp_path / "half.onnx"
     san("export", "--fp16", "-o", half)
-    assert "fp16 already" in san("export", half, "--fp16", "-o", tmp_path / "b.onnx", code=2).err
+    assert "FP16 already" in san("export", half, "--fp16", "-o", tmp_path / "b.onnx", code=2).err
     assert "nothing to do" in san("export", half, code=1).err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.onnx", "half.onnx.json"]
 
@@ -268,6 +296,7 @@ def test_int8_with_the_rest_in_fp16(
     assert artefact.precision == "int8" and artefact.calibration is not None and artefact.operands is not None
     assert artefact.calibration.rest == "fp16" and artefact.operands.fp32 == 0 < artefact.operands.fp16
     assert "every FP16 rounding" in result.out
+    assert "session.disable_quant_qdq" in result.err
     # ONNX Runtime fuses such a file into something else unless it is told not to.
     images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
     rows, reference = open_backend(tmp_path / "starter-int8-fp16.onnx")(images), open_backend()(images)

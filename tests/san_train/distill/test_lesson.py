@@ -17,7 +17,7 @@ from san_train.data import gather
 from san_train.distill.lesson import Lesson, neighbours, targets
 from san_train.distill.settings import DistillSettings, ViewSettings
 from san_train.distill.teacher import open_teacher
-from san_train.distill.views import Views, make_views, open_views
+from san_train.distill.views import TaughtViews, make_views, open_views
 from san_train.recipe import Recipe, from_dict, resolve
 from san_train.trainer import Compute, Training
 
@@ -81,7 +81,7 @@ def test_batches_take_their_share_of_each_data_set(lesson_data) -> None:
     assert all(domain[views.crop[number]] == 0 for batch in plan for number in batch)
 
 
-def run(data, views: Views, out: Path, *more: str) -> Training:
+def run(data, views: TaughtViews, out: Path, *more: str) -> Training:
     recipe = resolve("distill", [*SMALL, *more])
     return Training(recipe, data, out, Compute(torch.device("cpu")), views=views, say=lambda line: None)
 

@@ -32,6 +32,7 @@ SMALL = {
     "rga-sc": ["settings.width=0.125"],
     "rga-s": ["settings.width=0.125"],
     "rga-c": ["settings.width=0.125"],
+    "osnet": ["settings.head_dim=8"],
     "fmn": ["settings.width=0.125", "settings.hidden=8"],
 }
 STEPS = [

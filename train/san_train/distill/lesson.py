@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from san_deploy.datasets import Crop
 from san_deploy.errors import SanError
-from san_deploy.preprocess import resize_crop
 
 from ..augment import Augmentation, augment
 from ..models import Outputs
 from .settings import DistillSettings
-from .views import Views
+from .views import TaughtViews
 
 _AHEAD = 3
-#: Views that the scale of the maps is taken from.
+#: TaughtViews that the scale of the maps is taken from.
 _SAMPLE = 1500
 #: Which of a student's stages, from the first, learns which of the teacher's maps, the last map first.
 _STAGES = ((3, 0), (2, 0), (1, 1), (0, 2))
@@ -43,7 +42,7 @@ class Lesson(nn.Module):
 
     def __init__(
         self,
-        views: Views,
+        views: TaughtViews,
         crops: Sequence[Crop],
         domain: Sequence[int],
         settings: DistillSettings,
@@ -73,6 +72,10 @@ class Lesson(nn.Module):
                 for stage, level in self._pairs
             }
         )
+        for adapter in self.adapters.values():
+            # From nothing: they are learned before they teach, so that a network that was there is not shaken.
+            nn.init.zeros_(adapter.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(adapter.bias)  # type: ignore[arg-type]
         chosen = np.sort(np.random.default_rng(0).permutation(views.index)[:_SAMPLE])
         self._scale: list[tuple[np.ndarray, float]] = []
         for level in range(len(views.maps)):
@@ -111,10 +114,7 @@ class Lesson(nn.Module):
 
         def view(step: int, place: int, number: int) -> np.ndarray:
             rng = np.random.default_rng([seed, epoch, step, place, 12])
-            image = self.views.image(number)
-            if rng.random() < self.settings.sides:
-                image = other_sides(image, self.views.image(int(rng.choice(plan[step]))), rng)
-            return augment(image, size_hw, augmentation, rng)
+            return augment(self.views.image(number), size_hw, augmentation, rng)
 
         yield from _in_order(plan, view, workers)
 
@@ -150,24 +150,7 @@ class Lesson(nn.Module):
         return torch.stack(losses).mean()
 
 
-def other_sides(image: np.ndarray, donor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop with the left and right margins of another, with soft seams.
-
-    Args:
-        image: `(H, W, 3)` uint8; the result has its size.
-        donor: `(H', W', 3)` uint8.
-        rng: of the margins, 8 to 22 % of the width each.
-    """
-    height, width = image.shape[:2]
-    behind = resize_crop(np.ascontiguousarray(donor), (height, width))
-    x = (np.arange(width, dtype=np.float32) + 0.5) / width
-    left, right = rng.uniform(0.08, 0.22, 2)
-    edge = np.minimum(x - left, 1 - right - x) / 0.03
-    keep = (1 / (1 + np.exp(-np.clip(edge, -60, 60))))[None, :, None].astype(np.float32)
-    return np.clip(image * keep + behind * (1 - keep) + np.float32(0.5), 0, 255).astype(np.uint8)
-
-
-def targets(views: Views, groups: np.ndarray, dim: int) -> np.ndarray:
+def targets(views: TaughtViews, groups: np.ndarray, dim: int) -> np.ndarray:
     """What a student's unit rows are to be: the teachers' rows, centred and turned into `dim` numbers.
 
     Each teacher's unit rows lose the mean of their group (a camera), taken over crops as they are; teachers count

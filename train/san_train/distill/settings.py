@@ -37,9 +37,6 @@ class DistillSettings:
         centre: take each camera's mean row out of the target.
         share: part of each batch from each data set, in order; empty draws over all views alike.
         batch: views in a batch.
-        style: part of a batch whose features are given other views' style (`models.resnet.mix_styles`).
-        sides: probability that what stands left and right of the person is taken from another view. The targets
-            stay: the student is to look at the person.
     """
 
     row: float = 2.0
@@ -49,8 +46,6 @@ class DistillSettings:
     centre: bool = True
     share: tuple[float, ...] = ()
     batch: int = 64
-    style: float = 0.0
-    sides: float = 0.0
 
 
 def check(views: ViewSettings, distill: DistillSettings) -> None:
@@ -64,7 +59,5 @@ def check(views: ViewSettings, distill: DistillSettings) -> None:
     weights = (distill.row, distill.similarity, distill.neighbours, distill.maps)
     if min(weights) < 0 or max(weights) <= 0:
         raise ValueError("the weights of distill are at least 0, and not all 0")
-    if not 0 <= distill.style <= 1 or not 0 <= distill.sides <= 1:
-        raise ValueError("distill.style and distill.sides are within 0..1")
     if distill.share and (min(distill.share) < 0 or sum(distill.share) <= 0):
         raise ValueError("distill.share holds parts of a batch, none below 0")

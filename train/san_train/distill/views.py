@@ -37,7 +37,7 @@ _FILES = (_INDEX, _PIXELS, _NOTE, "map0.npy", "map1.npy", "map2.npy")
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class TaughtViews:
     """Views and what the teachers said of them.
 
     Attributes:
@@ -162,7 +162,7 @@ def make_views(
             file.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def open_views(folder: Path, crops: Sequence[Crop]) -> Views:
+def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
     """The views of `crops` that a folder holds, and no others.
 
     A view is taken only where every crop that it was made of is among `crops`, so that views made once of all
@@ -188,7 +188,7 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> Views:
     index = np.flatnonzero((here[data["crop"]] >= 0) & (here[data["other"]] >= 0))
     if not len(index):
         raise SanError(f"{folder} holds no view of these crops", do="have them made again: --teacher FILE")
-    return Views(
+    return TaughtViews(
         folder=folder,
         crop=here[data["crop"][index]],
         pure=data["pure"][index],

@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from . import fmn, ha_cnn, residual_attention, rga, san
+from . import fmn, ha_cnn, osnet, residual_attention, rga, san
 from .fmn import FeatureMaskNetwork, FmnSettings
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
+from .osnet import OmniScaleNetwork, OsNetSettings
 from .outputs import Head, Outputs, SoftMask
 from .protocol import MASK_KINDS, Network, Settings, attention_blocks, backbone_of, variant_of
 from .registry import Architecture
@@ -30,25 +31,44 @@ __all__ = [
     "attention_blocks",
     "backbone_of",
     "build_model",
-    "row_of",
     "variant_of",
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "san": Architecture(SanSettings, SharpAttentionNetwork, san.RECIPES, masks="sharp"),
+    "san": Architecture(SanSettings, SharpAttentionNetwork, san.RECIPES, sharp=True),
     "residual-attention": Architecture(
         SanSettings,
         SharpAttentionNetwork,
         residual_attention.RECIPES,
         fixed={"unit": "residual-attention", "gate": "soft"},
     ),
-    "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES),
+    "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES, floating=("spatial",)),
     "rga-sc": Architecture(
-        RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "sc"}, least_int8=0.35
+        RgaSettings,
+        RelationAwareNetwork,
+        rga.RECIPES,
+        fixed={"variant": "sc"},
+        floating=("weigh",),
+        min_int8=0.35,
     ),
-    "rga-s": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "s"}),
-    "rga-c": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "c"}),
-    "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES),
+    "rga-s": Architecture(
+        RgaSettings,
+        RelationAwareNetwork,
+        rga.RECIPES,
+        fixed={"variant": "s"},
+        floating=("weigh",),
+        min_int8=0.35,
+    ),
+    "rga-c": Architecture(
+        RgaSettings,
+        RelationAwareNetwork,
+        rga.RECIPES,
+        fixed={"variant": "c"},
+        floating=("weigh",),
+        min_int8=0.35,
+    ),
+    "osnet": Architecture(OsNetSettings, OmniScaleNetwork, osnet.RECIPES),
+    "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES, floating=("mask_head",)),
 }
 
 
@@ -63,12 +83,6 @@ def architecture(name: str) -> Architecture:
         guess = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"architecture '{name}' is none of {', '.join(ARCHITECTURES)}{guess}")
     return ARCHITECTURES[name]
-
-
-def row_of(arch: str) -> Architecture | None:
-    """The architecture that an artefact's `arch` names (`san-resnet18` is `san`); None of a network from elsewhere."""
-    names = [name for name in ARCHITECTURES if arch == name or arch.startswith(f"{name}-")]
-    return ARCHITECTURES[max(names, key=len)] if names else None
 
 
 def build_model(arch: str, settings: Mapping[str, Any]) -> Network:

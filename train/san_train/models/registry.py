@@ -21,24 +21,20 @@ class Architecture:
         network: class of the network, made from those.
         recipes: what each recipe changes for it, by the recipe's name; there are no others for it.
         fixed: settings that the name implies, so that one class serves several names.
-        masks: the most that its masks can be, of `MASK_KINDS`: with `sharp`, the recipe's mask, tau, hard-mask and
-            mask-margin values mean something, and `san export --mask` has a choice. Which modules they are, a
-            network says by its `attention.SharpAttention` blocks (`attention_blocks`) or by `soft_masks`.
-        least_int8: part of the operands of its convolutions and products that INT8 is to reach, 0..1. What is
-            left is its mask branches, which stay as they are.
+        floating: modules of its soft masks and gates, by their name alone, whose layers INT8 leaves in floating point.
+            Sharp masks need no name: they are found in the graph by what they compute.
+        min_int8: least fraction, 0..1, of the operands of convolutions and products that INT8 must reach.
+        sharp: its masks can be sharp, so that the recipe's mask, tau, hard-mask and mask-margin values mean something.
+            Which they are, a network says by its `attention.SharpAttention` blocks (`attention_blocks`).
     """
 
     settings: Callable[..., Any]
     network: Callable[[Any], Network]
     recipes: Mapping[str, Overrides]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    masks: str = "soft"
-    least_int8: float = 0.5
-
-    @property
-    def sharp(self) -> bool:
-        """Whether its masks can be sharp."""
-        return self.masks == "sharp"
+    floating: tuple[str, ...] = ()
+    min_int8: float = 0.5
+    sharp: bool = False
 
     def make_settings(self, values: Mapping[str, Any]) -> Settings:
         """The settings with these values and the name's own.

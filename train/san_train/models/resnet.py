@@ -111,27 +111,6 @@ class InstanceNorm(nn.Module):
         return nn.functional.instance_norm(x, weight=weight, bias=bias, eps=1e-5)
 
 
-def mix_styles(x: Tensor, part: float, alpha: float = 0.1) -> Tensor:
-    """Mean and deviation of each channel mixed with another sample's, so that no style tells who is who.
-
-    MixStyle (Zhou et al., arXiv 2104.02008): style is what cameras differ in. For training alone.
-
-    Args:
-        x: `(N, C, H, W)`.
-        part: of the batch that is mixed, 0..1.
-        alpha: of the Beta distribution that the mixing weight is drawn from.
-
-    Returns:
-        The shape of `x`.
-    """
-    mean, deviation = x.mean((2, 3), keepdim=True).detach(), x.std((2, 3), keepdim=True).detach() + 1e-3
-    other = torch.randperm(len(x), device=x.device)
-    own = torch.distributions.Beta(alpha, alpha).sample((len(x), 1, 1, 1)).to(x)
-    own = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < part, own, torch.ones_like(own))
-    scale = (own * deviation + (1 - own) * deviation[other]) / deviation
-    return x * scale + (own * mean + (1 - own) * mean[other] - mean * scale)
-
-
 class ResNet(nn.Module):
     """The convolutional part of a ResNet.
 

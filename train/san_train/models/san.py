@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from ..attention import ContextUnit, MaskMode, SharpAttention
 from .outputs import Head, Outputs
 from .residual_attention import unit_behind
-from .resnet import DEPTHS, INSTANCE, ResNet, mix_styles
+from .resnet import DEPTHS, INSTANCE, ResNet
 
-#: The last stage behind which styles are mixed in training.
-_STYLED = 2
 #: What each recipe changes for this architecture, see `recipe.RECIPES`.
 RECIPES: dict[str, dict[str, Any]] = {
     # arXiv 1805.02336, section IV.B.
@@ -47,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "settings.instance": ["picture", "stem"],
         "mask": "straight-through",
         "hard_mask_epochs": 20,
-        "mask_margin_weight": 2.0,
+        "mask_margin_weight": 30.0,
         "deploy_mask": "argmax",
     },
 }
@@ -200,7 +198,7 @@ class SharpAttentionNetwork(nn.Module):
 
     def train_outputs(self, x: Tensor) -> Outputs:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to all that the losses need."""
-        x = self._styled(self.backbone.stem(x))
+        x = self.backbone.stem(x)
         attended: list[Tensor] = []
         pis: list[Tensor] = []
         maps: list[Tensor] = []
@@ -212,15 +210,8 @@ class SharpAttentionNetwork(nn.Module):
                 if pi is not None:
                     pis.append(pi)
             maps.append(x)
-            if stage <= _STYLED:
-                x = self._styled(x)
         embedding = self.head(torch.mean(x, (2, 3)))
         return Outputs((Head(embedding, self.neck(embedding)),), attended, pis, maps)
-
-    def _styled(self, x: Tensor) -> Tensor:
-        if not self.training or not self.mode.style:
-            return x
-        return mix_styles(x, self.mode.style)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to the deployed embedding, `(N, D)`."""

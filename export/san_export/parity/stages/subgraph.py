@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from san_deploy.backends.ort import onnxruntime, quiet_options
-from san_deploy.errors import SanError
+from san_deploy.errors import SanError, first_line
 
 from ...graph.graph import Graph
 
@@ -61,9 +61,7 @@ class Part:
                 part.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base but this
-            raise SanError(
-                "ONNX Runtime does not open a part of the graph", why=_first_line(error)
-            ) from error
+            raise SanError("ONNX Runtime does not open a part of the graph", why=first_line(error)) from error
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run it; SanError where that fails."""
@@ -72,7 +70,7 @@ class Part:
                 list(self.outputs), {name: feeds[name] for name in self.inputs}
             )
         except Exception as error:  # as above
-            raise SanError("ONNX Runtime does not run a part of the graph", why=_first_line(error)) from error
+            raise SanError("ONNX Runtime does not run a part of the graph", why=first_line(error)) from error
         return dict(zip(self.outputs, values, strict=True))
 
 
@@ -130,7 +128,3 @@ def _assign(graph: Graph, plan: Sequence[Sequence[str]]) -> dict[int, int]:
                 graph.producer[name] for name in graph.dynamic(graph.nodes[index]) if name in graph.producer
             ]
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
