@@ -12,6 +12,7 @@ import click
 
 from ..errors import SanError
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -123,7 +124,7 @@ def command(
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
     is left without a match. identities.csv gives each tracklet the person that it is, over all cameras.
     """
-    from ..datasets.crop_folder import read_identities
+    from ..datasets.crop_folder import identity_notes, read_identities
     from ..io.atomic import atomic_folder
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
@@ -134,11 +135,13 @@ def command(
     from ..matching.output import OUTPUTS, write_matches
     from ..matching.site import Marks, Site, check_marks, parse_clocks, read_marks, read_topology, with_times
     from ..matching.sources import Reading, embed_sources, read_sources
-    from ..reports.match_report import write_report
+    from ..reports.match_report import Findings, write_report
 
     # Everything that can be refused is refused before the first crop is embedded.
     sources = read_sources(cameras, pattern)
     pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    for note in identity_notes(labels) if labels else ():
+        click.echo(note, err=True)
     passages = read_topology(topology) if topology else {}
     marks = read_marks(corrections) if corrections else Marks()
     site = Site(passages, marks, same_camera or "")
@@ -186,7 +189,8 @@ def command(
         accuracy = score(matching, track_to_pid) if track_to_pid else None
         judged = score_people(matching, people, track_to_pid) if track_to_pid else None
         write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
-        write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy)
+        findings = Findings(matching, people, track_to_pid, accuracy, judged)
+        write_report(folder / "report.html", findings)
     report = out / "report.html"
     if as_json:
         click.echo(
@@ -222,10 +226,14 @@ def _open(sources: Sequence[Source], model: Path | None, backend: str, device: s
 
 def describe(source: Source) -> None:
     """Say on stderr what was understood of a camera, and what looks wrong."""
+    from ..images import left_out
+
     if source.layout:
         click.echo(f"{source.name}: {source.layout}", err=True)
     if source.question:
         click.echo(f"Check this: {source.question}.", err=True)
+    if source.path.is_dir() and (passed_over := words.left_out(left_out(source.path))):
+        click.echo(f"{source.name}: {passed_over}", err=True)
 
 
 def _calibration(model: dict[str, Any]) -> Any:
@@ -245,6 +253,8 @@ def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
     for camera in cameras:
         for track in camera.lost_tracks:
             click.echo(f"{camera.name}/{track} was left out: none of its crops could be read.", err=True)
+        if blank := words.blank(camera.blank):
+            click.echo(f"{camera.name}: {blank}", err=True)
         if center and len(camera.tracks) < FEW_TRACKLETS:
             click.echo(
                 f"{camera.name} has {len(camera.tracks)} tracklets: --center takes the people's own mean off it.",

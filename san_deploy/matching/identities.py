@@ -38,8 +38,8 @@ class Identities:
     Attributes:
         person: for each camera in the order of `Matching.cameras` its `(T,)` int64 persons, from 1.
         confidence: likewise `(T,)` float64, mean similarity to the person's other tracklets; NaN where it has none.
-        margin: likewise, how much larger that is than the mean similarity to the next person the tracklet could be;
-            of a tracklet alone, how much the threshold is above that.
+        margin: likewise, how much larger that is than the mean similarity to the next person's tracklets of other
+            cameras; of a tracklet alone, how much the threshold is above that.
         method: one of `METHODS`.
         same_camera: `apart` or `overlap`, see `site.Site`.
         floor: similarity that pairs count with that were not stored; None where all were.
@@ -333,48 +333,30 @@ def _identities(
 
 
 def _sureness(nodes: _Nodes, person: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean similarity of each tracklet to its person's others, and its margin; in blocks of rows."""
-    order = np.argsort(person, kind="stable")
-    _, first, sizes = np.unique(person[order], return_index=True, return_counts=True)
-    sums = np.add.reduceat(nodes.embedding[order], first, axis=0, dtype=np.float64)  # (P, D)
+    """Mean similarity of each tracklet to its person's others, and its margin; camera by camera, in blocks of rows."""
     confidence, margin = np.full((2, len(person)), np.nan)
     own = person - 1
-    height = max(1, 2_000_000 // len(sums))
-    for start in range(0, len(person), height):
-        rows = np.arange(start, min(start + height, len(person)))
-        embedding = nodes.embedding[rows].astype(np.float64)
-        mean = embedding @ sums.T / sizes  # (H, P), of a tracklet itself too
-        others = sizes[own[rows]] - 1
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = (
-                mean[np.arange(len(rows)), own[rows]] * (others + 1)
-                - np.einsum("nd,nd->n", embedding, embedding)
-            ) / others
-        confidence[rows] = np.where(others > 0, value, np.nan)
-        mean[np.arange(len(rows)), own[rows]] = -np.inf
-        rival = _best_possible(nodes, rows, mean, order, first, sizes)
-        margin[rows] = np.where(others > 0, confidence[rows] - rival, threshold - rival)
+    sums, sizes = _sums(nodes.embedding, own, np.ones(len(own), bool))
+    for camera in range(len(nodes.cameras)):
+        # Others of its own camera say little of a tracklet: they are other people, in the same colours.
+        outside, counts = _sums(nodes.embedding, own, nodes.camera != camera)
+        here = np.flatnonzero(nodes.camera == camera)
+        height = max(1, 2_000_000 // len(sums))
+        for start in range(0, len(here), height):
+            rows = here[start : start + height]
+            embedding, mine = nodes.embedding[rows].astype(np.float64), own[rows]
+            others = sizes[mine] - 1
+            total = np.einsum("nd,nd->n", embedding, sums[mine] - embedding)
+            confidence[rows] = np.where(others > 0, total / np.maximum(others, 1), np.nan)
+            mean = np.where(counts > 0, embedding @ outside.T / np.maximum(counts, 1), -np.inf)  # (H, P)
+            mean[np.arange(len(rows)), mine] = -np.inf
+            rival = np.maximum(mean.max(axis=1), -1.0)
+            margin[rows] = np.where(others > 0, confidence[rows], threshold) - rival
     return confidence, margin
 
 
-def _best_possible(
-    nodes: _Nodes, rows: np.ndarray, mean: np.ndarray, order: np.ndarray, first: np.ndarray, sizes: np.ndarray
-) -> np.ndarray:
-    """The largest mean similarity to a person of whom a tracklet can be one more; of the eight nearest people."""
-    nearest = np.argsort(-mean, axis=1)[:, :8]
-    result = np.full(len(rows), -1.0)
-    for place in range(nearest.shape[1] - 1, -1, -1):
-        column = nearest[:, place]
-        count = sizes[column]
-        member = order[np.repeat(first[column], count) + _ranges(count)]
-        allowed = nodes.allowed(np.repeat(rows, count), member)
-        possible = np.logical_and.reduceat(allowed, np.cumsum(count) - count)
-        values = mean[np.arange(len(rows)), column]
-        possible &= np.isfinite(values)
-        result[possible] = values[possible]
-    return result
-
-
-def _ranges(counts: np.ndarray) -> np.ndarray:
-    """0 .. count-1 of each count, one after the other."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+def _sums(embedding: np.ndarray, own: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each person the sum `(P, D)` of its tracklets that count, and how many they are."""
+    result = np.zeros((int(own.max()) + 1, embedding.shape[1]))
+    np.add.at(result, own[counted], embedding[counted])
+    return result, np.bincount(own[counted], minlength=len(result))
