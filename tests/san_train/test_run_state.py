@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,7 @@ def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
     assert (recipe.num_ids, recipe.num_instances, recipe.hard_mask_epochs) == (3, 2, 1)
     assert (recipe.mask_margin_weight, recipe.hard_mask_kind) == (50.0, "straight-through")
     folder = write_crop_folder(tmp_path / "crops", people=6)
-    longer = resolve("scratch", [], {"epochs": 3}, arch="san")
-    training = train(from_dict({**recipe.as_dict(), "epochs": 3}), folder, out, held=2)
-    assert longer.epochs == training.recipe.epochs
+    training = train(replace(recipe, epochs=3), folder, out, held=2)
     training.resume(changed=("epochs",))
     assert training.epoch == 2
     training.run()

@@ -273,7 +273,7 @@ def _resumed(options: TrainOptions, config: dict[str, Any]) -> recipes.Recipe:
     """
     try:
         own = recipes.from_dict(config["recipe"])
-    except (TypeError, AttributeError, KeyError) as error:
+    except ValueError as error:
         raise SanError(
             f"{options.out / CONFIG} holds no recipe of this version", why=str(error), do="start a new run"
         ) from error

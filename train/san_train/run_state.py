@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from san_deploy.checkpoint_info import read_state
 from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file
 
 from .checkpoint import load_tensors, save_tensors
-from .recipe import Recipe, from_dict, renamed
+from .recipe import from_dict, renamed
 
 STATE = "state.safetensors"
 MODEL = "model.safetensors"
@@ -90,22 +91,22 @@ def load_state(path: Path, now: RunState) -> RunState:
         SanError: missing, damaged, or no state of a run.
     """
     tensors, description = load_tensors(path)
+    info = read_state(path, description)
     try:
-        return RunState(
-            epoch=int(description["epoch"]),
-            best=float(description["best"]),
-            metrics=dict(description["metrics"]),
-            # A value that is younger than the state had its default there.
-            recipe=json.loads(
-                json.dumps(from_dict({**Recipe().as_dict(), **description.get("recipe", {})}).as_dict())
-            ),
-            data=str(description.get("data", now.data)),
-            precision=str(description.get("precision", now.precision)),
-            world_size=int(description.get("world_size", 1)),
-            tensors=tensors,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # A value that is younger than the state had its default there.
+        recipe = from_dict(info.recipe).as_dict()
+    except ValueError as error:
         raise SanError(f"{path} is no state of a run", why=str(error)) from error
+    return RunState(
+        epoch=info.epoch,
+        best=info.best,
+        metrics=info.metrics,
+        recipe=json.loads(json.dumps(recipe)),
+        data=now.data if info.data is None else str(info.data),
+        precision=info.precision or now.precision,
+        world_size=info.world_size,
+        tensors=tensors,
+    )
 
 
 def write_config(out: Path, values: Mapping[str, Any]) -> None:
@@ -123,7 +124,7 @@ def read_config(out: Path) -> dict[str, Any]:
     try:
         config = dict(json.loads((Path(out) / CONFIG).read_text(encoding="utf-8")))
         return {**config, "recipe": renamed(config["recipe"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
 
 

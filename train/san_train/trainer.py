@@ -410,13 +410,19 @@ class Training:
         load_weights(self.learner, part(state.tensors, "learner."), path)
         if self.average is not None:
             load_weights(self.average, part(state.tensors, "average."), path)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part(state.tensors, "optimizer.").items():
-            index, key = name.split(".", 1)
-            moments.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(
-            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        self._load_optimizer(part(state.tensors, "optimizer."), path)
+
+    def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        try:
+            for name, value in tensors.items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = value
+            self.optimizer.load_state_dict(
+                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+            )
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise SanError(f"{path} is no state of this run", why=str(error), do="start a new run") from error
 
 
 def _load_pretrained(model: Network, weights: Callable[[int], dict[str, Tensor]], arch: str) -> None:
