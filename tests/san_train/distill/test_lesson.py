@@ -111,7 +111,7 @@ def test_recipes_of_a_teacher() -> None:
         for key, value in Recipe().as_dict().items()
         if key not in ("distill", "views", "distilled")
     }
-    assert from_dict(old) == Recipe()
+    assert from_dict(json.loads(json.dumps(old))) == Recipe()
     for wrong in ("distill.row=-1", "views.flip=3", "identity_weight=1", "distill=1", "views.none=1"):
         with pytest.raises(UsageError):
             resolve("distill", [wrong])
