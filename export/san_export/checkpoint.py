@@ -23,6 +23,7 @@ from .onnx_writer import to_onnx, write_onnx
 from .verify import (
     BATCHES,
     EQUAL,
+    STEADIER_MASK,
     CheckCrops,
     Gate,
     Parity,
@@ -36,8 +37,6 @@ from .wrapper import OnnxWrapper
 
 #: The tools whose version changes what is written.
 TOOLS = ("san-deploy", "torch", "onnx", "onnxscript", "onnxruntime")
-#: What to try where argmax flips: san.md's narrowest ramp that holds 0.9999 in FP16.
-_STEADIER = "ramp:0.0625"
 
 
 @dataclass(frozen=True)
@@ -180,6 +179,6 @@ def _explain(
     )
     do = "train on, since a trained network is steadier"
     if artefact.mask == "argmax":
-        do += f", give --mask {_STEADIER}, which does not flip"
+        do += f", give --mask {STEADIER_MASK}, which does not flip"
     floor = math.floor(min(parity.min_cosine, parity.invariance) * 1000) / 1000
     return why, f"{do}, or accept the flips with --min-cosine {floor:g}"

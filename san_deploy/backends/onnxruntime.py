@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -41,6 +42,10 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
+#: What ONNX Runtime says of an IR version or an opset above its own.
+_TOO_NEW = re.compile(
+    r"Unsupported model IR version: \d+(, max supported IR version: \d+)?|Opset \d+ is under development"
+)
 #: Both packages are one folder: side by side they overwrite each other.
 _INSTALL = (
     f"pip uninstall -y onnxruntime && {install('cuda')}; on a Jetson NVIDIA's own wheel for its JetPack"
@@ -259,8 +264,15 @@ def open_cpu(
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[CPU])
+        # With the fallback of its Python side it would print on stdout, and try again.
+        session = onnxruntime.InferenceSession(data, options, providers=[CPU], enable_fallback=0)
     except Exception as error:  # its exceptions have no common base but this
+        if too_new := _TOO_NEW.search(str(error)):
+            raise SanError(
+                f"model {path} is of a newer ONNX than this ONNX Runtime {onnxruntime.__version__} knows",
+                why=too_new[0],
+                do="upgrade it: pip install --upgrade onnxruntime",
+            ) from error
         raise SanError(
             f"model {path} cannot be opened: it is cut short, or not an ONNX file that runs here",
             why=first_line(error),
@@ -451,7 +463,9 @@ def _foreign_ports(path: Path) -> str | None:
     if path.stat().st_size > _MAX_BYTES:
         return None
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), quiet_options(), providers=[CPU])
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), quiet_options(), providers=[CPU], enable_fallback=0
+        )
     except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
         return None
     if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):

@@ -253,6 +253,8 @@ def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
     for camera in cameras:
         for track in camera.lost_tracks:
             click.echo(f"{camera.name}/{track} was left out: none of its crops could be read.", err=True)
+        if blank := words.blank(camera.blank):
+            click.echo(f"{camera.name}: {blank}", err=True)
         if center and len(camera.tracks) < FEW_TRACKLETS:
             click.echo(
                 f"{camera.name} has {len(camera.tracks)} tracklets: --center takes the people's own mean off it.",

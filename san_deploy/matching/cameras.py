@@ -33,6 +33,7 @@ class Camera:
             later crops: how far its embedding would move with other crops. Zero where it has a single crop.
         start, end: `(T,)` float64 seconds, when a tracklet was seen; NaN where it is not known.
         lost_tracks: tracklets that are not in `tracks` since none of their crops is readable, sorted.
+        blank: crops of one colour all over, which match each other.
         clock: whether these are seconds of a clock that other cameras share, not of the camera's own video.
     """
 
@@ -48,6 +49,7 @@ class Camera:
     end: np.ndarray | None = None
     clock: bool = False
     lost_tracks: Sequence[str] = ()
+    blank: Sequence[str] = ()
 
     @property
     def crop_count(self) -> int:
@@ -94,6 +96,7 @@ def camera_from_embeddings(name: str, folder: Path, embeddings: Embeddings) -> C
         tuple(embeddings.unreadable),
         embeddings.seconds,
         half_difference(embeddings.embedding, embeddings.path, embeddings.track),
+        blank=embeddings.blank,
     )
 
 

@@ -231,3 +231,25 @@ def test_metadata_survives(tmp_path: Path) -> None:
     backend = OnnxRuntime(tiny_model(tmp_path / "m.onnx", told=told))
     assert json.loads(json.dumps(backend.artefact.checks)) == told["checks"]
     assert backend.artefact.versions == told["versions"]
+
+
+@pytest.mark.parametrize("what", ["ir_version", "opset"])
+def test_a_file_of_a_newer_onnx_asks_for_a_newer_runtime(tmp_path: Path, model: Path, what: str) -> None:
+    made = onnx.load(model)
+    if what == "opset":
+        made.opset_import[0].version = 99
+    else:
+        made.ir_version = 99
+    (tmp_path / "new.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(SanError, match=r"of a newer ONNX than this ONNX Runtime .* 99.*Upgrade it: pip install"):
+        OnnxRuntime(tmp_path / "new.onnx")
+
+
+def test_a_damaged_file_prints_nothing(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime's own fallback prints on stdout, where --json is."""
+    data = model.read_bytes()
+    for length in range(1, len(data), len(data) // 40):
+        (tmp_path / "cut.onnx").write_bytes(data[:length])
+        with pytest.raises(SanError):
+            OnnxRuntime(tmp_path / "cut.onnx")
+    assert capfd.readouterr() == ("", "")
