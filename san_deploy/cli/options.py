@@ -52,7 +52,8 @@ class GroupedCommand(click.Command):
         """As click's, a section for each heading."""
         rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.sections}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            # Arguments stand in the usage line.
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 found = (heading for heading, names in self.sections.items() if param.name in names)
                 rows[next(found, "Options")].append(record)
