@@ -54,6 +54,7 @@ class OpenRequest:
         index: of the GPU.
         threads: on the CPU; None lets the runtime take one per core.
         mask: of a checkpoint; None is its own.
+        accept_damaged: open a file whose bytes are not those that were written; `note` says so. Never an engine.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class OpenRequest:
     index: int = 0
     threads: int | None = None
     mask: str | None = None
+    accept_damaged: bool = False
 
 
 @dataclass(frozen=True)

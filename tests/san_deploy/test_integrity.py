@@ -261,3 +261,30 @@ def test_damaged_descriptions_are_one_line(of: dict[str, object], read: Callable
                 read(Path("a"), {**of, key: value})
             except SanError as error:
                 assert "\n" not in str(error) and str(error).startswith("a ")
+
+
+def test_the_state_of_a_run_and_a_checkpoint_are_refused_where_they_are_damaged(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from san_train.checkpoint import load_tensors
+
+    for name, description in (("model.safetensors", DESCRIPTION), ("state.safetensors", STATE)):
+        path = checkpoint(tmp_path / name, dict(description))
+        assert len(load_tensors(path)[0]) == 3
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 64
+        path.write_bytes(data)
+        with pytest.raises(SanError, match=f"{name} is damaged, or was changed after it was written"):
+            load_tensors(path)
+        assert len(load_tensors(path, accept_damaged=True)[0]) == 3
+
+
+def test_a_checkpoint_from_before_is_adopted(san: Callable[..., object], tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "old.safetensors"
+    safetensors.save_file({"a": np.ones(3, np.float32)}, path, {"san": json.dumps(DESCRIPTION)})
+    assert "nothing vouches" in san("info", path).out  # type: ignore[attr-defined]
+    assert "nothing vouches" not in san("info", path, "--adopt").out  # type: ignore[attr-defined]
+    header = read_header(path)
+    assert check_hashes(path, header).state == "whole" and header.description == DESCRIPTION
+    assert "carries its hash already" in san("info", path, "--adopt", code=2).err  # type: ignore[attr-defined]
+    assert [item.name for item in tmp_path.iterdir()] == ["old.safetensors"]
