@@ -35,7 +35,9 @@ from . import options
 @click.option(
     "--pretrained", metavar="FILE|URL|imagenet", help="Weights of the backbone, torchvision's names."
 )
-@click.option("--pretrained-sha256", default="", show_default=False, help="SHA-256 of --pretrained, 64 digits.")
+@click.option(
+    "--pretrained-sha256", default="", show_default=False, help="SHA-256 of --pretrained, 64 digits."
+)
 @click.option(
     "--start",
     type=click.Path(path_type=Path),

@@ -141,19 +141,20 @@ def test_a_sidecar_that_was_changed(model: Path) -> None:
 
 
 def test_space(tmp_path: Path) -> None:
-    artefact = tiny_artefact(threshold=Threshold(0.5, 0.01, 0.9, 10, 10, "x"))
-    space = space_of(artefact, "1" * 64)
+    artefact = tiny_artefact(threshold=Threshold(0.5, 0.01, 0.9, 10, 10, "x"), weights_sha256="1" * 64)
+    space = space_of(artefact)
     for kept in (
         {"precision": "fp16"},
         {"threshold": None},
         {"checks": {"a": 1}},
+        {"checkpoint_sha256": "3" * 64},
         {"input": "float"},
         {"sha256": "2"},
     ):
-        assert space_of(dataclasses.replace(artefact, **kept), "1" * 64) == space  # type: ignore[arg-type]
+        assert space_of(dataclasses.replace(artefact, **kept)) == space  # type: ignore[arg-type]
     for other in ({"mask": "argmax"}, {"size_hw": (64, 32)}, {"resize": "x"}, {"mean_rgb": (0.0, 0.0, 0.1)}):
-        assert space_of(dataclasses.replace(artefact, **other), "1" * 64) != space  # type: ignore[arg-type]
-    assert space_of(artefact, "2" * 64) != space
+        assert space_of(dataclasses.replace(artefact, **other)) != space  # type: ignore[arg-type]
+    assert space_of(dataclasses.replace(artefact, weights_sha256="2" * 64)) != space
 
 
 def test_files_from_before_get_a_space() -> None:
