@@ -16,7 +16,7 @@ from . import text as words
 
 if TYPE_CHECKING:
     from ..backends import Backend
-    from ..matching.accuracy import Accuracy
+    from ..matching.accuracy import Accuracy, TrackToPid
     from ..matching.cameras import Camera
     from ..matching.identities import Identities
     from ..matching.identity_accuracy import IdentityAccuracy
@@ -199,10 +199,31 @@ def command(
     else:
         click.echo(as_text(matching, accuracy, calibration))
         click.echo(people_text(matching, people, judged))
+        if track_to_pid and (line := _suggested_threshold(embedded, track_to_pid, labels, center)):
+            click.echo(line)
         click.echo(f"report: {report}")
     if matching.unreadable:
         click.echo(f"{matching.unreadable} crops could not be read; matches.json names them.", err=True)
     _warn(matching.cameras, site, center)
+
+
+def _suggested_threshold(
+    cameras: Sequence[Camera], track_to_pid: TrackToPid, labels: Path | None, center: bool
+) -> str:
+    """The threshold that the labelled people give, and the command that writes it; empty where they say nothing."""
+    from ..matching.threshold_study import Wish, study_labelled
+
+    if sum(len(camera.tracks) for camera in cameras) > SUGGEST_UP_TO:
+        return f"threshold: san threshold CAM... --labels {labels} says which these people would give"
+    try:
+        study = study_labelled(cameras, track_to_pid, Wish(None, 0.3, "", "", center))
+    except SanError:
+        return ""  # too few people
+    extra = " --center" if center else ""
+    return (
+        f"these people would give the threshold {study.threshold.similarity:.4f} (best F1 where 30 % are absent): "
+        f"san threshold CAM... --labels {labels}{extra} -o MODEL.onnx"
+    )
 
 
 def free_folder(path: Path) -> Path:
@@ -264,6 +285,8 @@ def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
         click.echo("Cameras without a tracks.csv keep their tracklets apart.", err=True)
 
 
+#: Tracklets for which a threshold is studied on the way.
+SUGGEST_UP_TO = 600
 #: Cameras with fewer tracklets lose by --center.
 FEW_TRACKLETS = 10
 

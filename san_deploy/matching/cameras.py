@@ -133,18 +133,9 @@ def centred(camera: Camera) -> Camera:
     Raises:
         SanError: a tracklet is the mean itself, so that nothing is left of it.
     """
-    rows = camera.embedding.astype(np.float64)
-    rows = rows - rows.mean(axis=0)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    if (norm < 1e-6).any():
-        track = camera.tracks[int(norm.argmin())]
-        raise SanError(
-            f"{camera.name}/{track} is the mean of its camera, so that --center leaves nothing of it",
-            do="leave out --center: it needs more tracklets than this camera has",
-        )
+    rows = metrics.centre_cameras(camera.embedding, np.full(len(camera.tracks), camera.name))
     spread = camera.half_difference
-    return replace(
-        camera,
-        embedding=(rows / norm).astype(np.float32),
-        half_difference=None if spread is None else (spread / norm).astype(np.float32),
-    )
+    if spread is not None:
+        away = camera.embedding - camera.embedding.mean(axis=0, dtype=np.float64)
+        spread = (spread / np.linalg.norm(away, axis=1, keepdims=True)).astype(np.float32)
+    return replace(camera, embedding=rows, half_difference=spread)
