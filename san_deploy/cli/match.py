@@ -133,7 +133,16 @@ def command(
     from ..matching.identity_accuracy import score_people
     from ..matching.match import match_cameras, resolve_threshold
     from ..matching.output import OUTPUTS, write_matches
-    from ..matching.site import Marks, Site, check_marks, parse_clocks, read_marks, read_topology, with_times
+    from ..matching.site import (
+        Marks,
+        Site,
+        check_marks,
+        check_passages,
+        parse_clocks,
+        read_marks,
+        read_topology,
+        with_times,
+    )
     from ..matching.sources import Reading, embed_sources, read_sources
     from ..reports.match_report import Findings, write_report
 
@@ -143,6 +152,7 @@ def command(
     for note in identity_notes(labels) if labels else ():
         click.echo(note, err=True)
     passages = read_topology(topology) if topology else {}
+    check_passages(passages, [source.name for source in sources], topology or Path())
     marks = read_marks(corrections) if corrections else Marks()
     site = Site(passages, marks, same_camera or "")
     clocks = parse_clocks(clock, [source.name for source in sources])
