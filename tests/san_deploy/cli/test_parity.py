@@ -87,7 +87,7 @@ def test_a_broken_target_fails_and_is_diagnosed(
     (error,) = [line for line in result.err.splitlines() if line.startswith("Error: ")]
     assert all(gate in error for gate in gates) and str(target) in error
     assert result.out.startswith("FAIL")
-    # No rung is left out without a word.
+    # No stage is left out without a word.
     for stage in told["stages"].values():
         assert stage["figures"] is not None or stage["skipped"] or not stage["passed"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from san_export.parity.gates import Gates
 from san_export.parity.result import RankingFigures, Stage
-from san_export.parity.sample import Labels
+from san_export.parity.sample import SampleLabels
 from san_export.parity.stages.ranking import compare_ranking
 
 from san_deploy import metrics
@@ -26,10 +26,10 @@ def rows(count: int, seed: int, *, like: np.ndarray | None = None, noise: float 
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
-def labels(count: int) -> Labels:
+def labels(count: int) -> SampleLabels:
     """Person i // 4, two cameras."""
     every = np.arange(count)
-    return Labels(every // 4 + 1, np.array([f"cam{i % 2}" for i in every]), every, every, "made")
+    return SampleLabels(every // 4 + 1, np.array([f"cam{i % 2}" for i in every]), every, every, "made")
 
 
 def own(count: int) -> list[str]:
@@ -88,7 +88,7 @@ def test_with_labels() -> None:
     assert got.won + got.lost > 0
     # 0.1 points are less than one of 40 queries.
     rank1, *_ = stage.checks
-    assert rank1.limit == 2.5 and "less than one query" in rank1.told
+    assert rank1.limit == 2.5 and "less than one query" in rank1.message
     assert {check.gate for check in stage.checks} == {"rank1_drop", "map_drop", "minp_drop"}
     asked = Gates(ALL.limits, frozenset({"top1_agreement"}))
     stage = compare_ranking(first, second, own(40), known, asked)
