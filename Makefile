@@ -1,13 +1,22 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Each builds its own virtual environment.
+# Two commands for a fresh machine: `make demo` and `make test`. Each builds its own virtual environment; what make does
+# is in docs/install.md, too, for machines without it.
 PYTHON ?= python3
-EDGE := .venv-demo
-DEV := .venv-test
-# -qq: one line for each step, and what fails.
+# Name your own to keep what is installed there: make test DEV=~/my-venv
+EDGE ?= .venv-demo
+DEV ?= .venv-test
+# The PyTorch that `make test` installs where $(DEV) has none. The index's build for Linux brings CUDA, over 5 GB, so
+# without an NVIDIA driver it is PyTorch's own CPU build, 0.2 GB. Any other: make test TORCH=torch
+ifeq ($(shell uname)$(shell command -v nvidia-smi),Linux)
+TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+else
+TORCH ?= torch
+endif
+# -qq: one line for each step, and what fails. The demo's compiles no file that it may never run: 20 MB less.
 PIP := -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test lint types check starter clean
 
-## The edge install (no PyTorch), then people matched across three drawn cameras.
+## The edge install (no PyTorch), then the sample crops of three cameras matched.
 demo: $(EDGE)/installed
 	$(EDGE)/bin/san demo -o demo --force
 
@@ -26,17 +35,19 @@ check: lint types test
 starter: $(DEV)/installed
 	$(DEV)/bin/python tools/starter/make_starter.py --ward ../shared/ward
 
-$(EDGE)/installed: pyproject.toml $(wildcard san_deploy/*.* san_deploy/*/*.*)
-	$(PYTHON) -m venv $(EDGE)
-	$(EDGE)/bin/python $(PIP) --upgrade pip
-	$(EDGE)/bin/python $(PIP) .
+$(EDGE)/bin/python $(DEV)/bin/python:
+	$(PYTHON) -m venv $(@:/bin/python=)
+	$@ $(PIP) --upgrade pip
+
+$(EDGE)/installed: $(EDGE)/bin/python pyproject.toml $(wildcard san_deploy/*.* san_deploy/*/*.*)
+	$< $(PIP) --no-compile '.[cpu]'
 	touch $@
 
-$(DEV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python $(PIP) --upgrade pip
-	$(DEV)/bin/python $(PIP) -e '.[train,export,dev]'
+$(DEV)/installed: $(DEV)/bin/python pyproject.toml
+	$< -c 'import torch' 2> /dev/null || $< $(PIP) --retries 1 --no-deps $(TORCH) || \
+		{ echo "No such PyTorch. The index's, with CUDA (5 GB): make test TORCH=torch" >&2; exit 1; }
+	$< $(PIP) -e '.[train,export,dev]'
 	touch $@
 
 clean:
-	rm -rf $(EDGE) $(DEV) demo build dist *.egg-info
+	rm -rf .venv-demo .venv-test demo build dist *.egg-info

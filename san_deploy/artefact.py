@@ -50,7 +50,7 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Operands:
+class PrecisionStats:
     """What the convolutions of a file really compute with, counted in the file, whatever was asked for.
 
     An operand is a convolution's (transposed or not) or a matrix product's input or weight.
@@ -173,7 +173,7 @@ class Artefact:
     checkpoint_sha256: str
     versions: dict[str, str]
     threshold: Threshold | None = None
-    operands: Operands | None = None
+    operands: PrecisionStats | None = None
     calibration: Calibration | None = None
     engine: Engine | None = None
     checks: dict[str, Any] = field(default_factory=dict)

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from .artefact import Artefact
 from .backends import Backend
 from .errors import SanError, UsageError
 from .images import UnreadableImage, list_crops, track_of
 from .io.atomic import atomic_file
 from .io.cpu import usable_cores
+from .io.paths import StrPath
 from .io.prefetch import in_order, threads
 from .preprocess import read_crop
 
@@ -59,9 +62,9 @@ class Embeddings:
         seconds: that it took, decoding included; 0 when read from a file.
     """
 
-    embedding: np.ndarray
-    path: np.ndarray
-    track: np.ndarray
+    embedding: npt.NDArray[np.float32]
+    path: npt.NDArray[np.str_]
+    track: npt.NDArray[np.str_]
     model: dict[str, Any]
     unreadable: list[Unreadable] = field(default_factory=list)
     seconds: float = 0.0
@@ -78,7 +81,7 @@ class Embeddings:
 
 
 def embed_folder(
-    folder: Path,
+    folder: StrPath,
     backend: Backend,
     *,
     batch: int = 32,
@@ -113,7 +116,7 @@ def embed_folder(
     rows: list[np.ndarray] = []
 
     def read(chunk: list[Path]) -> list[_Crop | Unreadable]:
-        return _read_chunk(folder, chunk, backend.artefact.size_hw)
+        return _read_chunk(folder, chunk, backend.artefact)
 
     def call(group: tuple[list[str], np.ndarray]) -> tuple[list[str], np.ndarray]:
         names, crops = group
@@ -151,11 +154,11 @@ def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
         yield chunk
 
 
-def _read_chunk(folder: Path, chunk: list[Path], size_hw: tuple[int, int]) -> list[_Crop | Unreadable]:
+def _read_chunk(folder: Path, chunk: list[Path], artefact: Artefact) -> list[_Crop | Unreadable]:
     found: list[_Crop | Unreadable] = []
     for path in chunk:
         try:
-            found.append((path.as_posix(), read_crop(folder / path, size_hw)))
+            found.append((path.as_posix(), read_crop(folder / path, artefact.size_hw, artefact.resize)))
         except UnreadableImage as error:
             found.append(Unreadable.of(error, folder / path, path.as_posix()))
     return found
@@ -185,14 +188,19 @@ def _batches(crops: Iterator[_Crop], batch: int) -> Iterator[tuple[list[str], np
         yield [name for name, _ in group], np.stack([crop for _, crop in group])
 
 
-def write_embeddings(result: Embeddings, path: Path) -> None:
+def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -> None:
     """Write an .npz that `numpy.load` reads without pickle, atomically.
 
     Its arrays: `embedding` (N, D) float32, `path` and `track` (N,) str, `model` a JSON string,
     `model_sha256` a string.
 
+    Args:
+        result: what to write.
+        path: the file.
+        force: replace an existing one.
+
     Raises:
-        SanError: `path` cannot be written.
+        SanError: `path` cannot be written, or is taken and `force` is false.
     """
     arrays = {
         "embedding": result.embedding.astype(np.float32, copy=False),
@@ -201,11 +209,11 @@ def write_embeddings(result: Embeddings, path: Path) -> None:
         "model": np.array(json.dumps(result.model, sort_keys=True)),
         "model_sha256": np.array(str(result.model["sha256"])),
     }
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_embeddings(path: Path) -> Embeddings:
+def read_embeddings(path: StrPath) -> Embeddings:
     """Read what `write_embeddings` wrote. Nothing in the file is executed.
 
     Raises:

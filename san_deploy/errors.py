@@ -45,3 +45,9 @@ class GateError(SanError):
     """A check ran to its end and failed: parity or accuracy is below what was asked. Exit code 3."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, at most 200 characters; the name of its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from .errors import SanError
+from .io.paths import StrPath
 
 #: File name endings that are taken for crops.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -31,7 +33,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode one image file.
 
     Grey, palette, CMYK, RGBA (alpha is dropped) and 16-bit files are brought to 8-bit colour; EXIF
@@ -46,7 +48,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(open_rgb(path, max_pixels=max_pixels))[:, :, ::-1])
 
 
-def open_rgb(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_rgb(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`read_image` as a decoded Pillow image in RGB, for those who go on with Pillow.
 
     Raises:
@@ -91,7 +93,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def list_crops(folder: Path) -> Iterator[Path]:
+def list_crops(folder: StrPath) -> Iterator[Path]:
     """Yield the image files below `folder`, as paths relative to it, in sorted order.
 
     Hidden names are skipped. Links to folders are followed, but not round in circles.

@@ -75,9 +75,9 @@ def test_batch_mates_do_not_change_a_real_crops_embedding() -> None:
 def test_int8_calibrated_on_the_train_people(form: str, tmp_path: Path) -> None:
     """Figures and their spread stand in docs/benchmarks.md: rank-1 moves by a point with the mask bits that flip."""
     import onnx
+    from san_export.onnx_writer import write_onnx
     from san_export.precision.calibration import pick_crops
     from san_export.precision.int8 import quantise
-    from san_export.write import write_onnx
 
     artefact = open_backend().artefact
     chosen = pick_crops(WARD, artefact.size_hw, count=512, seed=0)

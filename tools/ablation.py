@@ -151,7 +151,7 @@ def measure(embedding: np.ndarray, crops: Sequence[Crop]) -> dict[str, Any]:
     answers = metrics.RankingLabels(
         query_person=person, gallery_person=person, query_camera=camera, gallery_camera=camera
     )
-    ranks = metrics.rank_queries(metrics.products(embedding, embedding), answers)
+    ranks = metrics.rank_queries(metrics.Similarity(embedding, embedding), answers)
     counts = ranks.first > 0
     people = {
         str(one): [

@@ -22,8 +22,8 @@ import numpy as np
 import onnx
 import torch
 from ablation import BUDGET, is_done, measure, read_lines, spread
-from san_export.graph.graph import PRODUCTS, view
-from san_export.study import fp32_graph, lowered, rows
+from precision_forms import embeddings, fp32_graph, to_precision
+from san_export.graph.graph import WEIGHTED_OPS, view
 from san_export.verify import open_checked, row_cosine
 from san_train import evaluate
 from san_train.data import gather
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
         "fp32": before,
     }
     for form, name in FORMS.items():
-        got = rows(lowered(model, name, calibration), artefact, images)
+        got = embeddings(to_precision(model, name, calibration), artefact, images)
         cosine = row_cosine(got, reference)
         record[form] = {
             **measure(got, crops),
@@ -146,7 +146,7 @@ def macs(model: onnx.ModelProto) -> int:
     graph = view(one)
     total = 0
     for node in graph.nodes:
-        if node.op_type not in PRODUCTS:
+        if node.op_type not in WEIGHTED_OPS:
             continue
         out = [size or 1 for size in graph.shapes[node.output[0]]]
         left, right = (graph.shapes[name] for name in node.input[:2])

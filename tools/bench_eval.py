@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from san_deploy.io.cpu import usable_cores
-from san_deploy.metrics import RankingLabels, products, rank_queries
+from san_deploy.metrics import RankingLabels, Similarity, rank_queries
 from san_deploy.metrics.rerank import Reranked
 from san_deploy.metrics.scores import tiles
 
@@ -157,7 +157,7 @@ def run(name: str, folder: Path, peer: Path | None) -> dict[str, float]:
     reset_peak()
     cpu, start = time.process_time(), time.perf_counter()
     if name == "floor":
-        for _ in tiles(products(query, gallery)):
+        for _ in tiles(Similarity(query, gallery)):
             pass
         figures = {}
     elif theirs and name != "zhong":
@@ -180,7 +180,7 @@ def run(name: str, folder: Path, peer: Path | None) -> dict[str, float]:
         if theirs:
             scores: Any = Matrix(theirs.re_ranking(*distances(query, gallery)))
         else:
-            scores = Reranked(query, gallery) if name == "rerank" else products(query, gallery)
+            scores = Reranked(query, gallery) if name == "rerank" else Similarity(query, gallery)
         ranking = rank_queries(scores, RankingLabels(**labels)).summary()
         figures = {"rank1": ranking.rank1, "mean_ap": ranking.mean_ap, "mean_inp": ranking.mean_inp}
     return {

@@ -25,13 +25,13 @@ from san_deploy.preprocess import read_crop
 def rounded(model: Path) -> Backend:
     """An FP16 file as a GPU rounds it."""
     import onnx
-    from san_export.precision.emulate_fp16 import rounding_fp16
-    from san_export.write import write_onnx
+    from san_export.onnx_writer import write_onnx
+    from san_export.precision.emulate_fp16 import emulate_fp16
 
     artefact = open_backend(model).artefact
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rounded.onnx"
-        write_onnx(rounding_fp16(onnx.load(model)), artefact, path)
+        write_onnx(emulate_fp16(onnx.load(model)), artefact, path)
         return open_backend(path)
 
 

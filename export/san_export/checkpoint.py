@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
 import torch
 from san_train.checkpoint import load_checkpoint
 from san_train.describe import describe, resolve_mask
@@ -17,12 +18,21 @@ from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.errors import GateError, SanError
 from san_deploy.preprocess import RESIZE
 
-from .crops import CheckCrops, check_crops
 from .graph.precision_stats import count_operands
-from .onnx_writer import to_onnx
-from .verify import BATCHES, EQUAL, Gate, Parity, default_gate, judge, measure, open_checked
+from .onnx_writer import to_onnx, write_onnx
+from .verify import (
+    BATCHES,
+    EQUAL,
+    CheckCrops,
+    Gate,
+    Parity,
+    check_crops,
+    default_gate,
+    judge,
+    measure,
+    open_checked,
+)
 from .wrapper import OnnxWrapper
-from .write import write_onnx
 
 #: The tools whose version changes what is written.
 TOOLS = ("san-deploy", "torch", "onnx", "onnxscript", "onnxruntime")

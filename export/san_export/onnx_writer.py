@@ -1,4 +1,7 @@
-"""Writing a deployed network as ONNX: one file, a fixed interface, the same bytes for the same weights."""
+"""Writing a network as ONNX: one file, a fixed interface, the same bytes for the same weights.
+
+`to_onnx` needs PyTorch; `write_onnx` does not, so that a device can change the precision of a file.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
-import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
-import torch
 
-from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME
+from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
 from san_deploy.errors import SanError
 
 from .graph.operators import check_operators
 from .graph.rewrite import rewrite
-from .wrapper import OnnxWrapper
+
+if TYPE_CHECKING:
+    from .wrapper import OnnxWrapper
 
 #: What torch's exporter writes natively.
 OPSET = 18
@@ -50,6 +55,8 @@ def to_onnx(
     Raises:
         SanError: the exporter gave another opset than was asked for.
     """
+    import torch
+
     height, width = size_hw
     # A batch of 1 would make the exporter take N for a constant.
     if network.input_form == "uint8":
@@ -111,6 +118,19 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         item.doc_string = ""
         del item.metadata_props[:]
     return result
+
+
+def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
+    """Write `model` with the contract in its metadata_props; equal arguments give equal bytes.
+
+    Args:
+        model: of `to_onnx`; its metadata is replaced.
+        artefact: what to write into it.
+        path: an existing folder; the caller cares for the file's final name.
+    """
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(artefact.metadata_props().items())))
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

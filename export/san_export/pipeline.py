@@ -93,7 +93,7 @@ def export(
     base: _Base | None = None
     converted: Converted | None = None
     if todo.write_onnx:
-        with atomic_pair(todo.onnx, sidecar_path) as temporary:
+        with atomic_pair(todo.onnx, sidecar_path, force=request.force) as temporary:
             with _fp32(request, todo, temporary, report) as base:
                 artefact = base.artefact
                 if artefact.precision != "fp32":

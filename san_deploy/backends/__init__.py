@@ -1,72 +1,107 @@
-"""Runtimes that embed crops. One file per runtime, one protocol for all."""
+"""Runtimes that embed crops: one file per runtime (`spec.Runtime`), one row each in `BACKENDS`."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-
-from ..artefact import Artefact, read_sidecar
+from ..data import STARTER
 from ..errors import SanError, UsageError
+from ..io.paths import StrPath
+from .info import FileInfo
+from .spec import Backend, BackendSpec, OpenRequest
 
-
-class Backend(Protocol):
-    """Runs one exported network on a batch of prepared crops.
-
-    Implementations should
-    - return a new array from each call, never a view of a reused buffer;
-    - take any number of crops, cutting or filling up where the network was built for other numbers;
-    - refuse crops that do not fit `artefact` before calling the runtime (`Artefact.to_input`);
-    - raise SanError where an output is not finite or not of norm 1, naming the rows (`rows.check_rows`);
-    - run on the device and precision asked for, or raise; never fall back;
-    - be safe to call from two threads at once, which is how `embed_folder` keeps a runtime busy.
-
-    One that can tell its steps apart also has `profile(crops)`, which gives milliseconds by name, as `TensorRT`.
-    """
-
-    artefact: Artefact
-    #: What runs it, in words, to print: `onnxruntime (CPU, 2 threads)`.
-    name: str
-    #: What to know of how it runs here, in words, to print: why this device, what costs time. Empty for nothing.
-    note: str
-
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """`(N, H, W, 3)` uint8 BGR, N >= 1, to `(N, D)` float32 unit rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a backend takes.
-
-    Attributes:
-        suffixes: endings of its files.
-        devices: where it can run them, the one to prefer last.
-    """
-
-    suffixes: tuple[str, ...]
-    devices: tuple[str, ...]
-
+__all__ = [
+    "BACKENDS",
+    "PLANS",
+    "STARTER",
+    "Backend",
+    "BackendSpec",
+    "FileInfo",
+    "OpenRequest",
+    "file_kinds",
+    "open_backend",
+    "packages",
+    "read_file",
+]
 
 #: Endings of a TensorRT plan, ours first.
 PLANS = (".engine", ".plan")
-#: Every backend by its name on the command line. `auto` takes the first that fits the file.
-KINDS = {
-    "onnxruntime": Kind((".onnx",), ("cpu", "cuda")),
-    "onnxruntime-tensorrt": Kind((".onnx",), ("cuda",)),
-    "tensorrt": Kind(PLANS, ("cuda",)),
-    "tensorrt-rtx": Kind(PLANS, ("cuda",)),
-    "torch": Kind((".safetensors",), ("cpu", "cuda")),
-}
-STARTER = Path(__file__).parent.parent / "data" / "starter.onnx"
+_ENGINE = "build its engine: san export {path} --engine"
+_ROWS = (
+    BackendSpec(
+        "onnxruntime",
+        ".onnxruntime",
+        (".onnx",),
+        ("cpu", "cuda"),
+        packages=("onnxruntime", "onnxruntime-gpu"),
+        int8_form="cpu",
+    ),
+    BackendSpec(
+        "onnxruntime-tensorrt",
+        ".onnxruntime",
+        (".onnx",),
+        ("cuda",),
+        packages=("onnxruntime-gpu", "tensorrt"),
+        int8_form="tensorrt",
+    ),
+    BackendSpec(
+        "tensorrt",
+        ".tensorrt",
+        PLANS,
+        ("cuda",),
+        packages=("tensorrt",),
+        kind="TensorRT engine",
+        int8_form="tensorrt",
+        made_by=_ENGINE,
+    ),
+    BackendSpec(
+        "tensorrt-rtx",
+        ".tensorrt",
+        PLANS,
+        ("cuda",),
+        packages=("tensorrt-rtx-cu13",),
+        kind="TensorRT engine",
+        int8_form="tensorrt",
+        made_by=_ENGINE,
+    ),
+    BackendSpec(
+        "torch",
+        ".torch",
+        (".safetensors",),
+        ("cpu", "cuda"),
+        packages=("torch",),
+        kind="checkpoint",
+        takes_mask=True,
+    ),
+)
+#: Every backend by its name on the command line. `auto` takes the first that takes the file.
+BACKENDS = {spec.name: spec for spec in _ROWS}
+
+
+def packages(*others: str) -> tuple[str, ...]:
+    """Names of the packages whose versions bear on figures: ours, and those of all runtimes.
+
+    Args:
+        others: more of them.
+    """
+    runtimes = [name for spec in BACKENDS.values() for name in spec.packages]
+    return tuple(dict.fromkeys(("san-deploy", "numpy", "pillow", *runtimes, *others)))
+
+
+def file_kinds() -> dict[str, str]:
+    """What a model file is by its ending, `{".onnx": "ONNX", ...}`."""
+    kinds: dict[str, str] = {}
+    for spec in BACKENDS.values():
+        for suffix in spec.suffixes:
+            kinds.setdefault(suffix, spec.kind)
+    return kinds
 
 
 def open_backend(
-    model: Path | None = None,
+    model: StrPath | None = None,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -78,7 +113,7 @@ def open_backend(
     Args:
         model: an .onnx file, a TensorRT plan (.engine, .plan) with its sidecar, or a checkpoint
             (.safetensors, needs PyTorch); None takes the starter model that ships in the package.
-        backend: a name in `KINDS`; `auto` takes the one that the file's ending calls for, and for a plan the
+        backend: a name in `BACKENDS`; `auto` takes the first that takes the file's ending, and for a plan the
             runtime that it was built with.
         device: `cpu`, `cuda` or `cuda:1`; `auto` takes the first GPU where the backend can use it, else the CPU,
             and says in `note` which and why.
@@ -92,36 +127,52 @@ def open_backend(
     """
     asked, index = _parse_device(device)
     path = STARTER if model is None else Path(model)
-    if backend != "auto" and backend not in KINDS:
-        raise UsageError(f"--backend {backend} is unknown", do=_choices(backend, ("auto", *KINDS)))
+    if backend != "auto" and backend not in BACKENDS:
+        raise UsageError(f"--backend {backend} is unknown", do=_choices(backend, ("auto", *BACKENDS)))
     if model is None and not path.is_file():
         raise SanError(f"the starter model {path} is not installed", do="give a model: -m model.onnx")
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise SanError(f"model {path} {what}", do="export one: san export CHECKPOINT -o model.onnx")
-    kind = _kind(path, backend)
-    if asked not in ("auto", *KINDS[kind].devices):
+    spec = _choose(path, backend)
+    if asked not in ("auto", *spec.devices):
         raise UsageError(
-            f"--device {device} does not fit: {kind} runs {path} on {' or '.join(KINDS[kind].devices)} alone",
+            f"--device {device} does not fit: {spec.name} runs {path} on {' or '.join(spec.devices)} alone",
             do="leave --device out",
         )
-    if kind == "torch":
-        return _open_torch(path, asked, device, threads, mask)
-    if mask is not None:
+    if mask is not None and not spec.takes_mask:
         raise UsageError(
             f"--mask {mask} does not go with {path}",
             why="its mask is part of the file",
             do="give the checkpoint, or export it with that mask: san export CHECKPOINT --mask",
         )
-    if kind == "onnxruntime":
-        return _open_onnx(path, asked, index, threads)
-    if kind == "onnxruntime-tensorrt":
-        from .onnxruntime import OnnxRuntime
+    return spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask))
 
-        return OnnxRuntime(path, device=index, tensorrt=True)
-    from .tensorrt import TensorRT
 
-    return TensorRT(path, device=index)
+def read_file(path: Path) -> FileInfo:
+    """Say what a model file is. An engine is code, and is not executed.
+
+    Raises:
+        SanError: it is missing, damaged, not ours, of an unknown kind, or contradicts itself or its sidecar.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
+        raise SanError(f"{path} {what}", do="give an .onnx, an .engine or a .safetensors file")
+    kinds = file_kinds()
+    owner = next((spec for spec in BACKENDS.values() if spec.takes(path)), None)
+    if owner is None:
+        described = path.suffix == ".json" and path.with_suffix("").suffix in kinds
+        raise SanError(
+            f"{path} is no model file by its name",
+            why=f"it describes {path.with_suffix('').name}" if described else "",
+            do=f"give that file: {path.with_suffix('')}"
+            if described
+            else f"its ending is one of {', '.join(kinds)}",
+        )
+    file = owner.runtime.read_file(path)
+    runs = [verdict for spec in BACKENDS.values() for verdict in spec.runtime.diagnose(spec, file)]
+    return replace(file, runs=tuple(runs))
 
 
 def _parse_device(device: str) -> tuple[str, int]:
@@ -140,67 +191,29 @@ def _choices(name: str, known: tuple[str, ...]) -> str:
     return (f"did you mean {near[0]}? Give" if near else "give") + f" one of {', '.join(known)}"
 
 
-def _kind(path: Path, backend: str) -> str:
-    """The backend that runs a file, of `KINDS`."""
-    fitting = [name for name, kind in KINDS.items() if path.suffix in kind.suffixes]
+def _choose(path: Path, backend: str) -> BackendSpec:
+    """The row that runs a file."""
+    fitting = [spec for spec in BACKENDS.values() if spec.takes(path)]
     if not fitting:
         raise SanError(
             f"model {path} is of no kind that runs here",
             do="give an .onnx or .engine file written by san export, or a checkpoint of san train (.safetensors)",
         )
-    if backend != "auto" and backend not in fitting:
-        build = f"build its engine: san export {path} --engine; or " if path.suffix == ".onnx" else ""
+    if backend != "auto" and BACKENDS[backend] not in fitting:
+        asked = BACKENDS[backend]
+        build = asked.made_by.format(path=path) if asked.made_by and path.suffix.lower() == ".onnx" else ""
         raise UsageError(
-            f"--backend {backend} takes {' and '.join(KINDS[backend].suffixes)}, not {path}",
-            do=f"{build if backend.startswith('tensorrt') else ''}give --backend auto",
+            f"--backend {backend} takes {' and '.join(asked.suffixes)}, not {path}",
+            do=f"{build}; or give --backend auto" if build else "give --backend auto",
         )
-    if path.suffix not in PLANS:
-        return fitting[0] if backend == "auto" else backend
-    engine = read_sidecar(path).engine
-    # What is no engine by its description is refused when it is opened.
-    built = engine.runtime if engine is not None else fitting[0]
+    built_for = getattr(fitting[0].runtime, "built_for", None)
+    if built_for is None:
+        return fitting[0] if backend == "auto" else BACKENDS[backend]
+    built = built_for(path) or fitting[0].name
     if backend not in ("auto", built):
         raise UsageError(
             f"--backend {backend} does not run {path}",
             why=f"it was built with {built}",
             do="give --backend auto",
         )
-    return built
-
-
-def _open_onnx(path: Path, asked: str, index: int, threads: int | None) -> Backend:
-    from .onnxruntime import CUDA, OnnxRuntime, missing_provider
-
-    if asked == "cpu":
-        return OnnxRuntime(path, threads=threads)
-    if asked == "cuda":
-        return OnnxRuntime(path, threads=threads, device=index)
-    from .cuda import probe
-
-    # A machine without a GPU is told of that, not of a package that would not help it.
-    why = probe()[1] or missing_provider(CUDA)
-    result: OnnxRuntime | None = None
-    if not why:
-        try:
-            result = OnnxRuntime(path, threads=threads, device=index)
-        except SanError as error:
-            why = error.message + (f": {error.why}" if error.why else "")
-    if result is None:
-        result = OnnxRuntime(path, threads=threads)
-    return _choice(result, why)
-
-
-def _open_torch(path: Path, asked: str, device: str, threads: int | None, mask: str | None) -> Backend:
-    from .torch import TorchNetwork, cuda_reason
-
-    if asked != "auto":
-        return TorchNetwork(path, device=device, threads=threads, mask=mask)
-    why = cuda_reason()
-    return _choice(TorchNetwork(path, device="cpu" if why else "cuda:0", threads=threads, mask=mask), why)
-
-
-def _choice(result: Backend, why: str) -> Backend:
-    """Say which device `auto` took, and for the CPU why."""
-    choice = f"--device auto took the CPU: {why}" if why else "--device auto took the GPU"
-    result.note = "; ".join(filter(None, (choice, result.note)))
-    return result
+    return BACKENDS[built]

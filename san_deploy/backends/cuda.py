@@ -173,7 +173,7 @@ class Event(_Owner):
         return float(value.value)
 
 
-class Graph(_Owner):
+class CudaGraph(_Owner):
     """Work of a stream that was recorded and is launched as one; made by `Stream.capture`."""
 
     def __init__(self, cuda: Cuda, executable: int) -> None:
@@ -217,11 +217,11 @@ class Stream(_Owner):
         """Wait until everything that was enqueued is done."""
         self._cuda.call("cudaStreamSynchronize", self.handle)
 
-    def launch(self, graph: Graph) -> None:
+    def launch(self, graph: CudaGraph) -> None:
         """Enqueue a recorded graph."""
         self._cuda.call("cudaGraphLaunch", graph.handle, self.handle)
 
-    def capture(self, work: Callable[[], None]) -> Graph:
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
         """Record what `work` enqueues on this stream, without running it.
 
         Thread-local: what other threads do with CUDA meanwhile is neither recorded nor forbidden.
@@ -241,7 +241,7 @@ class Stream(_Owner):
         graph = c_void_p()
         self._cuda.call("cudaStreamEndCapture", self.handle, ctypes.byref(graph))
         try:
-            return Graph(self._cuda, self._cuda.get("cudaGraphInstantiateWithFlags", graph, 0))
+            return CudaGraph(self._cuda, self._cuda.get("cudaGraphInstantiateWithFlags", graph, 0))
         finally:
             self._cuda.call("cudaGraphDestroy", graph)
 

@@ -7,14 +7,12 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SanError
+from ..io.extras import BUILDS, conflict
 from ..io.machine import Machine, machine
 from ..io.versions import versions
-from . import STARTER, cuda, trt
-from .compatibility import loaded
-from .info import FileInfo, read_file
-
-#: Whose version is told, where it is installed.
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "safetensors")
+from . import BACKENDS, STARTER, cuda, packages, read_file
+from .info import FileInfo
+from .trt import MODULES
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,11 @@ class Environment:
         san_deploy: version.
         machine: processor, cores, system, Python.
         packages: versions of those that are installed.
-        providers: execution providers of ONNX Runtime; we use the CPU's.
-        tensorrt: `{runtime: version}` of those that load.
-        tensorrt_problems: `{runtime: why not}` of the others.
+        providers: execution providers of ONNX Runtime.
+        no_providers: why there are none; empty where there are.
+        conflicts: packages that are installed over each other, one sentence each, with the command that mends it.
+        backends: `{name: version}` of the runtimes that are there.
+        backend_problems: `{name: why not}` of the others.
         cuda_runtime: version of libcudart, `13.0`; empty where there is none.
         cuda_driver: newest CUDA that the driver supports; empty where there is none.
         gpus: `[{"name", "sm", "index"}]`.
@@ -40,8 +40,10 @@ class Environment:
     machine: Machine
     packages: dict[str, str]
     providers: list[str]
-    tensorrt: dict[str, str]
-    tensorrt_problems: dict[str, str]
+    no_providers: str
+    conflicts: list[str]
+    backends: dict[str, str]
+    backend_problems: dict[str, str]
     cuda_runtime: str
     cuda_driver: str
     gpus: list[dict[str, Any]]
@@ -55,14 +57,16 @@ class Environment:
         return values | {
             "machine": asdict(self.machine),
             "starter": None if self.starter is None else self.starter.as_dict(),
+            # The names that these had before there was a table of runtimes.
+            "tensorrt": {name: told for name, told in self.backends.items() if name in MODULES},
+            "tensorrt_problems": {k: told for k, told in self.backend_problems.items() if k in MODULES},
         }
 
 
-def here() -> Environment:
-    """This machine. What is missing is told, and is no error."""
-    from .ort import onnxruntime
-
-    runtimes = [loaded(runtime) for runtime in trt.MODULES]
+def read_environment() -> Environment:
+    """Look at this machine. What is missing is said, and is no error."""
+    providers, no_providers = _providers()
+    runtimes = [spec.runtime.installed(spec) for spec in BACKENDS.values()]
     found, no_gpu = cuda.probe()
     starter, problem = None, ""
     try:
@@ -72,10 +76,12 @@ def here() -> Environment:
     return Environment(
         san_deploy=__version__,
         machine=machine(),
-        packages=versions(*_PACKAGES),
-        providers=list(onnxruntime.get_available_providers()),
-        tensorrt={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
-        tensorrt_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
+        packages=versions(*packages("onnx", "safetensors")),
+        providers=providers,
+        no_providers=no_providers,
+        conflicts=[message for module in BUILDS if (message := conflict(module))],
+        backends={runtime.name: runtime.version for runtime in runtimes if runtime.problem is None},
+        backend_problems={runtime.name: str(runtime.problem) for runtime in runtimes if runtime.problem},
         cuda_runtime=cuda.runtime_version(),
         cuda_driver=_driver_version(),
         gpus=[asdict(device) for device in found],
@@ -83,6 +89,16 @@ def here() -> Environment:
         starter=starter,
         starter_problem=problem,
     )
+
+
+def _providers() -> tuple[list[str], str]:
+    """Execution providers of ONNX Runtime, or why there are none."""
+    from .ort import onnxruntime
+
+    try:
+        return list(onnxruntime.get_available_providers()), ""
+    except SanError as error:
+        return [], str(error)
 
 
 def _driver_version() -> str:

@@ -7,17 +7,30 @@ import hashlib
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, check_sidecar, from_metadata, read_sidecar
-from ..errors import SanError
+from ..artefact import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    PREFIX,
+    Artefact,
+    check_sidecar,
+    from_metadata,
+    read_sidecar,
+    sidecar_path,
+)
+from ..errors import SanError, first_line
 from ..io.cpu import saturates_int8, usable_cores
-from . import STARTER
+from ..io.extras import install
+from . import cuda
+from .common import auto_note, check_embeddings, export_int8, in_words, other_files, prepare
 from .cuda import require
+from .info import Compatibility, FileInfo
 from .ort import onnxruntime, quiet_options
-from .rows import check_rows
+from .spec import Backend, BackendSpec, Installed, OpenRequest
 
 #: A protobuf message cannot be larger, so no ONNX file without external data is.
 _MAX_BYTES = 2**31
@@ -30,8 +43,7 @@ _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
 #: Both packages are one folder: side by side they overwrite each other.
 _INSTALL = (
-    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: NVIDIA's own wheel "
-    "for its JetPack)"
+    f"pip uninstall -y onnxruntime && {install('cuda')}; on a Jetson NVIDIA's own wheel for its JetPack"
 )
 
 
@@ -115,9 +127,7 @@ class OnnxRuntime:
         Raises:
             SanError: other crops, the runtime fails, or a row is not finite or not of norm 1.
         """
-        batch = self.artefact.to_input(crops)
-        if not len(batch):
-            raise SanError("the model was given no crops")
+        batch = prepare(self.artefact, crops)
         if self._pool is None:
             rows = self._run(batch)
         else:
@@ -125,14 +135,14 @@ class OnnxRuntime:
             parts = [self._pool.submit(self._run, batch[i : i + size]) for i in range(0, len(batch), size)]
             rows = np.concatenate([part.result() for part in parts])
         shape = (len(crops), self.artefact.embedding_dim)
-        return check_rows(rows, shape=shape, path=self._path, do=_EXPORT)
+        return check_embeddings(rows, shape=shape, path=self._path, do=_EXPORT)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         try:
             output: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
         except Exception as error:  # its exceptions have no common base but this
             raise SanError(
-                f"{self._path} failed in ONNX Runtime", why=_first_line(error), do=_EXPORT
+                f"{self._path} failed in ONNX Runtime", why=first_line(error), do=_EXPORT
             ) from error
         return output
 
@@ -144,15 +154,6 @@ def missing_provider(name: str) -> str:
         return ""
     has = ", ".join(available)
     return f"this ONNX Runtime {onnxruntime.__version__} has no {name}, but {has}"
-
-
-def export_int8(artefact: Artefact) -> str:
-    """The command that makes an INT8 file in another form, from what its user has."""
-    try:
-        of_starter = read_sidecar(STARTER).checkpoint_sha256 == artefact.checkpoint_sha256
-    except SanError:
-        of_starter = False
-    return f"san export {'' if of_starter else 'FP32.onnx '}--int8 --calib DIR"
 
 
 def _gpu(index: int, asked: str) -> str:
@@ -245,7 +246,7 @@ def open_cpu(
     except Exception as error:  # its exceptions have no common base but this
         raise SanError(
             f"model {path} cannot be opened: it is cut short, or not an ONNX file that runs here",
-            why=_first_line(error),
+            why=first_line(error),
             do="fetch it again, or " + _EXPORT,
         ) from error
     session.disable_fallback()
@@ -268,7 +269,7 @@ def _open_gpu(data: bytes, path: Path, index: int, asked: str) -> onnxruntime.In
         session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
     except Exception as error:  # its exceptions have no common base but this
         raise SanError(
-            f"ONNX Runtime does not run {path} with {asked}", why=_first_line(error), do=_INSTALL
+            f"ONNX Runtime does not run {path} with {asked}", why=first_line(error), do=_INSTALL
         ) from error
     session.disable_fallback()
     # A provider whose libraries do not load is left out without an error.
@@ -321,6 +322,108 @@ def _words(port: _Port) -> str:
     return f"{name} {kind} ({', '.join(map(str, shape))})"
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
+    """As `spec.Runtime.open_model`. `auto` takes the CPU where the GPU cannot be used, and says why."""
+    path, threads = request.path, request.threads
+    if "cpu" not in spec.devices:
+        return OnnxRuntime(path, device=request.index, tensorrt=True)
+    if request.device == "cpu":
+        return OnnxRuntime(path, threads=threads)
+    if request.device == "cuda":
+        return OnnxRuntime(path, threads=threads, device=request.index)
+    # A machine without a GPU is told of that, not of a package that would not help it.
+    why = cuda.probe()[1] or missing_provider(CUDA)
+    result: OnnxRuntime | None = None
+    if not why:
+        try:
+            result = OnnxRuntime(path, threads=threads, device=request.index)
+        except SanError as error:
+            why = in_words(error)
+    if result is None:
+        result = OnnxRuntime(path, threads=threads)
+    result.note = auto_note(why, result.note)
+    return result
+
+
+def installed(spec: BackendSpec) -> Installed:
+    """As `spec.Runtime.installed`."""
+    try:
+        missing = "" if "cpu" in spec.devices else missing_provider(TENSORRT)
+        version = str(onnxruntime.__version__)
+    except SanError as error:
+        return Installed(spec.name, "", error)
+    return (
+        Installed(spec.name, version)
+        if not missing
+        else Installed(spec.name, "", SanError(missing, do=_INSTALL))
+    )
+
+
+def diagnose(spec: BackendSpec, file: FileInfo) -> list[Compatibility]:
+    """As `spec.Runtime.diagnose`. An ONNX file is no code, so where a GPU may run it, it is opened there, too."""
+    if not spec.takes(file.path):
+        return other_files(spec, file)
+    if "cpu" not in spec.devices:
+        why = cuda.probe()[1] or missing_provider(TENSORRT)
+        return [
+            Compatibility(spec.name, "", not why, why or "the provider is there: running it is the proof")
+        ]
+    found = [Compatibility(spec.name, "cpu", True, "opened here")]
+    why = cuda.probe()[1] or missing_provider(CUDA)
+    if why:
+        return [*found, Compatibility(spec.name, "cuda", False, why)]
+    try:
+        opened = OnnxRuntime(file.path, device=0).name
+    except SanError as error:
+        return [*found, Compatibility(spec.name, "cuda", False, in_words(error), error.do)]
+    return [*found, Compatibility(spec.name, "cuda", True, f"opened here: {opened}")]
+
+
+def read_file(path: Path) -> FileInfo:
+    """As `spec.Runtime.read_file`."""
+    try:
+        artefact = OnnxRuntime(path, threads=1).artefact
+    except SanError as error:
+        ports = _foreign_ports(path)
+        if ports is None:
+            raise
+        raise SanError(f"{path} was not written by san export", why=ports, do=error.do) from error
+    told = _beside(path)
+    if told is not None and told != artefact:
+        differ = [
+            item.name for item in fields(Artefact) if getattr(told, item.name) != getattr(artefact, item.name)
+        ]
+        raise SanError(
+            f"{path} and {sidecar_path(path).name} contradict each other",
+            why=f"they differ in {', '.join(differ)}",
+            do="fetch both again, or export the model again",
+        )
+    return FileInfo(
+        path,
+        "ONNX",
+        path.stat().st_size,
+        artefact.sha256,
+        sidecar_path(path).name if told else "",
+        artefact=artefact,
+    )
+
+
+def _beside(path: Path) -> Artefact | None:
+    return read_sidecar(path) if sidecar_path(path).exists() else None
+
+
+def _foreign_ports(path: Path) -> str | None:
+    """Inputs and outputs of an ONNX file that says nothing of itself; None for ours and for what does not open."""
+    if path.stat().st_size > _MAX_BYTES:
+        return None
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), quiet_options(), providers=[CPU])
+    except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
+        return None
+    if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):
+        return None
+    taken, given = (
+        ", ".join(f"{node.name} {node.type} {tuple(node.shape or ())}" for node in ports) or "nothing"
+        for ports in (session.get_inputs(), session.get_outputs())
+    )
+    return f"it takes {taken} and gives {given}"

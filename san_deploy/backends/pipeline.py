@@ -26,7 +26,7 @@ import numpy as np
 
 from ..artefact import INPUT_NAME, OUTPUT_NAME
 from ..errors import SanError
-from .cuda import Cuda, DeviceMemory, Event, Graph, PinnedMemory, Stream
+from .cuda import Cuda, CudaGraph, DeviceMemory, Event, PinnedMemory, Stream
 from .trt import collected
 
 #: Two are enough: with one part running, the other slot's part is read, filled and copied in.
@@ -58,7 +58,7 @@ class _Slot:
     ran: Event
     copied_out: Event
     context: Any = None
-    graph: Graph | None = None
+    graph: CudaGraph | None = None
     graph_context: Any = None
 
 

@@ -5,6 +5,8 @@ Written after NVIDIA's documentation and tested on simulated devices; not run on
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -12,13 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact
+from ..artefact import INPUT_NAME, OUTPUT_NAME, Artefact, read_sidecar, sidecar_path
 from ..errors import SanError
+from . import cuda as cuda_runtime
 from . import trt as modules
+from .common import check_embeddings, export_int8, in_words, other_files, prepare
 from .cuda import Cuda, Stream, load, require
+from .info import Compatibility, FileInfo
 from .pipeline import Pipeline
 from .plan import Plan, check_device, check_system, check_version, read_plan, rebuild
-from .rows import check_rows
+from .spec import Backend, BackendSpec, Installed, OpenRequest
 
 
 class TensorRT:
@@ -122,8 +127,8 @@ class TensorRT:
         Raises:
             SanError: other crops, CUDA or TensorRT fails, or a row is not finite or not of norm 1.
         """
-        rows = self._pipeline(self._input(crops))
-        return check_rows(
+        rows = self._pipeline(prepare(self.artefact, crops))
+        return check_embeddings(
             rows,
             shape=(len(crops), self.artefact.embedding_dim),
             path=self._path,
@@ -139,7 +144,7 @@ class TensorRT:
         Returns:
             Milliseconds: `copy_in`, `run`, `copy_out`, summed over the parts of the batch.
         """
-        return self._pipeline.profile(self._input(crops))
+        return self._pipeline.profile(prepare(self.artefact, crops))
 
     def close(self) -> None:
         """Wait for what is running and free everything; calls from now on are refused."""
@@ -150,12 +155,6 @@ class TensorRT:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _input(self, crops: np.ndarray) -> np.ndarray:
-        batch = self.artefact.to_input(crops)
-        if not len(batch):
-            raise SanError("the model was given no crops")
-        return batch
 
 
 class _Contexts:
@@ -301,3 +300,97 @@ def _activation_bytes(engine: Any) -> int:
     if hasattr(engine, "device_memory_size_v2"):
         return int(engine.device_memory_size_v2)
     return int(engine.device_memory_size)
+
+
+def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
+    """As `spec.Runtime.open_model`."""
+    return TensorRT(request.path, device=request.index)
+
+
+def built_for(path: Path) -> str:
+    """As `spec.Runtime.built_for`. What is no engine by its description is refused when it is opened."""
+    engine = read_sidecar(path).engine
+    return engine.runtime if engine is not None else ""
+
+
+def installed(spec: BackendSpec) -> Installed:
+    """As `spec.Runtime.installed`: the module is loaded."""
+    try:
+        return Installed(spec.name, modules.version(modules.load(spec.name)))
+    except SanError as error:
+        return Installed(spec.name, "", error)
+
+
+def read_file(path: Path) -> FileInfo:
+    """As `spec.Runtime.read_file`. An engine is code, and nothing of it is executed."""
+    plan = read_plan(path)
+    sha256, beside = plan.artefact.sha256, sidecar_path(path).name
+    return FileInfo(path, "TensorRT engine", len(plan.data), sha256, beside, artefact=plan.artefact)
+
+
+def diagnose(spec: BackendSpec, file: FileInfo) -> list[Compatibility]:
+    """As `spec.Runtime.diagnose`: by the sidecar, the runtime that is installed and the GPUs."""
+    if spec.takes(file.path):
+        return [_runs_plan(spec, read_plan(file.path))]
+    if file.kind == "ONNX" and file.artefact is not None:
+        return [_as_engine(spec, file, file.artefact)]
+    return other_files(spec, file)
+
+
+def _as_engine(spec: BackendSpec, file: FileInfo, artefact: Artefact) -> Compatibility:
+    """TensorRT runs an ONNX file as an engine that was built on this machine."""
+    if artefact.calibration is not None and artefact.calibration.form != spec.int8_form:
+        return Compatibility(
+            spec.name,
+            "",
+            False,
+            "its INT8 is of ONNX Runtime's form, which TensorRT refuses",
+            f"export it for TensorRT: {export_int8(artefact)}",
+        )
+    words = ["san", "export", str(file.path), "--engine"]
+    words += [] if spec.name == "tensorrt" else ["--runtime", spec.name]
+    build = f"build one: {shlex.join(words)}"
+    problem = installed(spec).problem
+    if problem is not None:
+        return Compatibility(
+            spec.name, "", False, f"it runs engines, and {problem.message}", f"{problem.do}; then {build}"
+        )
+    found, why = cuda_runtime.probe()
+    if not found:
+        return Compatibility(spec.name, "", False, f"it runs engines, on an NVIDIA GPU, and {why}")
+    return Compatibility(spec.name, "", False, "it runs engines, not ONNX files", build)
+
+
+def _runs_plan(spec: BackendSpec, plan: Plan) -> Compatibility:
+    """By the sidecar, the runtime that is installed and the GPUs: nothing of the plan is executed."""
+    if spec.name != plan.engine.runtime:
+        return Compatibility(spec.name, "", False, f"this engine is for {plan.engine.runtime}")
+    refused: list[SanError] = []
+
+    def held(check: Callable[[], object]) -> bool:
+        try:
+            check()
+        except SanError as error:
+            refused.append(error)
+            return False
+        return True
+
+    held(lambda: check_system(plan))
+    there = installed(spec)
+    if there.problem is not None:
+        refused.append(there.problem)
+    else:
+        held(lambda: check_version(plan, there.version))
+    found, why = cuda_runtime.probe()
+    if not found:
+        refused.append(SanError(why, do="run it on a machine with an NVIDIA GPU"))
+    # One GPU that fits is enough; where none does, the first says why.
+    before = len(refused)
+    fitting = [device for device in found if held(lambda device=device: check_device(plan, device))]  # type: ignore[misc]
+    if fitting:
+        del refused[before:]
+    if refused:
+        reasons = "; ".join(dict.fromkeys(map(in_words, refused)))
+        return Compatibility(spec.name, "", False, reasons, refused[0].do)
+    told = f"{there.version} on {fitting[0]}, by its description: opening it is the proof"
+    return Compatibility(spec.name, "", True, told)

@@ -5,19 +5,28 @@ The one module of the edge that needs PyTorch, and only when a checkpoint is ope
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..artefact import sha256_file
+from ..checkpoint_info import read_header, read_info
 from ..errors import SanError
-from .rows import check_rows
+from ..io.extras import install
+from .common import auto_note, check_embeddings, other_files, prepare
+from .info import Compatibility, FileInfo
+from .spec import Backend, BackendSpec, Installed, OpenRequest, installed_packages
 
 if TYPE_CHECKING:
     import torch
 
+_TRAIN = install("train")
+#: Ends of the names of tensors that are counted, not learned.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: One for all networks: `embed` sets the network's mask, but PyTorch's settings are of the whole process.
 _lock = threading.Lock()
 
@@ -91,9 +100,7 @@ class TorchNetwork:
         import torch
         from san_train.evaluate import embed
 
-        batch = self.artefact.to_input(crops)
-        if not len(batch):
-            raise SanError("the model was given no crops")
+        batch = prepare(self.artefact, crops)
         # A network without a sharp mask has nothing to switch.
         mask = "argmax" if self.artefact.mask in ("none", "soft") else self.artefact.mask
         with _lock, torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
@@ -110,7 +117,7 @@ class TorchNetwork:
             finally:
                 torch.set_num_threads(threads)
         shape = (len(crops), self.artefact.embedding_dim)
-        return check_rows(rows, shape=shape, path=self._path, do="train again, see docs/training.md")
+        return check_embeddings(rows, shape=shape, path=self._path, do="train again, see docs/training.md")
 
 
 def cuda_reason() -> str:
@@ -134,3 +141,68 @@ def _device(name: str) -> torch.device:
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise SanError(f"there is no GPU {name}", why=f"PyTorch finds {torch.cuda.device_count()}")
     return device
+
+
+def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
+    """As `spec.Runtime.open_model`. `auto` takes the CPU where the GPU cannot be used, and says why."""
+    if request.device != "auto":
+        device = f"cuda:{request.index}" if request.device == "cuda" else "cpu"
+        return TorchNetwork(request.path, device=device, threads=request.threads, mask=request.mask)
+    why = cuda_reason()
+    device = "cpu" if why else "cuda:0"
+    result = TorchNetwork(request.path, device=device, threads=request.threads, mask=request.mask)
+    result.note = auto_note(why, result.note)
+    return result
+
+
+def installed(spec: BackendSpec) -> Installed:
+    """As `spec.Runtime.installed`, without loading it."""
+    return installed_packages(spec, do=_TRAIN)
+
+
+def diagnose(spec: BackendSpec, file: FileInfo) -> list[Compatibility]:
+    """As `spec.Runtime.diagnose`."""
+    if not spec.takes(file.path):
+        return other_files(spec, file)
+    there = installed(spec)
+    if there.problem is not None:
+        return [Compatibility(spec.name, "", False, "PyTorch is not installed", _TRAIN)]
+    return [Compatibility(spec.name, "", True, f"{there.version}, which is not loaded to say so")]
+
+
+def read_file(path: Path) -> FileInfo:
+    """As `spec.Runtime.read_file`, without PyTorch."""
+    header = read_header(path)
+    info = read_info(path, header.description)
+    parameters = sum(
+        math.prod(shape) for name, shape in header.shapes.items() if not name.endswith(_STATISTICS)
+    )
+    return FileInfo(
+        path,
+        "checkpoint",
+        path.stat().st_size,
+        sha256_file(path),
+        _check_beside(path, header.description),
+        checkpoint=info,
+        parameters=parameters,
+    )
+
+
+def _check_beside(path: Path, description: dict[str, Any]) -> str:
+    """Name of the JSON file that `san train` wrote beside a checkpoint, for people; empty where there is none."""
+    beside = path.with_suffix(".json")
+    try:
+        told = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    # Many programs write a model.json.
+    if not (isinstance(told, dict) and {"arch", "settings", "schema_version"} <= told.keys()):
+        return ""
+    differ = sorted(key for key in told.keys() | description.keys() if told.get(key) != description.get(key))
+    if differ:
+        raise SanError(
+            f"{path} and {beside.name} contradict each other",
+            why=f"they differ in {', '.join(differ)}",
+            do="the checkpoint itself counts; remove the other file, or fetch both again",
+        )
+    return beside.name

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import SanError, UsageError
+from ..io.extras import install
 
 #: Our name of a runtime, as in `artefact.Engine.runtime`, and the module that it is.
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -23,10 +24,10 @@ MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL = {
     "tensorrt": (
         "on a Jetson use JetPack's own (sudo apt install python3-libnvinfer, and a virtual environment made "
-        "with --system-site-packages); elsewhere pip install 'tensorrt-cu12>=10.3,<12' for a driver of CUDA 12, "
-        "'tensorrt-cu13>=10.13.2,<12' for CUDA 13"
+        f"with --system-site-packages); elsewhere {install('tensorrt-cu12')} for a driver of CUDA 12, "
+        "[tensorrt-cu13] for CUDA 13"
     ),
-    "tensorrt-rtx": "pip install 'tensorrt-rtx-cu13>=1.7', which is there for RTX GPUs in x86-64 machines alone",
+    "tensorrt-rtx": f"{install('rtx')}, which is there for RTX GPUs in x86-64 machines alone",
 }
 #: Log lines of each kind that are kept: TensorRT repeats itself.
 _KEPT = 20

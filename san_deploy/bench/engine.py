@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backends import Backend
 from . import latency
-from .interleaved import Plan, take_turns
+from .interleaved import Schedule, interleave
 from .latency import Latency, Ratio
 
 #: A window of one batch size has so many calls at least, and lasts as `window_s` says.
@@ -50,16 +50,16 @@ class EngineFigures:
     speed: Ratio | None
 
 
-def window_s(plan: Plan) -> float:
+def window_s(schedule: Schedule) -> float:
     """Seconds that a window lasts at least: a quarter, or less where the time limit is short."""
-    return min(0.25, plan.seconds / 20)
+    return min(0.25, schedule.seconds / 20)
 
 
 def measure_engines(
     backends: Sequence[Backend],
     crops: Sequence[np.ndarray],
     batch: int,
-    plan: Plan,
+    schedule: Schedule,
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[EngineFigures]:
@@ -69,14 +69,14 @@ def measure_engines(
         backends: the models; the first is what the others are compared with.
         crops: for each model, `(N, H, W, 3)` uint8 BGR of its own size.
         batch: crops per call.
-        plan: how long.
+        schedule: how long.
         clock: seconds.
     """
     works = [_in_turn(backend, batches(pool, batch)) for backend, pool in zip(backends, crops, strict=True)]
-    windows = take_turns(
+    windows = interleave(
         works,
-        plan,
-        window_s=window_s(plan),
+        schedule,
+        window_s=window_s(schedule),
         window_calls=WINDOW_CALLS,
         samples=latency.least_samples(max(latency.PERCENTILES)),
         clock=clock,

@@ -15,20 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from ..backends import Backend
+from ..data.samples import extract_samples
 from ..embed import CALLS, embed_folder
 from ..errors import SanError
 from ..images import UnreadableImage, list_crops, open_rgb
 from ..preprocess import resize_rgb
 from . import latency
 from .engine import batches
-from .interleaved import Plan, take_turns
+from .interleaved import Schedule, interleave
 from .latency import Ratio
 
 #: A run over a folder takes this share of the time limit, by the network's own speed, within these files.
 _RUN = 0.1
 _MOST_FILES = 4096
-#: Crops that a drawn person passes a camera with.
-_CROPS_PER_TRACK = 8
 
 
 @dataclass(frozen=True)
@@ -69,41 +68,34 @@ class Crops:
     Attributes:
         paths: the files.
         source: whose they are, in words.
-        seed: of drawn ones; None for a user's own.
         unreadable: files that were passed over.
     """
 
     paths: list[Path]
     source: str
-    seed: int | None = None
     unreadable: int = 0
 
 
 @contextmanager
-def open_crops(folder: Path | None, count: int, *, seed: int) -> Iterator[Crops]:
-    """Up to `count` readable crops, spread evenly over a folder; drawn ones where there is no folder.
+def open_crops(folder: Path | None, count: int) -> Iterator[Crops]:
+    """Up to `count` readable crops, spread evenly over a folder; the sample crops where there is no folder.
 
     Args:
-        folder: of crops; None draws people into a temporary folder, which goes away in the end.
+        folder: of crops; None unpacks the sample crops into a temporary folder, which goes away in the end.
         count: of crops.
-        seed: of what is drawn.
 
     Raises:
         SanError: no such folder, no image in it, or none that can be read.
     """
     if folder is None:
-        from ..drawn import draw_cameras
-
         with tempfile.TemporaryDirectory(prefix="san-bench-") as name:
-            drawn = Path(name) / "drawn"
-            people = -(-count // (2 * _CROPS_PER_TRACK))
-            draw_cameras(drawn, people=people, cameras=2, crops_per_track=_CROPS_PER_TRACK, seed=seed)
-            yield _chosen(drawn, count, f"drawn people, seed {seed}", seed)
+            extract_samples(Path(name))
+            yield _chosen(Path(name), count, "sample crops")
     else:
         yield _chosen(folder, count, f"crops of {folder.resolve().name}")
 
 
-def _chosen(folder: Path, count: int, source: str, seed: int | None = None) -> Crops:
+def _chosen(folder: Path, count: int, source: str) -> Crops:
     found = list(list_crops(folder))
     places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
     readable = []
@@ -115,7 +107,7 @@ def _chosen(folder: Path, count: int, source: str, seed: int | None = None) -> C
             continue
     if not readable:
         raise SanError(f"none of the crops in {folder} can be read", why=f"{len(places)} were tried")
-    return Crops(readable, source, seed, len(places) - len(readable))
+    return Crops(readable, source, len(places) - len(readable))
 
 
 def measure_folders(
@@ -126,7 +118,7 @@ def measure_folders(
     batch: int,
     workers: int,
     files: int,
-    plan: Plan,
+    schedule: Schedule,
 ) -> list[FolderFigures]:
     """`embed_folder` with each model, in turn with the same number of crops that lie in memory.
 
@@ -137,7 +129,7 @@ def measure_folders(
         batch: crops per call.
         workers: threads that decode.
         files: per run, a multiple of `batch`.
-        plan: how long.
+        schedule: how long.
     """
     works: list[Callable[[], object]] = []
     cpu_s: list[list[float]] = [[] for _ in backends]
@@ -152,7 +144,7 @@ def measure_folders(
             inputs = list(islice(cycle(batches(pool, batch)), files // batch))
             works.append(_from_files(backend, folder, batch, workers, spent))
             works.append(_from_memory(backend, callers, inputs))
-        windows = take_turns(works, replace(plan, warmup_s=0.0, seconds=plan.seconds / 2))
+        windows = interleave(works, replace(schedule, warmup_s=0.0, seconds=schedule.seconds / 2))
     figures = []
     for index, backend in enumerate(backends):
         runs_s, memory_s = windows.medians_s(2 * index), windows.medians_s(2 * index + 1)

@@ -11,7 +11,7 @@ from . import latency
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long is measured.
 
     Attributes:
@@ -27,7 +27,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Windows:
-    """What `take_turns` measured.
+    """What `interleave` measured.
 
     Attributes:
         samples_s: by work, by round, the duration of each call, seconds.
@@ -50,9 +50,9 @@ class Windows:
         return [sample for window in self.samples_s[work] for sample in window]
 
 
-def take_turns(
+def interleave(
     works: Sequence[Callable[[], object]],
-    plan: Plan,
+    schedule: Schedule,
     *,
     window_s: float = 0.0,
     window_calls: int = 1,
@@ -66,7 +66,7 @@ def take_turns(
 
     Args:
         works: each is called with nothing, several times per round.
-        plan: warm-up, and when to stop.
+        schedule: warm-up, and when to stop.
         window_s: of a work in a round: calls begin until so much time has passed,
         window_calls: and until there were so many.
         samples: of each work that are wanted before it ends as settled.
@@ -75,7 +75,7 @@ def take_turns(
     for work in works:
         start = clock()
         work()
-        while clock() - start < plan.warmup_s:
+        while clock() - start < schedule.warmup_s:
             work()
     taken: list[list[list[float]]] = [[] for _ in works]
     begin = clock()
@@ -86,12 +86,12 @@ def take_turns(
             taken[index].append(_window(work, window_s, window_calls, clock))
         windows = Windows(taken, "settled")
         rounds = len(taken[0])
-        if plan.rounds is not None:
-            if rounds >= plan.rounds:
+        if schedule.rounds is not None:
+            if rounds >= schedule.rounds:
                 return Windows(taken, "rounds")
         elif all(len(windows.all_s(i)) >= samples and windows.settled(i) for i in range(len(works))):
             return windows
-        elif clock() - begin >= plan.seconds * len(works):
+        elif clock() - begin >= schedule.seconds * len(works):
             return Windows(taken, "time")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..artefact import Artefact
-from ..backends import Backend
+from ..backends import Backend, packages
 from ..embed import CALLS
 from ..io import machine
 from ..io.cpu import usable_cores
@@ -20,23 +20,12 @@ from ..preprocess import read_crop
 from . import latency
 from .engine import WINDOW_CALLS, EngineFigures, measure_engines, window_s
 from .folder import Crops, FolderFigures, files_per_run, measure_folders
-from .interleaved import Plan
+from .interleaved import Schedule
 
 #: Batch that a folder is embedded with, as `san embed` does, where it is among those that are measured.
 FOLDER_BATCH = 32
 #: Crops are held in memory up to so many bytes for each model; more only come again sooner.
 _POOL_BYTES = 1 << 28
-#: Whose version bears on speed.
-_TOOLS = (
-    "san-deploy",
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "torch",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +80,7 @@ class Bench:
     Attributes:
         machine: where.
         versions: of the tools.
-        setting: batch sizes, warm-up, windows, limits, seed.
+        setting: batch sizes, warm-up, windows, limits.
         crops: what was measured with.
         models: the first is what the others are compared with.
         peak_rss_mb: of this process with all models, 10^6 bytes; None where the system does not say.
@@ -118,7 +107,7 @@ def bench(
     crops: Crops,
     *,
     batch_sizes: Sequence[int],
-    plan: Plan,
+    schedule: Schedule,
     workers: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bench:
@@ -129,7 +118,7 @@ def bench(
         crops: from `open_crops`.
         batch_sizes: crops per call of the engines; a folder is embedded with `FOLDER_BATCH` where it is among
             them, else with the largest.
-        plan: warm-up and limits.
+        schedule: warm-up and limits.
         workers: threads that decode; None takes one for each core.
         report: takes one line for each step.
     """
@@ -137,17 +126,17 @@ def bench(
     here, cpu_before = machine.machine(), machine.cpu_time()
     start, own_start = time.perf_counter(), time.process_time()
     backends = [model.backend for model in models]
-    pools = [_in_memory(crops.paths, backend.artefact.size_hw) for backend in backends]
+    pools = [_in_memory(crops.paths, backend.artefact) for backend in backends]
     engines = []
     for batch in batch_sizes:
         report(f"batch {batch}: the engine{'s in turn' if len(models) > 1 else ''}, crops in memory")
-        engines.append(measure_engines(backends, pools, batch, plan))
+        engines.append(measure_engines(backends, pools, batch, schedule))
     batch = FOLDER_BATCH if FOLDER_BATCH in batch_sizes else max(batch_sizes)
     slowest = min(item.crops_per_second for item in engines[list(batch_sizes).index(batch)])
-    files = files_per_run(slowest, batch, plan.seconds)
+    files = files_per_run(slowest, batch, schedule.seconds)
     report(f"batch {batch}: {files} files to embeddings, again and again")
     folders = measure_folders(
-        backends, pools, crops.paths, batch=batch, workers=workers, files=files, plan=plan
+        backends, pools, crops.paths, batch=batch, workers=workers, files=files, schedule=schedule
     )
     seconds, own_s = time.perf_counter() - start, time.process_time() - own_start
     measured = [
@@ -164,11 +153,11 @@ def bench(
     ]
     return Bench(
         machine=here,
-        versions=versions(*_TOOLS),
+        versions=versions(*packages()),
         setting={
             "batch_sizes": list(batch_sizes),
-            **asdict(plan),
-            "window_s": window_s(plan),
+            **asdict(schedule),
+            "window_s": window_s(schedule),
             "window_calls": WINDOW_CALLS,
             "windows_that_agree": latency.WINDOWS,
             "tolerance": latency.TOLERANCE,
@@ -178,7 +167,6 @@ def bench(
             "source": crops.source,
             "count": len(crops.paths),
             "unreadable": crops.unreadable,
-            "seed": crops.seed,
         },
         models=measured,
         peak_rss_mb=machine.peak_rss_mb(),
@@ -197,9 +185,10 @@ def bench(
     )
 
 
-def _in_memory(paths: Sequence[Path], size_hw: tuple[int, int]) -> np.ndarray:
+def _in_memory(paths: Sequence[Path], artefact: Artefact) -> np.ndarray:
+    size_hw = artefact.size_hw
     fitting = max(1, _POOL_BYTES // (size_hw[0] * size_hw[1] * 3))
-    return np.stack([read_crop(path, size_hw) for path in paths[:fitting]])
+    return np.stack([read_crop(path, size_hw, artefact.resize) for path in paths[:fitting]])
 
 
 def _notes(models: Sequence[ModelFigures]) -> Iterator[str]:

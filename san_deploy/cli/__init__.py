@@ -6,26 +6,35 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
+from typing import TextIO
 
 import click
 
 from .. import __version__
 from ..errors import SanError
-from ..io.atomic import is_of_the_disk
+from ..io.atomic import disk_advice, is_of_the_disk
+from ..io.extras import EXTRA_OF, InstallWarning, install
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
     "bench": "Measure how fast a model is.",
+    "crops": "Cut crops out of a video, by a tracker's boxes.",
     "demo": "Draw cameras of pedestrians, match them, write the report.",
     "embed": "Embed a folder of crops.",
     "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",
     "export": "Turn a checkpoint into an ONNX file and an engine that the edge runs.",
+    "import": "Wrap an embedding network that others trained, so that all commands take it.",
     "info": "Say what a model file is and where it runs, or what this machine has.",
     "match": "Match people across cameras, write the report.",
     "parity": "Say whether a deployed model ranks as the trained network does, and where it differs.",
     "train": "Train a Sharp Attention Network.",
 }
+
+
+#: Command -> its file, where Python keeps the name for itself.
+_FILES = {"import": "import_model"}
 
 
 class _LazyGroup(click.Group):
@@ -35,7 +44,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __package__)
+        module = importlib.import_module(f".{_FILES.get(cmd_name, cmd_name)}", __package__)
         command: click.Command = module.command
         return command
 
@@ -58,9 +67,28 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
+_say_by_python = warnings.showwarning
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """As `warnings.showwarning`; a warning that is for the user is one line, without the place in our code."""
+    if issubclass(category, InstallWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        _say_by_python(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run `san`; turn errors into one line and an exit code (0 ok, 1 error, 2 usage, 3 a gate failed)."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _say
     try:
         san(standalone_mode=False)
         code = 0
@@ -86,33 +114,18 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         elif is_of_the_disk(error):
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(
-                f"Error: {error.strerror}{where}. Free some space, or choose another folder.", err=True
-            )
+            advice = disk_advice(error)
+            click.echo(f"Error: {error.strerror}{where}. {advice[0].upper()}{advice[1:]}.", err=True)
         else:
             raise
         code = 1
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
         if sys.argv[1:2] in (["export"], ["parity"]) and extra == "train":
             # PyTorch is in both extras; name the one that brings all that the command needs.
             extra = "export"
-        click.echo(
-            f"Error: {error.name} is not installed. Install the extra that brings it: "
-            f"pip install 'san-deploy[{extra}]', or '.[{extra}]' in a checkout.",
-            err=True,
-        )
+        click.echo(f"Error: {error.name} is not installed. {install(extra)}.", err=True)
         code = 1
     sys.exit(code)
-
-
-#: Missing module -> the extra that brings it.
-_EXTRAS = {
-    "torch": "train",
-    "safetensors": "train",
-    "tensorboard": "train",
-    "onnx": "convert",
-    "onnxscript": "export",
-}

@@ -14,7 +14,7 @@ import click
 
 from ..errors import UsageError
 from ..io.printable import printable
-from . import options, recount
+from . import options
 from . import text as words
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class _Batches(click.ParamType):
     type=click.IntRange(1, 100_000),
     default=256,
     show_default=True,
-    help="Different crops to measure with, spread evenly over DIR.",
+    help="Different crops to measure with, spread evenly over DIR (the sample crops are 624).",
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one per core]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of drawn crops.")
+@options.removed("--seed", do="leave it out: without DIR the sample crops are measured with, always the same")
 @options.as_json
 def command(
     *,
@@ -106,14 +106,13 @@ def command(
     rounds: int | None,
     count: int,
     workers: int | None,
-    seed: int,
     as_json: bool,
 ) -> None:
     """Measure how fast a model is: the engine alone at each batch size, then files to embeddings.
 
-    The crops are those of DIR; without DIR people are drawn. Windows of calls are repeated until the medians
-    of the last three agree within 5 %, or the time is up: it says which. Percentiles are told where there are
-    calls enough for them, p99 from 100 on.
+    The crops are those of DIR; without DIR the sample crops of the package. Windows of calls are repeated until
+    the medians of the last three agree within 5 %, or the time is up: it says which. Percentiles are given
+    where there are calls enough for them, p99 from 100 on.
 
     With --compare the models take turns window by window, and ratios are taken within a round: a machine that
     slows down for a while slows them all. Beside a ratio stand its quartiles over the rounds.
@@ -124,7 +123,7 @@ def command(
 
     from ..backends import STARTER, open_backend
     from ..bench.folder import open_crops
-    from ..bench.interleaved import Plan
+    from ..bench.interleaved import Schedule
     from ..bench.models import bench, open_model
 
     paths = [model or STARTER, *others]
@@ -137,9 +136,7 @@ def command(
     # What is printed in the end must not fail in the end.
     known = []
     for item in models:
-        artefact, how = recount.counted(
-            item.backend.artefact, recount.recount(item.path, item.backend.artefact)
-        )
+        artefact, how = words.counted(item.backend.artefact, words.recount(item.path, item.backend.artefact))
         known.append((artefact, how))
         with words.reading(item.path):
             words.accuracy(artefact, how)
@@ -149,13 +146,13 @@ def command(
         click.echo(line, err=True)
 
     if folder is None:
-        report(f"no DIR was given: drawing {count} crops of people, seed {seed}")
-    with open_crops(folder, count, seed=seed) as crops:
+        report("no DIR was given: measuring with the sample crops")
+    with open_crops(folder, count) as crops:
         result = bench(
             models,
             crops,
             batch_sizes=batch_sizes,
-            plan=Plan(warmup_s=warmup, seconds=seconds, rounds=rounds),
+            schedule=Schedule(warmup_s=warmup, seconds=seconds, rounds=rounds),
             workers=workers,
             report=report,
         )
@@ -172,7 +169,7 @@ def as_text(result: Bench, repeat: str, known: Sequence[tuple[Artefact, str]]) -
     Args:
         result: of `bench`.
         repeat: the command.
-        known: of each model, from `recount.counted`.
+        known: of each model, from `words.counted`.
     """
     names = _names([model.path for model in result.models])
     rows: list[words.Row] = []

@@ -1,4 +1,4 @@
-"""`san demo`: the whole way on people that are drawn, with the truth known."""
+"""`san demo`: the whole way on the sample crops, whose identities are known."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 #: Written last; a folder without it was not made by `san demo` and is never replaced.
 MARK = "demo.json"
-CROPS_PER_TRACK = 8
 
 
-@click.command(short_help="Draw cameras of pedestrians, match them, write the report.")
+@click.command(short_help="Match three cameras of sample crops, write the report.")
 @click.option(
     "-o",
     "--output",
@@ -30,25 +29,12 @@ CROPS_PER_TRACK = 8
     show_default=True,
     help="Folder to write; must be new.",
 )
-@click.option(
+@options.removed(
     "--people",
-    type=click.IntRange(2, 2000),
-    default=24,
-    show_default=True,
-    help="People whom every camera sees.",
-)
-@click.option(
-    "--cameras", type=click.IntRange(2, 20), default=3, show_default=True, help="Number of cameras."
-)
-@click.option(
+    "--cameras",
     "--distractors",
-    type=click.IntRange(0, 2000),
-    default=6,
-    show_default=True,
-    help="People whom a single camera sees; the right answer for them is no match.",
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+    "--seed",
+    do="leave it out: the demo matches the sample crops of the package. For crops of your own: san match cam1 cam2",
 )
 @options.model
 @options.running
@@ -57,19 +43,15 @@ CROPS_PER_TRACK = 8
 def command(
     *,
     out: Path,
-    people: int,
-    cameras: int,
-    distractors: int,
-    seed: int,
     model: Path | None,
     backend: str,
     device: str,
     threshold: float | None,
     force: bool,
 ) -> None:
-    """Draw cameras of pedestrians, match them and compare with the truth.
+    """Match three cameras of drawn pedestrians and compare with their known identities.
 
-    OUT gets the drawn crops (cameras/) and what `san match` writes. The last line printed is the path
+    OUT gets the sample crops (cameras/) and what `san match` writes. The last line printed is the path
     of the report.
     """
     from ..backends import open_backend
@@ -83,37 +65,23 @@ def command(
         raise SanError(f"{out} was not made by san demo", do="name another folder: san demo -o OUT")
     with atomic_folder(out, force=force, ours=("cameras", MARK, *OUTPUTS)) as folder:
         runtime = open_backend(model, backend=backend, device=device)
-        resolve_threshold(threshold, runtime.artefact.threshold)  # refused before anything is drawn
+        resolve_threshold(threshold, runtime.artefact.threshold)  # refused before anything is written
         options.say(runtime)
         matching, accuracy = run(
             folder,
             runtime,
-            people=people,
-            cameras=cameras,
-            distractors=distractors,
-            seed=seed,
             threshold=threshold,
         )
-        settings = {"people": people, "cameras": cameras, "distractors": distractors, "seed": seed}
-        text = json.dumps({"made_by": "san demo", **settings, "accuracy": accuracy.as_dict()}, indent=2)
+        text = json.dumps({"made_by": "san demo", "accuracy": accuracy.as_dict()}, indent=2)
         (folder / MARK).write_text(text + "\n", encoding="utf-8")
     click.echo(as_text(matching, accuracy))
     click.echo(str(out / "report.html"))
 
 
-def run(
-    folder: Path,
-    backend: Backend,
-    *,
-    people: int,
-    cameras: int,
-    distractors: int,
-    seed: int,
-    threshold: float | None = None,
-) -> tuple[Matching, Accuracy]:
-    """Draw into `folder`/cameras, match, and write the outputs of `san match` into `folder`."""
+def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tuple[Matching, Accuracy]:
+    """Unpack the sample crops into `folder`/cameras, match, write the outputs of `san match` into `folder`."""
+    from ..data.samples import extract_samples
     from ..datasets.crop_folder import IDENTITIES, read_identities
-    from ..drawn import draw_cameras
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
     from ..matching.match import match_folders
@@ -122,17 +90,7 @@ def run(
 
     root = folder / "cameras"
     root.mkdir()
-    crops = (people * cameras + distractors) * CROPS_PER_TRACK
-    with bar(crops, "drawing", "crop") as advance:
-        draw_cameras(
-            root,
-            people=people,
-            cameras=cameras,
-            crops_per_track=CROPS_PER_TRACK,
-            distractors=distractors,
-            seed=seed,
-            progress=advance,
-        )
+    extract_samples(root)
     labels = {key: person for key, (person, _) in read_identities(root / IDENTITIES).items()}
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     matching = match_folders(folders, backend, threshold=threshold, progress=bar)
@@ -141,6 +99,6 @@ def run(
     # The folder has a temporary name while it is written; what is written down is where it will be.
     shown = {camera.name: f"cameras/{camera.name}" for camera in matching.cameras}
     write_matches(folder, matching, accuracy=accuracy, shown=shown)
-    title = f"{people + distractors} drawn people, {cameras} cameras"
+    title = f"{len(set(labels.values()))} drawn people, {len(folders)} cameras"
     write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy, title=title)
     return matching, accuracy

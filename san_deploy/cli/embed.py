@@ -69,7 +69,7 @@ def command(
     click.echo(f"Embedding {files} crops with {identity} on {runtime.name}{note}", err=True)
     with bar(files, "embedding", "crop") as advance:
         result = embed_folder(folder, runtime, batch=batch, workers=workers, strict=strict, progress=advance)
-    write_embeddings(result, output)
+    write_embeddings(result, output, force=force)
     for line in _complaints(result):
         click.echo(line, err=True)
     if as_json:

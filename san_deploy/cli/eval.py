@@ -63,13 +63,7 @@ def _method(command: _Command) -> _Command:
         ),
         click.option("--draws", type=click.IntRange(0, 10000), help="Of those galleries.  [default: 20]"),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the draws.  [default: 0]"),
-        click.option(
-            "--rank-device",
-            default="auto",
-            metavar="cpu|cuda[:N]",
-            help="Where similarities are computed; a GPU needs PyTorch or CuPy.  [default: a GPU where one can "
-            "be used, else the CPU]",
-        ),
+        options.removed("--rank-device", do="leave it out: similarities are computed on the CPU"),
     )
 
 
@@ -158,8 +152,6 @@ def command(
                 do="--single-shot gives such figures for it, without --rerank and --query-expansion",
             )
         options.say(runtime)
-        if choices.rank_device != "cpu":
-            click.echo(f"Similarities are computed on {choices.rank_device}.", err=True)
         result = evaluate_set(chosen, runtime, choices, batch=batch, workers=workers, strict=strict)
         told = as_dict(
             result,
@@ -196,7 +188,6 @@ def _options(given: dict[str, Any]) -> Options:
 def _choices(given: dict[str, Any]) -> EvalConfig:
     from ..errors import UsageError
     from ..evaluation import TTA, EvalConfig, Expansion, Rerank
-    from ..metrics import rank_device
 
     def values(switch: str, **names: str) -> dict[str, Any] | None:
         """Values that were given of something that is switched on; None where it is off."""
@@ -221,7 +212,6 @@ def _choices(given: dict[str, Any]) -> EvalConfig:
         single_shot=given["single_shot"],
         draws=20 if given["draws"] is None else given["draws"],
         seed=given["seed"] or 0,
-        rank_device=rank_device(given["rank_device"]),
     )
     if given["single_shot"] and not choices.plain:
         raise UsageError(

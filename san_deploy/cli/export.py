@@ -101,7 +101,7 @@ class _Grouped(click.Command):
 @click.option(
     "--crops",
     type=click.Path(path_type=Path),
-    help="A folder of crops to check the file on.  [default: drawn people; of --calib with --int8]",
+    help="A folder of crops to check the file on.  [default: the sample crops; of --calib with --int8]",
 )
 @click.option(
     "--min-cosine",

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..io.printable import printable
-from . import options, recount
+from . import options
 from . import text as words
 
 if TYPE_CHECKING:
-    from ..artefact import Artefact, Calibration, Engine, Operands
-    from ..backends.compatibility import Verdict
+    from ..artefact import Artefact, Calibration, Engine, PrecisionStats
     from ..backends.environment import Environment
-    from ..backends.info import FileInfo
+    from ..backends.info import Compatibility, FileInfo
     from ..checkpoint_info import CheckpointInfo
 
 #: Names of a long list that are told.
@@ -33,27 +32,27 @@ def command(*, file: Path | None, as_json: bool) -> None:
     Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed.
     """
     if file is None:
-        from ..backends.environment import here
+        from ..backends.environment import read_environment
 
-        found = here()
+        found = read_environment()
         click.echo(printable(json.dumps(found.as_dict(), indent=2) if as_json else _machine(found)))
         return
 
-    from ..backends.info import read_file
+    from ..backends import read_file
 
     told = read_file(file)
-    counted = None if told.artefact is None else recount.recount(file, told.artefact)
+    counted = None if told.artefact is None else words.recount(file, told.artefact)
     with words.reading(file):
         text = _json(told, counted) if as_json else as_text(told, counted)
     click.echo(printable(text))
 
 
-def _json(told: FileInfo, found: Operands | None) -> str:
+def _json(told: FileInfo, found: PrecisionStats | None) -> str:
     values = {**told.as_dict(), "operands_counted": None if found is None else asdict(found)}
     return json.dumps(values, indent=2, allow_nan=False)
 
 
-def as_text(told: FileInfo, found: Operands | None) -> str:
+def as_text(told: FileInfo, found: PrecisionStats | None) -> str:
     """What is printed of a file and of what was counted in it, without a newline at its end."""
     beside = f"{told.sidecar} beside it agrees" if told.sidecar else "no description beside it"
     rows = [
@@ -61,7 +60,7 @@ def as_text(told: FileInfo, found: Operands | None) -> str:
         ("SHA-256", f"{told.sha256}; {beside}"),
     ]
     if told.artefact is not None:
-        rows += _artefact(*recount.counted(told.artefact, found))
+        rows += _artefact(*words.counted(told.artefact, found))
     if told.checkpoint is not None:
         rows += _checkpoint(told.checkpoint, told.parameters or 0)
     name = "runs here"
@@ -72,7 +71,7 @@ def as_text(told: FileInfo, found: Operands | None) -> str:
     return words.columns(rows)
 
 
-def _alike(verdicts: tuple[Verdict, ...]) -> dict[tuple[bool, str, str], list[str]]:
+def _alike(verdicts: tuple[Compatibility, ...]) -> dict[tuple[bool, str, str], list[str]]:
     """Names of the backends of which the same is said."""
     found: dict[tuple[bool, str, str], list[str]] = {}
     for verdict in verdicts:
@@ -164,10 +163,10 @@ def _machine(found: Environment) -> str:
         ("system", at.system),
         ("processor", f"{at.processor}; {at.cores} of {at.cores_in_all} cores may be used"),
         ("packages", _pairs(found.packages)),
-        ("providers", f"{', '.join(found.providers)} (of ONNX Runtime)"),
+        ("providers", found.no_providers or f"{', '.join(found.providers)} (of ONNX Runtime)"),
     ]
-    rows += [(name, version) for name, version in found.tensorrt.items()]
-    rows += [(name, problem) for name, problem in found.tensorrt_problems.items()]
+    rows += [(name, version) for name, version in found.backends.items()]
+    rows += [(name, problem) for name, problem in found.backend_problems.items()]
     rows.append(("CUDA", f"runtime {found.cuda_runtime or 'none'}, driver {found.cuda_driver or 'none'}"))
     rows += [("GPU", f"cuda:{gpu['index']} {gpu['name']} ({gpu['sm']})") for gpu in found.gpus]
     if not found.gpus:

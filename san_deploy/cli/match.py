@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="identities.csv (camera,track,person): judge the matches and mark them right or wrong.",
 )
+@click.option(
+    "--full-similarity", "full", is_flag=True, help="Keep the similarity of every pair in similarity.npz."
+)
 @options.reading
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
 @options.as_json
@@ -59,6 +62,7 @@ def command(
     threshold: float | None,
     top: int,
     labels: Path | None,
+    full: bool,
     batch: int,
     workers: int | None,
     strict: bool,
@@ -96,6 +100,7 @@ def command(
             batch=batch,
             workers=workers,
             strict=strict,
+            full=full,
             progress=bar,
         )
         track_to_pid = pids_from_labels(matching, people, labels or "") if people else None
@@ -152,6 +157,11 @@ def accuracy_lines(accuracy: Accuracy) -> list[str]:
     if accuracy.recall is not None:
         lines.append(
             f"recall     {accuracy.recall:7.1%}  {accuracy.right} of {accuracy.possible} true pairs found"
+        )
+    if accuracy.unsure:
+        lines.append(
+            f"unsure     {accuracy.unsure:7d}  matches, {accuracy.unsure_right} of them right; without them "
+            f"precision {accuracy.sure_precision or 0:.1%}, recall {accuracy.sure_recall or 0:.1%}"
         )
     if accuracy.alone:
         fraction = accuracy.alone_unmatched / accuracy.alone

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from ..backends import Backend
     from ..datasets import Options
@@ -21,6 +23,21 @@ model = click.option(
     help="An .onnx or .engine file of san export, or a checkpoint.  [default: the starter model]",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def removed(*names: str, do: str) -> Callable[[_Command], _Command]:
+    """Options of earlier releases, each refused with one line that says what to do instead."""
+
+    def refuse(_: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise UsageError(f"{param.opts[0]} is not there any more", do=do)
+
+    def add(command: _Command) -> _Command:
+        for name in names:
+            command = click.option(name, hidden=True, expose_value=False, callback=refuse)(command)
+        return command
+
+    return add
 
 
 def reading(command: _Command) -> _Command:
@@ -92,6 +109,17 @@ def data_options(given: Mapping[str, Any], *, distractors: bool = False) -> Opti
     )
 
 
+class _BackendOption(click.Option):
+    """Lists the table of runtimes, which is read when help is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from ..backends import BACKENDS
+
+        *most, last = BACKENDS
+        self.help = f"{', '.join(most)} or {last}.  [default: by the file]"
+        return super().get_help_record(ctx)
+
+
 def running(command: _Command) -> _Command:
     """`--backend` and `--device`: what runs the model, and where. `open_backend` says which names there are."""
     for option in (
@@ -102,10 +130,7 @@ def running(command: _Command) -> _Command:
             help="Where to run.  [default: a GPU where one can be used, else the CPU]",
         ),
         click.option(
-            "--backend",
-            metavar="NAME",
-            default="auto",
-            help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx or torch.  [default: by the file]",
+            "--backend", cls=_BackendOption, metavar="NAME", default="auto", help="filled in when it is shown"
         ),
     ):
         command = option(command)

@@ -146,7 +146,7 @@ def command(
     if resizer is not None and resize is not None:
         pair = pair.resized(resizer, resize)
     gates = make_gates(pair.target.artefact, pair.reference.artefact.mask, asked)
-    sample = Sample(chosen, pair.target.artefact.size_hw)
+    sample = Sample(chosen, pair.reference.artefact.size_hw, pair.reference.artefact.resize)
     click.echo(f"Comparing {len(sample)} {sample.source}", err=True)
     click.echo(f"reference  {reference}: {pair.reference.runtime}", err=True)
     click.echo(f"target     {pair.target.path}: {pair.target.runtime}", err=True)

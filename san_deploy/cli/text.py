@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SanError
 
 if TYPE_CHECKING:
-    from ..artefact import Artefact, Threshold
+    from ..artefact import Artefact, PrecisionStats, Threshold
 
 Row = tuple[str, str]
 
@@ -34,7 +36,7 @@ def identity(artefact: Artefact) -> str:
 
 
 def precision(artefact: Artefact, known: str = "") -> str:
-    """What was asked for, and what the file has; `known` says how that is known, see `recount.counted`."""
+    """What was asked for, and what the file has; `known` says how that is known, see `counted`."""
     asked = artefact.precision.upper()
     has = artefact.operands
     if has is None:
@@ -49,6 +51,29 @@ def precision(artefact: Artefact, known: str = "") -> str:
     counted = where.get(has.source, f"in '{has.source}'")
     how = known or f"counted {counted}"
     return f"{asked} asked for; {told} of the {has.count} operands of convolutions and products, {how}"
+
+
+def recount(path: Path, artefact: Artefact) -> PrecisionStats | None:
+    """What an ONNX file computes with, counted again; None for an engine, and without the onnx package.
+
+    Raises:
+        SanError: the file says otherwise of itself, see `precision_stats.recount`.
+    """
+    # An engine's description has its SHA-256.
+    if artefact.engine is not None or path.suffix != ".onnx" or importlib.util.find_spec("onnx") is None:
+        return None
+    from san_export.graph import precision_stats
+
+    return precision_stats.recount(path, artefact)
+
+
+def counted(artefact: Artefact, found: PrecisionStats | None) -> tuple[Artefact, str]:
+    """An artefact with the operands of `recount`, and how they are known, in words; empty for an engine."""
+    if found is not None:
+        return replace(artefact, operands=found), "counted again here"
+    if artefact.engine is not None or artefact.operands is None:
+        return artefact, ""
+    return artefact, "by its own word: onnx is not installed to count again"
 
 
 def threshold(value: Threshold | None) -> str:

@@ -7,28 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SanError, UsageError
+from ..metrics.labels import DISTRACTOR, JUNK
 from . import crop_folder, cuhk03, dukemtmc, market1501, msmt17, pattern, ward
-from .evaluation import EvaluationSet, evaluation_set, notes, right_answers, why_not
+from .evaluation import EvaluationSet, count_positives, diagnose, evaluation_set, notes
 from .options import Options, Reader, refuse_unused
-from .records import DISTRACTOR, JUNK, Crop, Dataset, Labels, labels
-from .summary import Row
+from .records import Crop, CropLabels, Dataset, SubsetCounts, labels
 
 __all__ = [
     "DISTRACTOR",
     "JUNK",
     "READERS",
     "Crop",
+    "CropLabels",
     "Dataset",
     "EvaluationSet",
-    "Labels",
     "Options",
-    "Row",
+    "SubsetCounts",
+    "count_positives",
+    "diagnose",
     "evaluation_set",
     "is_dataset",
     "labels",
     "notes",
     "read_dataset",
-    "right_answers",
     "why_not",
 ]
 

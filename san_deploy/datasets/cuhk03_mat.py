@@ -19,8 +19,9 @@ from PIL import Image
 
 from ..errors import SanError
 from ..images import MAX_PIXELS
+from ..io.extras import install
 
-_EXTRA = "pip install 'san-deploy[cuhk03]'"
+_EXTRA = install("cuhk03")
 
 
 def person(pair: int, index: int) -> int:

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SanError
-from .records import DISTRACTOR, Crop, Dataset
-from .summary import Row, count, table
+from .records import DISTRACTOR, Crop, Dataset, SubsetCounts, count, table
 
 #: Names that stand for no single split.
 ALL = "all"
@@ -44,7 +43,7 @@ class EvaluationSet:
     single_shot: bool = False
     notes: tuple[str, ...] = field(default=())
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[SubsetCounts]:
         """What query and gallery hold, as plain data."""
         return [count("query", self.query), count("gallery", self.gallery, junk=self.junk)]
 
@@ -106,7 +105,7 @@ def evaluation_set(dataset: Dataset, split: str | None = None) -> EvaluationSet:
     )
 
 
-def right_answers(chosen: EvaluationSet) -> np.ndarray:
+def count_positives(chosen: EvaluationSet) -> np.ndarray:
     """How many right answers each query has: gallery crops of the same person by another camera.
 
     Returns:
@@ -119,7 +118,7 @@ def right_answers(chosen: EvaluationSet) -> np.ndarray:
     )
 
 
-def why_not(chosen: EvaluationSet) -> SanError | None:
+def diagnose(chosen: EvaluationSet) -> SanError | None:
     """Why no figure can come of this, to be raised; None where one can.
 
     No query, one person in all, nobody of the queries in the gallery, one camera, nobody seen by two cameras.
@@ -152,10 +151,10 @@ def why_not(chosen: EvaluationSet) -> SanError | None:
             why="crops of one person by one camera do not count as right answers",
             do="--no-camera compares all crops with each other",
         )
-    if not right_answers(chosen).any():
+    if not count_positives(chosen).any():
         return SanError(
             f"no query of {where} has a right answer",
-            why=_lacking(chosen),
+            why=_exclusions(chosen),
             do="--no-camera compares all crops with each other",
         )
     return None
@@ -164,18 +163,18 @@ def why_not(chosen: EvaluationSet) -> SanError | None:
 def notes(chosen: EvaluationSet) -> list[str]:
     """What to say beside the figures, a sentence each: the reader's notes, queries without a right answer."""
     lines = list(chosen.notes)
-    lost = int((right_answers(chosen) == 0).sum())
+    lost = int((count_positives(chosen) == 0).sum())
     if lost:
         lines.append(
-            f"{lost} of {len(chosen.query)} queries have no right answer and are left out: {_lacking(chosen)}."
+            f"{lost} of {len(chosen.query)} queries have no right answer and are left out: {_exclusions(chosen)}."
         )
     return lines
 
 
-def _lacking(chosen: EvaluationSet) -> str:
+def _exclusions(chosen: EvaluationSet) -> str:
     """Why queries have no right answer, in numbers of people."""
     lost = {
-        crop.person for crop, found in zip(chosen.query, right_answers(chosen), strict=True) if found == 0
+        crop.person for crop, found in zip(chosen.query, count_positives(chosen), strict=True) if found == 0
     }
     own = chosen.query_rows is not None
     # Within a split everybody stands in the gallery, by the query itself if by nothing else.

@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SanError
+from ..metrics.labels import DISTRACTOR, JUNK
 from .listing import Tree, first_image
 from .options import Options
-from .records import DISTRACTOR, JUNK, Crop, Dataset
+from .records import Crop, Dataset
 
 LAYOUT = (
     "Market-1501: bounding_box_train/, query/ and bounding_box_test/ with names like 0002_c1s1_000451_03.jpg"

@@ -22,9 +22,10 @@ from pathlib import Path
 
 from ..errors import SanError, UsageError
 from ..images import SUFFIXES
+from ..metrics.labels import DISTRACTOR, JUNK
 from .listing import Tree
 from .options import Options
-from .records import DISTRACTOR, JUNK, LARGEST, Crop, Dataset
+from .records import LARGEST, Crop, Dataset
 
 LAYOUT = "a folder of crops read by --pattern, for example '{person}_c{camera}_{}.jpg'"
 OPTIONS = frozenset({"pattern"})

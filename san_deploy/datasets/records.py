@@ -1,22 +1,18 @@
-"""What every data set reader gives: labelled crops in named splits."""
+"""What every data set reader gives: labelled crops in named splits, and what they hold in numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from .summary import Row, count, table
+from ..metrics.labels import DISTRACTOR
 
-#: Person number of a gallery crop of somebody who is never asked for (Market-1501 calls it 0).
-DISTRACTOR = 0
 #: The largest person number: sums of two still fit into 64 bits.
 LARGEST = 10**18 - 1
-#: Person number of a crop that counts neither as right nor as wrong (a bad box). Readers drop these.
-JUNK = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +32,8 @@ class Crop:
     track: str
 
 
-class Labels(NamedTuple):
-    """Labels of N crops: person `(N,)` int64, camera `(N,)` and track `(N,)` text."""
+class CropLabels(NamedTuple):
+    """CropLabels of N crops: person `(N,)` int64, camera `(N,)` and track `(N,)` text."""
 
     person: np.ndarray
     camera: np.ndarray
@@ -49,13 +45,51 @@ class Labels(NamedTuple):
         return np.asarray(self.person == DISTRACTOR)
 
 
-def labels(crops: Sequence[Crop]) -> Labels:
+def labels(crops: Sequence[Crop]) -> CropLabels:
     """The labels of crops as the metrics take them."""
-    return Labels(
+    return CropLabels(
         np.array([crop.person for crop in crops], np.int64),
         np.array([crop.camera for crop in crops], str),
         np.array([crop.track for crop in crops], str),
     )
+
+
+class SubsetCounts(TypedDict):
+    """One subset: crops (distractors included, junk not), people (distractors not), and so on."""
+
+    subset: str
+    crops: int
+    people: int
+    cameras: int
+    tracklets: int
+    distractors: int
+    junk: int
+
+
+_COLUMNS = ("crops", "people", "cameras", "tracklets", "distractors", "junk")
+
+
+def count(subset: str, crops: Sequence[Crop], *, junk: int = 0) -> SubsetCounts:
+    """Count a subset; `junk` crops were dropped from it."""
+    return SubsetCounts(
+        subset=subset,
+        crops=len(crops),
+        people=len({crop.person for crop in crops if crop.person != DISTRACTOR}),
+        cameras=len({crop.camera for crop in crops}),
+        tracklets=len({(crop.camera, crop.track) for crop in crops}),
+        distractors=sum(crop.person == DISTRACTOR for crop in crops),
+        junk=junk,
+    )
+
+
+def table(rows: Sequence[SubsetCounts], title: str) -> list[str]:
+    """The rows as aligned lines under a header; `title` heads the column of names."""
+    width = max(10, *(len(row["subset"]) for row in rows)) if rows else 10
+    lines = [f"{title:{width}s}" + "".join(f" {column:>{max(7, len(column))}s}" for column in _COLUMNS)]
+    for row in rows:
+        values = (f" {row[column]:{max(7, len(column))}d}" for column in _COLUMNS)  # type: ignore[literal-required]
+        lines.append(f"{row['subset']:{width}s}" + "".join(values))
+    return lines
 
 
 @dataclass(frozen=True)
@@ -81,7 +115,7 @@ class Dataset:
     unsplit: bool = False
     single_shot: bool = False
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[SubsetCounts]:
         """What each split holds, as plain data."""
         return [count(name, crops, junk=self.junk.get(name, 0)) for name, crops in self.splits.items()]
 

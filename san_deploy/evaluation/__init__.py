@@ -7,7 +7,7 @@ result = evaluate_set(chosen, model, EvalConfig())
 
 from .config import EvalConfig, Expansion, Rerank
 from .embedding import Embedded, embed_crops
-from .result import Evaluation, SingleShots, TrackletFigures
+from .result import EvaluationResult, SingleShots, TrackletFigures
 from .run import evaluate_set
 from .test_time_augmentation import TTA, VIEWS
 
@@ -16,7 +16,7 @@ __all__ = [
     "VIEWS",
     "Embedded",
     "EvalConfig",
-    "Evaluation",
+    "EvaluationResult",
     "Expansion",
     "Rerank",
     "SingleShots",

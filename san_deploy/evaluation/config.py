@@ -38,7 +38,6 @@ class EvalConfig:
         single_shot: give CUHK03's single-gallery-shot figures as well, whichever the data set.
         draws: of its galleries; 0 gives the exact expectation alone.
         seed: of the draws.
-        rank_device: where similarities are computed, see `metrics.rank_device`.
     """
 
     views: TTA = field(default_factory=TTA)
@@ -48,7 +47,6 @@ class EvalConfig:
     single_shot: bool = False
     draws: int = 20
     seed: int = 0
-    rank_device: str = "cpu"
 
     @property
     def plain(self) -> bool:

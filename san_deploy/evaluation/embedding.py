@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..artefact import Artefact
 from ..backends import Backend
 from ..embed import CALLS, Unreadable
 from ..errors import SanError, UsageError
@@ -93,7 +94,7 @@ def embed_crops(
         return count, backend(crops)
 
     with threads(workers, "san-decode") as decoders, threads(CALLS, "san-embed") as callers:
-        crops = readable(_decoded(paths, backend.artefact.size_hw, views, decoders, batch, workers))
+        crops = readable(_decoded(paths, backend.artefact, views, decoders, batch, workers))
         for count, embedding in in_order(callers, call, groups(crops), ahead=CALLS):
             rows.append(views.pool(embedding))
             told(count)
@@ -107,7 +108,7 @@ def embed_crops(
 
 def _decoded(
     paths: Sequence[Path],
-    size_hw: tuple[int, int],
+    artefact: Artefact,
     views: TTA,
     pool: ThreadPoolExecutor,
     batch: int,
@@ -119,7 +120,7 @@ def _decoded(
         found: list[np.ndarray | UnreadableImage] = []
         for path in chunk:
             try:
-                found.append(views.read(path, size_hw))
+                found.append(views.read(path, artefact.size_hw, artefact.resize))
             except UnreadableImage as error:
                 found.append(error)
         return found

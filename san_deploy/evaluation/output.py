@@ -9,23 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..backends import Backend
+from ..backends import Backend, packages
 from ..datasets import Crop, EvaluationSet, Options, notes
 from ..io.versions import versions
 from ..metrics import AP_DEFINITION, Ranking, SingleShot
-from .result import RULE, RULE_NO_CAMERA, TIES, Evaluation
+from .result import RULE, RULE_NO_CAMERA, TIES, EvaluationResult
 
 SCHEMA_VERSION = 1
 #: What files of an evaluation are called.
 JSON, PAGE, PLOT, EMBEDDINGS = "eval.json", "eval.html", "cmc.svg", "embeddings.npz"
 OUTPUTS = (JSON, PAGE, PLOT, EMBEDDINGS)
 _RANKS = (1, 5, 10, 20)
-_PACKAGES = ("san-deploy", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt")
 #: One line of figures: what they are of, CMC at `_RANKS`, mAP and mINP where they are defined, how many.
 _Line = tuple[str, tuple[float, ...], float | None, float | None, str]
 
 
-def as_text(result: Evaluation, options: Options) -> str:
+def as_text(result: EvaluationResult, options: Options) -> str:
     """What is printed: figures, what they are, what to know of them; no newline at the end."""
     lines = _lines(result)
     width = max(len(line[0]) for line in lines) + 1
@@ -37,7 +36,7 @@ def as_text(result: Evaluation, options: Options) -> str:
     return "\n".join([*text, "", *(f"{name:9s} {told}" for name, told in explained(result, options))])
 
 
-def explained(result: Evaluation, options: Options) -> list[tuple[str, str]]:
+def explained(result: EvaluationResult, options: Options) -> list[tuple[str, str]]:
     """What the figures are, and what to know of them: a word and a sentence each."""
     choices = result.choices
     told = [
@@ -66,7 +65,7 @@ def explained(result: Evaluation, options: Options) -> list[tuple[str, str]]:
     return told + [("note", line) for line in remarks(result)]
 
 
-def _draws(result: Evaluation) -> str:
+def _draws(result: EvaluationResult) -> str:
     shots = result.single_shot
     assert shots is not None
     told = "one gallery crop per person; the expectation is exact, over all draws"
@@ -79,7 +78,7 @@ def _draws(result: Evaluation) -> str:
     return told + "; mAP is of the whole gallery"
 
 
-def remarks(result: Evaluation) -> list[str]:
+def remarks(result: EvaluationResult) -> list[str]:
     """What to know of an evaluation, a sentence each."""
     lines = notes(result.chosen)
     left = result.embedded.unreadable
@@ -93,7 +92,7 @@ def remarks(result: Evaluation) -> list[str]:
     return lines
 
 
-def _lines(result: Evaluation) -> list[_Line]:
+def _lines(result: EvaluationResult) -> list[_Line]:
     lines = [_line("crops", result.crops, f"{result.crops.queries} queries")]
     shots = result.single_shot
     if shots:
@@ -114,7 +113,7 @@ def _lines(result: Evaluation) -> list[_Line]:
     return lines
 
 
-def table(result: Evaluation) -> list[dict[str, Any]]:
+def table(result: EvaluationResult) -> list[dict[str, Any]]:
     """The printed figures as rows of text, for the page."""
     return [
         {"name": name, "cells": [_percent(value) for value in (*cmc, mean_ap, mean_inp)], "count": count}
@@ -135,7 +134,7 @@ def _percent(value: float | None) -> str:
 
 
 def as_dict(
-    result: Evaluation,
+    result: EvaluationResult,
     backend: Backend,
     options: Options,
     *,
@@ -160,7 +159,7 @@ def as_dict(
         "schema_version": SCHEMA_VERSION,
         "model": {"file": str(model), **backend.artefact.as_dict()},
         "runtime": {"name": backend.name, "note": backend.note, "batch": batch},
-        "versions": versions(*_PACKAGES) | {"python": platform.python_version()},
+        "versions": versions(*packages()) | {"python": platform.python_version()},
         "data": {
             "name": chosen.name,
             "root": str(chosen.root),
@@ -208,7 +207,7 @@ def _ranking(ranking: Ranking) -> dict[str, Any]:
     return ranking.as_dict() | {"cmc": list(ranking.cmc)}
 
 
-def _tracklets(result: Evaluation) -> dict[str, Any] | None:
+def _tracklets(result: EvaluationResult) -> dict[str, Any] | None:
     tracklets = result.tracklets
     if tracklets is None:
         return None
@@ -220,7 +219,7 @@ def _tracklets(result: Evaluation) -> dict[str, Any] | None:
     }
 
 
-def _single_shot(result: Evaluation) -> dict[str, Any] | None:
+def _single_shot(result: EvaluationResult) -> dict[str, Any] | None:
     shots = result.single_shot
     if shots is None:
         return None

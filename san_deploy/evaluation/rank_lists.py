@@ -9,7 +9,7 @@ import numpy as np
 
 from ..datasets import Crop
 from ..metrics import rank_lists, rank_positives
-from .result import Evaluation
+from .result import EvaluationResult
 
 #: RankingLabels of a list that are shown.
 LENGTH = 10
@@ -51,7 +51,7 @@ class Listed:
     ranks: list[int]
 
 
-def worst_and_best(result: Evaluation, count: int) -> tuple[list[Listed], list[Listed]]:
+def worst_and_best(result: EvaluationResult, count: int) -> tuple[list[Listed], list[Listed]]:
     """Up to `count` queries of the lowest average precision and as many others of the highest.
 
     One query of each person, or the page would show one person's failure eight times. Of equals, those with more
@@ -59,7 +59,7 @@ def worst_and_best(result: Evaluation, count: int) -> tuple[list[Listed], list[L
     """
     precision, positives = result.queries.average_precision, result.queries.positives
     counts = np.flatnonzero(positives)
-    person = result.answers.query_person
+    person = result.labels.query_person
     up = counts[np.lexsort((counts, -positives[counts], precision[counts]))]
     down = counts[np.lexsort((counts, -positives[counts], -precision[counts]))]
     worst = _one_each(up, person, count, ())
@@ -77,16 +77,16 @@ def _one_each(order: np.ndarray, person: np.ndarray, count: int, without: Contai
     return list(chosen.values())
 
 
-def _listed(result: Evaluation, query: int) -> Listed:
+def _listed(result: EvaluationResult, query: int) -> Listed:
     # Ranks of this very row: in a tile of many rows the last bit of a product may differ.
     ranks = _ranks(result, query)
     first = ranks[0]
-    (found,) = rank_lists(result.scores, result.answers, [query], max(LENGTH, first))
+    (found,) = rank_lists(result.scores, result.labels, [query], max(LENGTH, first))
     gallery = result.chosen.gallery
     entries = [
         Answer(rank, gallery[row], score, right)
         for rank, (row, score, right) in enumerate(
-            zip(found.gallery.tolist(), found.score.tolist(), found.right.tolist(), strict=True), 1
+            zip(found.gallery.tolist(), found.score.tolist(), found.positive.tolist(), strict=True), 1
         )
     ]
     return Listed(
@@ -98,10 +98,10 @@ def _listed(result: Evaluation, query: int) -> Listed:
     )
 
 
-def _ranks(result: Evaluation, query: int) -> list[int]:
+def _ranks(result: EvaluationResult, query: int) -> list[int]:
     values = np.empty((1, result.scores.shape[1]), np.float32)
     result.scores.fill(query, query + 1, values)
     right, ignored = np.zeros(values.shape[1], bool), np.zeros(values.shape[1], bool)
-    right[result.answers.right(query)] = True
-    ignored[result.answers.ignored(query)] = True
+    right[result.labels.positives_of(query)] = True
+    ignored[result.labels.ignored(query)] = True
     return [int(rank) for rank in rank_positives(values[0], right, ignored)]

@@ -52,7 +52,7 @@ class TrackletFigures:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class EvaluationResult:
     """Everything that was found.
 
     Attributes:
@@ -60,7 +60,7 @@ class Evaluation:
         choices: how it was done.
         embedded: all crops; `unreadable` and `seconds` are to be told.
         query_rows, gallery_rows: where queries and gallery stand in `embedded.embedding`.
-        scores, answers: what was ranked, to make rank lists of.
+        scores, labels: what was ranked, to make rank lists of.
         queries: how each query fared.
         crops: CMC, mAP and mINP over them.
         tracklets: None where they were not asked for.
@@ -74,7 +74,7 @@ class Evaluation:
     query_rows: np.ndarray
     gallery_rows: np.ndarray
     scores: Scores
-    answers: RankingLabels
+    labels: RankingLabels
     queries: QueryRanks
     crops: Ranking
     tracklets: TrackletFigures | None

@@ -11,12 +11,12 @@ import numpy as np
 
 from .. import metrics
 from ..backends import Backend
-from ..datasets import DISTRACTOR, Crop, EvaluationSet, labels, why_not
+from ..datasets import DISTRACTOR, Crop, EvaluationSet, diagnose, labels
 from ..errors import SanError, UsageError
 from ..io.progress import Progress, bar
 from .config import EvalConfig, Expansion
 from .embedding import embed_crops
-from .result import Evaluation, SingleShots, TrackletFigures
+from .result import EvaluationResult, SingleShots, TrackletFigures
 
 
 def evaluate_set(
@@ -28,7 +28,7 @@ def evaluate_set(
     workers: int | None = None,
     strict: bool = False,
     progress: Callable[[int, str, str], Progress] = bar,
-) -> Evaluation:
+) -> EvaluationResult:
     """Embed queries and gallery, each crop once, and rank them.
 
     Args:
@@ -66,23 +66,25 @@ def evaluate_set(
         check(chosen, choices)
     query_rows = np.array([place[crop.path] for crop in chosen.query], np.int64)
     gallery_rows = np.array([place[crop.path] for crop in chosen.gallery], np.int64)
-    answers = _answers(chosen.query, chosen.gallery)
+    ranking_labels = _ranking_labels(chosen.query, chosen.gallery)
     query, gallery = (_take(embedded.embedding, rows) for rows in (query_rows, gallery_rows))
     scores = _scores(query, gallery, chosen.query_rows, choices, progress)
     with progress(len(query), "ranking", "query") as advance:
-        queries = metrics.rank_queries(scores, answers, advance)
-    return Evaluation(
+        queries = metrics.rank_queries(scores, ranking_labels, advance)
+    return EvaluationResult(
         chosen=chosen,
         choices=choices,
         embedded=embedded,
         query_rows=query_rows,
         gallery_rows=gallery_rows,
         scores=scores,
-        answers=answers,
+        labels=ranking_labels,
         queries=queries,
         crops=queries.summary(),
         tracklets=_tracklets(chosen, query, gallery, choices, progress) if choices.tracklets else None,
-        single_shot=_single_shot(scores, answers, choices) if wants_single_shot(chosen, choices) else None,
+        single_shot=_single_shot(scores, ranking_labels, choices)
+        if wants_single_shot(chosen, choices)
+        else None,
         ranking_seconds=time.perf_counter() - start,
     )
 
@@ -94,7 +96,7 @@ def check(chosen: EvaluationSet, choices: EvalConfig) -> None:
         SanError: the data set gives none, or has no tracklets.
         UsageError: query expansion and re-ranking, where every query stands in the gallery.
     """
-    if error := why_not(chosen):
+    if error := diagnose(chosen):
         raise error
     if choices.tracklets and not has_tracklets(chosen):
         raise SanError(
@@ -114,8 +116,7 @@ def check_choices(choices: EvalConfig) -> None:
     """Refuse choices that suit no data set: two crops are ranked by them.
 
     Raises:
-        SanError: the ranking device is not there.
-        UsageError: values of the re-ranking or the expansion are out of range, or there is no such device.
+        UsageError: values of the re-ranking or the expansion are out of range.
     """
     rows = np.eye(2, dtype=np.float32)
     _scores(rows, rows, None, choices, _quiet)
@@ -161,7 +162,7 @@ def _take(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
     return rows if everything else rows[index]
 
 
-def _answers(query: list[Crop], gallery: list[Crop]) -> metrics.RankingLabels:
+def _ranking_labels(query: list[Crop], gallery: list[Crop]) -> metrics.RankingLabels:
     asked, there = labels(query), labels(gallery)
     return metrics.RankingLabels(
         query_person=asked.person,
@@ -179,17 +180,16 @@ def _scores(
     progress: Callable[[int, str, str], Progress],
 ) -> metrics.Scores:
     """`query_rows`: where queries stand in the gallery; None where they are crops of their own."""
-    device = choices.rank_device
     if choices.expansion:
-        query = _expanded(query, gallery, query_rows, choices.expansion, device)
+        query = _expanded(query, gallery, query_rows, choices.expansion)
     values = choices.rerank
     if not values:
-        return metrics.products(query, gallery, device)
+        return metrics.Similarity(query, gallery)
 
     from ..metrics.rerank import Reranked
 
     crops = len(gallery) + (len(query) if query_rows is None else 0)
-    given: dict[str, Any] = {"k1": values.k1, "k2": values.k2, "weight": values.weight, "device": device}
+    given: dict[str, Any] = {"k1": values.k1, "k2": values.k2, "weight": values.weight}
     with progress(crops, "re-ranking", "crop") as advance:
         if query_rows is not None:
             return Reranked(None, gallery, query_rows=query_rows, progress=advance, **given)
@@ -201,7 +201,6 @@ def _expanded(
     gallery: np.ndarray,
     query_rows: np.ndarray | None,
     expansion: Expansion,
-    device: str,
 ) -> np.ndarray:
     """Queries drawn towards their nearest; one that stands in the gallery is not its own neighbour."""
     from ..metrics.query_expansion import expand_queries
@@ -213,7 +212,6 @@ def _expanded(
         count=expansion.count,
         alpha=expansion.alpha,
         gallery_too=own,
-        device=device,
     )
     return expanded if query_rows is None else others[query_rows]
 
@@ -237,11 +235,11 @@ def _tracklets(
         pairs = metrics.evaluate_tracklets(
             gallery, person=there.person, camera=there.camera, track=there.track
         )
-    answers = metrics.RankingLabels(
+    ranking_labels = metrics.RankingLabels(
         query_person=query_person, gallery_person=person, query_camera=query_camera, gallery_camera=camera
     )
     scores = _scores(query, rows, query_rows, choices, progress)
-    return TrackletFigures(metrics.rank_queries(scores, answers).summary(), pairs)
+    return TrackletFigures(metrics.rank_queries(scores, ranking_labels).summary(), pairs)
 
 
 def _pooled(rows: np.ndarray, crops: list[Crop]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -251,12 +249,14 @@ def _pooled(rows: np.ndarray, crops: list[Crop]) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def _single_shot(scores: metrics.Scores, answers: metrics.RankingLabels, choices: EvalConfig) -> SingleShots:
+def _single_shot(
+    scores: metrics.Scores, ranking_labels: metrics.RankingLabels, choices: EvalConfig
+) -> SingleShots:
     drawn = None
     if choices.draws:
-        drawn = metrics.draw_single_shot(scores, answers, draws=choices.draws, seed=choices.seed)
+        drawn = metrics.draw_single_shot(scores, ranking_labels, draws=choices.draws, seed=choices.seed)
     return SingleShots(
-        metrics.single_shot(scores, answers, by="person"),
-        metrics.single_shot(scores, answers, by="query"),
+        metrics.single_shot(scores, ranking_labels, by="person"),
+        metrics.single_shot(scores, ranking_labels, by="query"),
         drawn,
     )

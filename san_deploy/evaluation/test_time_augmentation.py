@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import SanError, UsageError
 from ..images import open_rgb
-from ..preprocess import read_crop, resize_rgb
+from ..preprocess import RESIZE, read_crop, resize_rgb
 
 #: Name -> how many views.
 VIEWS = {"none": 1, "flip": 2, "ten-crop": 10}
@@ -45,12 +45,13 @@ class TTA:
         """Views of one crop."""
         return VIEWS[self.name]
 
-    def read(self, path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+    def read(self, path: Path, size_hw: tuple[int, int], resize: str = RESIZE) -> np.ndarray:
         """The views of an image file.
 
         Args:
             path: of the file.
             size_hw: height and width of each view, pixels.
+            resize: a name in `preprocess.RESIZES`.
 
         Returns:
             `(count, size_hw[0], size_hw[1], 3)` uint8 BGR.
@@ -60,10 +61,10 @@ class TTA:
         """
         height, width = size_hw
         if self.name != "ten-crop":
-            crops = read_crop(path, size_hw)[None]
+            crops = read_crop(path, size_hw, resize)[None]
         else:
             large_hw = round(height * SCALE), round(width * SCALE)
-            large = np.asarray(resize_rgb(open_rgb(path), large_hw))[:, :, ::-1]
+            large = np.asarray(resize_rgb(open_rgb(path), large_hw, resize))[:, :, ::-1]
             down, across = large_hw[0] - height, large_hw[1] - width
             corners = ((0, 0), (0, across), (down, 0), (down, across), (down // 2, across // 2))
             crops = np.stack([large[y : y + height, x : x + width] for y, x in corners])

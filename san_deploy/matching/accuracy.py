@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
 from ..datasets.records import DISTRACTOR
 from ..errors import SanError
-from .match import Matching
+from .match import Matching, PairMatching
+from .similarity import tiles
 
 #: `{(camera, track): person}`.
 TrackToPid = Mapping[tuple[str, str], int]
@@ -32,6 +32,7 @@ class Accuracy:
         alone: tracklets, counted in each camera pair, whose person the other camera did not see.
         alone_unmatched: those of them that were left without a match.
         unlabelled: tracklets that the labels do not name.
+        unsure, unsure_right: matches among `matched` whose margin is within the noise, and right ones of them.
     """
 
     rank1: float | None
@@ -41,6 +42,8 @@ class Accuracy:
     alone: int
     alone_unmatched: int
     unlabelled: int
+    unsure: int = 0
+    unsure_right: int = 0
 
     @property
     def precision(self) -> float | None:
@@ -52,9 +55,21 @@ class Accuracy:
         """Fraction of the possible right matches that were found; None where no person is seen twice."""
         return self.right / self.possible if self.possible else None
 
+    @property
+    def sure_precision(self) -> float | None:
+        """Fraction of the matches that are right, of those that are not unsure; None where there is none."""
+        sure = self.matched - self.unsure
+        return (self.right - self.unsure_right) / sure if sure else None
+
+    @property
+    def sure_recall(self) -> float | None:
+        """Fraction of the possible right matches that were found and are not unsure."""
+        return (self.right - self.unsure_right) / self.possible if self.possible else None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, precision and recall included."""
-        return asdict(self) | {"precision": self.precision, "recall": self.recall}
+        names = ("precision", "recall", "sure_precision", "sure_recall")
+        return asdict(self) | {name: getattr(self, name) for name in names}
 
 
 def pids_from_labels(
@@ -106,51 +121,60 @@ def score(matching: Matching, track_to_pid: TrackToPid) -> Accuracy:
         matching: the result.
         track_to_pid: `{(camera, track): person}`, see `pids_from_labels`.
     """
-    right = matched = possible = alone = alone_unmatched = 0
+    right = matched = possible = alone = alone_unmatched = unsure = unsure_right = 0
     rank1: list[float] = []
+    embedding = {camera.name: camera.embedding for camera in matching.cameras}
     for pair in matching.pairs:
-        people_a = np.array(
-            [track_to_pid.get((pair.camera_a, track), -1) for track in pair.tracks_a.tolist()], np.int64
-        )
-        people_b = np.array(
-            [track_to_pid.get((pair.camera_b, track), -1) for track in pair.tracks_b.tolist()], np.int64
-        )
-        for i in np.flatnonzero(pair.match_of_a >= 0).tolist():
-            answer = people_a[i], people_b[pair.match_of_a[i]]
-            if min(answer) >= 0:
-                matched += 1
-                right += int(answer[0] == answer[1] != DISTRACTOR)
-        count_a, count_b = (Counter(people[people > 0].tolist()) for people in (people_a, people_b))
+        pids_a, pids_b = _pids(pair, track_to_pid)
+        rows = np.flatnonzero(pair.match_of_a >= 0)
+        of_a, of_b = pids_a[rows], pids_b[pair.match_of_a[rows]]
+        labelled = (of_a >= 0) & (of_b >= 0)
+        correct = labelled & (of_a == of_b) & (of_a != DISTRACTOR)
+        doubtful = pair.unsure[rows]
+        matched, right = matched + int(labelled.sum()), right + int(correct.sum())
+        unsure += int((labelled & doubtful).sum())
+        unsure_right += int((correct & doubtful).sum())
+        count_a, count_b = (Counter(pids[pids > 0].tolist()) for pids in (pids_a, pids_b))
         possible += (count_a & count_b).total()
-        for people, others, partner in (
-            (people_a, count_b, pair.match_of_a),
-            (people_b, count_a, pair.match_of_b),
-        ):
-            absent = np.array([person >= 0 and person not in others for person in people.tolist()], bool)
+        for pids, others, match in ((pids_a, count_b, pair.match_of_a), (pids_b, count_a, pair.match_of_b)):
+            absent = np.array([pid >= 0 and pid not in others for pid in pids.tolist()], bool)
             alone += int(absent.sum())
-            alone_unmatched += int((absent & (partner < 0)).sum())
-        for similarity, query, gallery in (
-            (pair.similarity, people_a, people_b),
-            (pair.similarity.T, people_b, people_a),
-        ):
-            value = _rank1(similarity, query, gallery)
-            if value is not None:
-                rank1.append(value)
+            alone_unmatched += int((absent & (match < 0)).sum())
+        rank1 += _rank1(embedding[pair.camera_a], embedding[pair.camera_b], pids_a, pids_b)
     unlabelled = sum(
         (camera.name, track) not in track_to_pid
         for camera in matching.cameras
         for track in camera.tracks.tolist()
     )
     mean = float(np.mean(rank1)) if rank1 else None
-    return Accuracy(mean, right, matched, possible, alone, alone_unmatched, unlabelled)
+    return Accuracy(mean, right, matched, possible, alone, alone_unmatched, unlabelled, unsure, unsure_right)
 
 
-def _rank1(similarity: np.ndarray, query: np.ndarray, gallery: np.ndarray) -> float | None:
-    labelled = gallery >= 0
-    ignored = np.zeros(int(labelled.sum()), bool)
-    hits = []
-    for values, person in zip(similarity[:, labelled], query.tolist(), strict=True):
-        positive = gallery[labelled] == person
-        if person > 0 and positive.any():
-            hits.append(bool(metrics.rank_positives(values, positive, ignored)[0] == 1))
-    return float(np.mean(hits)) if hits else None
+def _pids(pair: PairMatching, track_to_pid: TrackToPid) -> tuple[np.ndarray, np.ndarray]:
+    """Persons of either camera's tracklets, -1 without a label."""
+    a, b = (
+        np.array([track_to_pid.get((camera, track), -1) for track in tracks.tolist()], np.int64)
+        for camera, tracks in ((pair.camera_a, pair.tracks_a), (pair.camera_b, pair.tracks_b))
+    )
+    return a, b
+
+
+def _rank1(a: np.ndarray, b: np.ndarray, pids_a: np.ndarray, pids_b: np.ndarray) -> list[float]:
+    """Rank-1 of `a` in `b` and of `b` in `a`, where anybody has a right answer. A tie counts as wrong."""
+    lowest = np.float32(-np.inf)
+    right_a, wrong_a = np.full((2, len(a)), lowest, np.float32)
+    right_b, wrong_b = np.full((2, len(b)), lowest, np.float32)
+    for start, tile in tiles(a, b):
+        rows = slice(start, start + len(tile))
+        pids = pids_a[rows, None]
+        same = (pids == pids_b) & (pids > 0)
+        positive = np.where(same, tile, lowest)
+        right_a[rows], right_b = positive.max(axis=1), np.maximum(right_b, positive.max(axis=0))
+        # A tracklet without a label is no answer, neither right nor wrong.
+        wrong_a[rows] = np.where(~same & (pids_b >= 0), tile, lowest).max(axis=1)
+        wrong_b = np.maximum(wrong_b, np.where(~same & (pids >= 0), tile, lowest).max(axis=0))
+    return [
+        float((right > wrong)[asked].mean())
+        for right, wrong in ((right_a, wrong_a), (right_b, wrong_b))
+        if (asked := np.isfinite(right)).any()
+    ]

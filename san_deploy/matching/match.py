@@ -1,64 +1,29 @@
-"""From embedded cameras to matched tracklets: similarity, and assignment with "no match" as an answer.
-
-Every unordered pair of cameras is matched on its own. With three cameras a-b, b-c and a-c may therefore
-disagree; nothing is made consistent behind the user's back.
-"""
+"""From embedded cameras to matched tracklets, each pair of cameras on its own, and people over all of them."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import metrics
-from ..errors import SanError, UsageError
-from ..images import list_crops, track_of
-from .assignment import assign, rank
+from ..errors import UsageError
+from ..images import list_crops
+from .assignment import assign_all
+from .cameras import Camera, camera_from_embeddings, check_folders, check_names
+from .similarity import NEAREST, Edges, Nearest, PairRule, full_matrix, search
 
 if TYPE_CHECKING:
     from ..artefact import Threshold
     from ..backends import Backend
-    from ..embed import Embeddings, Unreadable
 
-
-@dataclass(frozen=True)
-class Camera:
-    """One embedded camera.
-
-    Attributes:
-        name: base name of its folder.
-        folder: where its crops lie, to read them.
-        tracks: `(T,)` unicode, names in sorted order.
-        embedding: `(T, D)` float32 unit rows, one per tracklet.
-        crops: for every tracklet, its crops' paths relative to `folder`, sorted.
-        unreadable: crops that gave no embedding, and why.
-        seconds: wall time of embedding it.
-    """
-
-    name: str
-    folder: Path
-    tracks: np.ndarray
-    embedding: np.ndarray
-    crops: tuple[tuple[str, ...], ...]
-    unreadable: tuple[Unreadable, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def crop_count(self) -> int:
-        """Crops that were embedded."""
-        return sum(map(len, self.crops))
-
-    @property
-    def lost_tracks(self) -> list[str]:
-        """Tracklets that are not in `tracks` since none of their crops is readable, sorted."""
-        return sorted({track_of(Path(item.path)) for item in self.unreadable} - set(self.tracks.tolist()))
+#: Why a tracklet has no match, in matches.csv.
+TAKEN, BELOW, FORBIDDEN = "taken", "below the threshold", "forbidden"
 
 
 @dataclass(frozen=True)
@@ -83,6 +48,11 @@ class MatchRow:
         matched: whether they are a match.
         runners_up_a: for `track_a`, the next tracklets of `camera_b`, best first, without `track_b`.
         runners_up_b: likewise for `track_b` in `camera_a`; empty where there is no match.
+        reason: why there is no match: the best candidate is `taken` by a better one, `below the threshold`, or
+            `forbidden` by time, by place or by the user; empty for a match.
+        margin: of a match, how much more similar it is than the better runner-up of either side; infinite where
+            there is no runner-up. 0 without a match.
+        unsure: whether the margin is smaller than the noise of the similarities.
     """
 
     camera_a: str
@@ -93,6 +63,9 @@ class MatchRow:
     matched: bool
     runners_up_a: tuple[Candidate, ...] = ()
     runners_up_b: tuple[Candidate, ...] = ()
+    reason: str = ""
+    margin: float = 0.0
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,16 +75,34 @@ class PairMatching:
     Attributes:
         camera_a, camera_b: names, in the order the user gave them.
         tracks_a, tracks_b: `(A,)` and `(B,)` unicode, the tracklets of either, sorted.
-        similarity: `(A, B)` float32, cosine.
+        threshold: similarity below which nothing matches.
+        nearest_a, nearest_b: the most similar tracklets of the other camera, for each of either.
+        edges: pairs at or above the threshold of which one is among the nearest of the other.
+        edge_count: how many pairs are at or above the threshold in all.
         match_of_a: `(A,)` int64, the tracklet of camera_b matched to every one of camera_a, -1 for no match.
+        similarity_of_a: `(A,)` float32, of the match; of the most similar tracklet where there is none.
+        margin_of_a: `(A,)` float32, see `MatchRow.margin`.
+        noise: standard deviation of a margin that comes from which crops a tracklet has; 0 where it is not known.
+        allowed_of_a, allowed_of_b: `(A,)` and `(B,)` bool, whether the most similar tracklet may be the match.
+        similarity: `(A, B)` float32, cosine of every pair; None unless it was asked for.
     """
 
     camera_a: str
     camera_b: str
     tracks_a: np.ndarray
     tracks_b: np.ndarray
-    similarity: np.ndarray
+    threshold: float
+    nearest_a: Nearest
+    nearest_b: Nearest
+    edges: Edges
+    edge_count: int
     match_of_a: np.ndarray
+    similarity_of_a: np.ndarray
+    margin_of_a: np.ndarray
+    noise: float
+    allowed_of_a: np.ndarray
+    allowed_of_b: np.ndarray
+    similarity: np.ndarray | None = None
 
     @property
     def key(self) -> str:
@@ -124,12 +115,46 @@ class PairMatching:
         return int((self.match_of_a >= 0).sum())
 
     @property
+    def unsure(self) -> np.ndarray:
+        """`(A,)` bool, matches whose margin is smaller than the noise."""
+        result: np.ndarray = (self.match_of_a >= 0) & (self.margin_of_a < self.noise)
+        return result
+
+    @property
     def match_of_b(self) -> np.ndarray:
         """`(B,)` int64, the tracklet of camera_a matched to every one of camera_b, -1 for no match."""
         result = np.full(len(self.tracks_b), -1, np.int64)
         rows = np.flatnonzero(self.match_of_a >= 0)
         result[self.match_of_a[rows]] = rows
         return result
+
+    def swapped(self) -> PairMatching:
+        """The same matches, seen from camera_b."""
+        match = self.match_of_b
+        own = match >= 0
+        similarity = self.nearest_b.similarity[:, 0].copy()
+        similarity[own] = self.similarity_of_a[match[own]]
+        margin = np.zeros(len(match), np.float32)
+        margin[own] = self.margin_of_a[match[own]]
+        full = None if self.similarity is None else np.ascontiguousarray(self.similarity.T)
+        return PairMatching(
+            self.camera_b,
+            self.camera_a,
+            self.tracks_b,
+            self.tracks_a,
+            self.threshold,
+            self.nearest_b,
+            self.nearest_a,
+            self.edges.transposed(),
+            self.edge_count,
+            match,
+            similarity,
+            margin,
+            self.noise,
+            self.allowed_of_b,
+            self.allowed_of_a,
+            full,
+        )
 
 
 @dataclass(frozen=True)
@@ -175,19 +200,98 @@ class Matching:
         return sum(len(camera.unreadable) for camera in self.cameras)
 
 
-def match_pair(a: Camera, b: Camera, threshold: float) -> PairMatching:
-    """Similarities and assignment of two cameras; the answer is the same whichever is given first."""
-    # The product and the assignment are made in the order of the names: rounding and ties do not
-    # depend on the order of the arguments.
-    first, second = sorted((a, b), key=lambda camera: camera.name)
-    similarity = first.embedding.astype(np.float32) @ second.embedding.astype(np.float32).T  # (first, second)
-    columns = assign(similarity, threshold)
-    pair = PairMatching(first.name, second.name, first.tracks, second.tracks, similarity, columns)
-    if first is a:
-        return pair
-    return PairMatching(
-        a.name, b.name, a.tracks, b.tracks, np.ascontiguousarray(similarity.T), pair.match_of_b
+def match_pair(
+    a: Camera,
+    b: Camera,
+    threshold: float,
+    *,
+    top: int = 5,
+    rules: Callable[[Camera, Camera], PairRule | None] | None = None,
+    full: bool = False,
+) -> PairMatching:
+    """Similarities and assignment of two cameras; the answer is the same whichever is given first.
+
+    Args:
+        a: one camera.
+        b: the other.
+        threshold: similarity below which nothing matches.
+        top: runners-up to keep for each tracklet.
+        rules: of two cameras, which of their pairs may match; None where all may.
+        full: keep the similarity of every pair, 4 bytes for each.
+
+    Raises:
+        SanError: an embedding or the threshold is not finite.
+    """
+    if a.name > b.name:
+        # Made in the order of the names: rounding and ties do not depend on the order of the arguments.
+        return match_pair(b, a, threshold, top=top, rules=rules, full=full).swapped()
+    rule = rules(a, b) if rules else None
+    # One more than `top`: the match itself is taken out of the list.
+    count = max(top + 1, NEAREST)
+    near_a, near_b, edges, in_all = search(
+        a.embedding, b.embedding, threshold=threshold, count=count, rule=rule
     )
+    match, edges = assign_all(
+        a.embedding, b.embedding, edges, threshold=threshold, complete=len(edges) == in_all, rule=rule
+    )
+    rows = np.flatnonzero(match >= 0)
+    similarity = near_a.similarity[:, 0].copy()
+    similarity[rows] = np.einsum("nd,nd->n", a.embedding[rows], b.embedding[match[rows]])
+    margin = np.zeros(len(match), np.float32)
+    next_a = _runner_up(near_a, rows, match[rows])
+    next_b = _runner_up(near_b, match[rows], rows)
+    margin[rows] = similarity[rows] - np.maximum(next_a, next_b)
+    return PairMatching(
+        a.name,
+        b.name,
+        a.tracks,
+        b.tracks,
+        float(threshold),
+        near_a,
+        near_b,
+        edges,
+        in_all,
+        match,
+        similarity,
+        margin,
+        margin_noise(a, b, near_a, near_b),
+        _allowed(rule, np.arange(len(a.tracks)), near_a.index[:, 0]),
+        _allowed(rule, near_b.index[:, 0], np.arange(len(b.tracks))),
+        full_matrix(a.embedding, b.embedding) if full else None,
+    )
+
+
+def _runner_up(near: Nearest, rows: np.ndarray, match: np.ndarray) -> np.ndarray:
+    """Similarity of the nearest of each row that is not its match; -inf where there is none."""
+    index, values = near.index[rows, :2], near.similarity[rows, :2]
+    first_is_match = index[:, 0] == match
+    second = values[:, 1] if values.shape[1] > 1 else np.full(len(rows), -np.inf, np.float32)
+    return np.where(first_is_match, second, values[:, 0])
+
+
+def margin_noise(a: Camera, b: Camera, near_a: Nearest, near_b: Nearest) -> float:
+    """Standard deviation of the margin between the two nearest, as a tracklet's crops vary.
+
+    Each tracklet's earlier and later crops give a margin of their own; half of their difference is one sample
+    of the error of the whole tracklet's margin. Rounding of the network's precision is part of it.
+
+    Returns:
+        The root mean square over the tracklets of both cameras with two crops or more; 0 where there is none.
+    """
+    samples = []
+    for camera, other, near in ((a, b, near_a), (b, a, near_b)):
+        if camera.half_difference is None or near.index.shape[1] < 2:
+            continue
+        several = np.flatnonzero([len(paths) > 1 for paths in camera.crops])
+        first, second = near.index[several, 0], near.index[several, 1]
+        across = other.embedding[first] - other.embedding[second]
+        samples.append(np.einsum("nd,nd->n", camera.half_difference[several], across))
+    values = np.concatenate([*samples, np.empty(0, np.float32)]).astype(np.float64)
+    return float(np.sqrt(np.mean(values**2))) if len(values) else 0.0
+
+
+def _allowed(rule: PairRule | None, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    return np.ones(len(row), bool) if rule is None else rule.allowed(row, column)
 
 
 def match_cameras(
@@ -198,8 +302,12 @@ def match_cameras(
     top: int = 5,
     model: dict[str, Any] | None = None,
     parameters: dict[str, Any] | None = None,
+    rules: Callable[[Camera, Camera], PairRule | None] | None = None,
+    full: bool = False,
 ) -> Matching:
     """Match every unordered pair of cameras on its own.
+
+    With three cameras a-b, b-c and a-c may therefore disagree; `identities.find_people` settles that.
 
     Args:
         cameras: at least two, with different names.
@@ -208,12 +316,17 @@ def match_cameras(
         top: runners-up to keep for each tracklet.
         model: the model's identity, to be written down.
         parameters: how it was run, to be written down.
+        rules: see `match_pair`.
+        full: likewise.
 
     Raises:
         UsageError: fewer than two cameras, or two of the same name.
     """
     check_names([camera.name for camera in cameras])
-    pairs = tuple(match_pair(a, b, threshold) for a, b in itertools.combinations(cameras, 2))
+    pairs = tuple(
+        match_pair(a, b, threshold, top=top, rules=rules, full=full)
+        for a, b in itertools.combinations(cameras, 2)
+    )
     return Matching(tuple(cameras), pairs, float(threshold), calibration, top, model or {}, parameters or {})
 
 
@@ -226,91 +339,47 @@ def iter_rows(pair: PairMatching, top: int) -> Iterator[MatchRow]:
     """
     names_a, names_b = pair.tracks_a.tolist(), pair.tracks_b.tolist()
     match_of_b = pair.match_of_b
-    # One more than `top`: the match itself is taken out of the list.
-    best_of_a, best_of_b = rank(pair.similarity, top + 1), rank(pair.similarity.T, top + 1)
+    matched = pair.match_of_a.tolist()
+    unsure = pair.unsure.tolist()
 
-    def candidates(
-        order: np.ndarray, values: np.ndarray, names: list[str], without: int
-    ) -> tuple[Candidate, ...]:
-        kept = [int(index) for index in order if index != without][:top]
-        return tuple(Candidate(names[index], float(values[index])) for index in kept)
+    def reason(near: Nearest, row: int, allowed: np.ndarray) -> str:
+        if not allowed[row]:
+            return FORBIDDEN
+        return TAKEN if near.similarity[row, 0] >= np.float32(pair.threshold) else BELOW
+
+    def candidates(near: Nearest, row: int, names: list[str], without: int) -> tuple[Candidate, ...]:
+        index, values = near.index[row].tolist(), near.similarity[row].tolist()
+        kept = [(i, value) for i, value in zip(index, values, strict=True) if i != without][:top]
+        return tuple(Candidate(names[i], value) for i, value in kept)
 
     for i, name in enumerate(names_a):
-        matched = pair.match_of_a[i] >= 0
-        j = int(pair.match_of_a[i]) if matched else int(best_of_a[i, 0])
-        yield MatchRow(
+        j = matched[i] if matched[i] >= 0 else int(pair.nearest_a.index[i, 0])
+        row = MatchRow(
             pair.camera_a,
             name,
             pair.camera_b,
             names_b[j],
-            float(pair.similarity[i, j]),
-            bool(matched),
-            candidates(best_of_a[i], pair.similarity[i], names_b, j),
-            candidates(best_of_b[j], pair.similarity[:, j], names_a, i) if matched else (),
+            float(pair.similarity_of_a[i]),
+            matched[i] >= 0,
+            candidates(pair.nearest_a, i, names_b, j),
         )
+        if row.matched:
+            others = candidates(pair.nearest_b, j, names_a, i)
+            yield replace(row, runners_up_b=others, margin=float(pair.margin_of_a[i]), unsure=unsure[i])
+        else:
+            yield replace(row, reason=reason(pair.nearest_a, i, pair.allowed_of_a))
     for j in np.flatnonzero(match_of_b < 0).tolist():
-        i = int(best_of_b[j, 0])
-        others = candidates(best_of_b[j], pair.similarity[:, j], names_a, i)
-        similarity = float(pair.similarity[i, j])
-        yield MatchRow(pair.camera_b, names_b[j], pair.camera_a, names_a[i], similarity, False, others)
-
-
-def check_folders(folders: Sequence[Path]) -> list[str]:
-    """Names of the cameras, the base names of their folders.
-
-    Raises:
-        UsageError: fewer than two folders, one given twice, two of one name, or a name with `|` in it.
-        SanError: a folder is missing or holds no image.
-    """
-    real = [Path(folder).resolve() for folder in folders]
-    for path, count in Counter(real).items():
-        if count > 1:
-            raise UsageError(f"{path} is given {count} times", do="give each camera's folder once")
-    check_names([path.name for path in real])
-    for folder in folders:
-        next(list_crops(Path(folder)))
-    return [path.name for path in real]
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse camera names that could not be told apart in the output; UsageError."""
-    if len(names) < 2:
-        raise UsageError("matching needs two cameras or more", do="give one folder for each camera")
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UsageError(
-                f"{count} folders are called {name}",
-                why="a camera is named by its folder",
-                do="rename one, or link to it under another name",
-            )
-        if "|" in name:
-            raise UsageError(
-                f"the camera name {name!r} holds '|', which separates cameras in the output",
-                do="rename the folder",
-            )
-
-
-def camera_from_embeddings(name: str, folder: Path, embeddings: Embeddings) -> Camera:
-    """Pool one camera's crops into tracklets.
-
-    Raises:
-        SanError: no crop was readable, or a tracklet's embeddings cancel out.
-    """
-    if not len(embeddings.track):
-        raise SanError(f"{folder} holds no readable crop", do="check the files, or leave the camera out")
-    pooled, tracks = metrics.pool_tracklets(embeddings.embedding, embeddings.track)
-    crops: dict[str, list[str]] = {track: [] for track in tracks.tolist()}
-    for path, track in zip(embeddings.path.tolist(), embeddings.track.tolist(), strict=True):
-        crops[track].append(path)
-    return Camera(
-        name,
-        Path(folder),
-        tracks,
-        pooled,
-        tuple(tuple(sorted(paths)) for paths in crops.values()),
-        tuple(embeddings.unreadable),
-        embeddings.seconds,
-    )
+        i = int(pair.nearest_b.index[j, 0])
+        yield MatchRow(
+            pair.camera_b,
+            names_b[j],
+            pair.camera_a,
+            names_a[i],
+            float(pair.nearest_b.similarity[j, 0]),
+            False,
+            candidates(pair.nearest_b, j, names_a, i),
+            reason=reason(pair.nearest_b, j, pair.allowed_of_b),
+        )
 
 
 def resolve_threshold(given: float | None, calibration: Threshold | None) -> tuple[float, Threshold | None]:
@@ -337,6 +406,7 @@ def match_folders(
     batch: int = 32,
     workers: int | None = None,
     strict: bool = False,
+    full: bool = False,
     progress: Callable[[int, str, str], AbstractContextManager[Callable[[int], None]]] | None = None,
 ) -> Matching:
     """Embed the crops of every camera and match each pair: `san match` without its output.
@@ -349,6 +419,7 @@ def match_folders(
         batch: crops per call of the network.
         workers: threads that decode; None lets `embed_folder` choose.
         strict: stop at the first unreadable crop.
+        full: keep the similarity of every pair.
         progress: `san_deploy.io.progress.bar` or the like: called for every camera with its number of crops, its
             name and a unit.
 
@@ -371,5 +442,11 @@ def match_folders(
         model = embedded.model
     parameters = {"batch": batch, "top": top, "strict": strict, "backend": backend.name}
     return match_cameras(
-        cameras, threshold=value, calibration=calibration, top=top, model=dict(model), parameters=parameters
+        cameras,
+        threshold=value,
+        calibration=calibration,
+        top=top,
+        model=dict(model),
+        parameters=parameters,
+        full=full,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
 
 #: Everything in an output folder, the report included; only a folder of nothing else is ever replaced.
 OUTPUTS = ("matches.csv", "matches.json", "similarity.npz", "report.html")
-COLUMNS = ("camera_a", "track_a", "camera_b", "track_b", "similarity", "matched")
+COLUMNS = (
+    "camera_a",
+    "track_a",
+    "camera_b",
+    "track_b",
+    "similarity",
+    "matched",
+    "unsure",
+    "margin",
+    "reason",
+)
 JSON_SCHEMA_VERSION = 1
 
 
@@ -48,20 +59,29 @@ def write_matches(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in itertools.chain.from_iterable(rows.values()):
-            # No -0.000000: a reader compares text.
-            similarity = f"{round(row.similarity, 6) + 0.0:.6f}"
-            writer.writerow(
-                (row.camera_a, row.track_a, row.camera_b, row.track_b, similarity, int(row.matched))
-            )
+            margin = _decimals(row.margin) if row.matched and math.isfinite(row.margin) else ""
+            values = (row.camera_a, row.track_a, row.camera_b, row.track_b, _decimals(row.similarity))
+            writer.writerow((*values, int(row.matched), int(row.unsure), margin, row.reason))
     text = json.dumps(as_dict(matching, rows, accuracy=accuracy, shown=shown), indent=1, allow_nan=False)
     (folder / "matches.json").write_text(text + "\n", encoding="utf-8")
-    arrays: dict[str, np.ndarray] = {}
+    with (folder / "similarity.npz").open("wb") as binary:
+        np.savez_compressed(binary, allow_pickle=False, **_arrays(matching))
+
+
+def _arrays(matching: Matching) -> dict[str, np.ndarray]:
+    """The content of similarity.npz: of each pair the nearest tracklets and the edges, or the whole matrix too."""
+    arrays: dict[str, np.ndarray] = {"threshold": np.array(matching.threshold)}
     for pair in matching.pairs:
-        arrays[pair.key] = pair.similarity
         arrays[f"{pair.key}|rows"] = pair.tracks_a.astype(np.str_)
         arrays[f"{pair.key}|columns"] = pair.tracks_b.astype(np.str_)
-    with (folder / "similarity.npz").open("wb") as binary:
-        np.savez_compressed(binary, allow_pickle=False, **arrays)
+        for side, nearest in (("rows", pair.nearest_a), ("columns", pair.nearest_b)):
+            arrays[f"{pair.key}|nearest_{side}"] = nearest.index
+            arrays[f"{pair.key}|nearest_{side}_similarity"] = nearest.similarity
+        arrays[f"{pair.key}|edges"] = np.stack([pair.edges.row, pair.edges.column], axis=1)
+        arrays[f"{pair.key}|edges_similarity"] = pair.edges.similarity
+        if pair.similarity is not None:
+            arrays[pair.key] = pair.similarity
+    return arrays
 
 
 def as_dict(
@@ -123,9 +143,17 @@ def summary(pair: PairMatching) -> dict[str, Any]:
         "tracklets_a": len(pair.tracks_a),
         "tracklets_b": len(pair.tracks_b),
         "matched": pair.matched,
+        "unsure": int(pair.unsure.sum()),
+        "noise": round(pair.noise, 6),
+        "pairs_above_threshold": pair.edge_count,
         "no_match_a": len(pair.tracks_a) - pair.matched,
         "no_match_b": len(pair.tracks_b) - pair.matched,
     }
+
+
+def _decimals(value: float) -> str:
+    # No -0.000000: a reader compares text.
+    return f"{round(value, 6) + 0.0:.6f}"
 
 
 def _row_dict(row: MatchRow) -> dict[str, Any]:
@@ -140,6 +168,10 @@ def _row_dict(row: MatchRow) -> dict[str, Any]:
     }
     if row.matched:
         result["runners_up_b"] = [_candidate_dict(item) for item in row.runners_up_b]
+        result["margin"] = round(row.margin, 6) if math.isfinite(row.margin) else None
+        result["unsure"] = row.unsure
+    else:
+        result["reason"] = row.reason
     return result
 
 

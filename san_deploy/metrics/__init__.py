@@ -1,15 +1,14 @@
 """Ranking metrics, computed as the field does, in FP32, with a stated tie policy and no Q x G matrix.
 
-    scores = products(query, gallery)             # or rerank.Reranked(query, gallery)
-    answers = RankingLabels(query_person=..., gallery_person=..., query_camera=..., gallery_camera=...)
-    result = rank_queries(scores, answers)        # rank of each right answer of each query
+    scores = Similarity(query, gallery)          # or rerank.Reranked(query, gallery)
+    labels = RankingLabels(query_person=..., gallery_person=..., query_camera=..., gallery_camera=...)
+    result = rank_queries(scores, labels)         # rank of each positive of each query
     ranking = result.summary()                    # CMC, mAP, mINP
 
 `evaluate` is these lines in one call.
 """
 
 from .cuhk03 import SingleShot, draw_single_shot, single_shot
-from .device import rank_device
 from .labels import RankingLabels
 from .lists import RankList, rank_lists
 from .ranking import (
@@ -21,20 +20,18 @@ from .ranking import (
     rank_positives,
     rank_queries,
 )
-from .scores import CupyProducts, Products, Scores, TorchProducts, products
+from .scores import Scores, Similarity
 from .tracklets import evaluate_tracklets, join_cameras, pool_cameras, pool_tracklets
 
 __all__ = [
     "AP_DEFINITION",
-    "CupyProducts",
-    "Products",
     "QueryRanks",
     "RankList",
     "Ranking",
     "RankingLabels",
     "Scores",
+    "Similarity",
     "SingleShot",
-    "TorchProducts",
     "draw_single_shot",
     "evaluate",
     "evaluate_among",
@@ -42,8 +39,6 @@ __all__ = [
     "join_cameras",
     "pool_cameras",
     "pool_tracklets",
-    "products",
-    "rank_device",
     "rank_lists",
     "rank_positives",
     "rank_queries",

@@ -5,7 +5,7 @@ crop drawn for the query's person, another person stands before it with the prob
 for him is at least as similar. People are drawn independently: nobody stands before it with the product of
 the opposites (rank-1), and at most k - 1 people do by a Poisson-binomial sum (rank-k).
 
-A gallery with one right answer has no use for AP (its mean would never be below rank-1, as published figures
+A gallery with one positive has no use for AP (its mean would never be below rank-1, as published figures
 are). Papers give that of the whole gallery, which is `Ranking.mean_ap`.
 """
 
@@ -17,8 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..datasets.records import DISTRACTOR
-from .labels import RankingLabels
+from .labels import DISTRACTOR, RankingLabels
 from .ranking import count_not_below
 from .scores import Scores, tiles
 
@@ -33,11 +32,11 @@ class SingleShot:
     """Single-gallery-shot CMC.
 
     Attributes:
-        cmc: probability, or mean over draws, of a right answer within the first 1, 2, 3, ...
+        cmc: probability, or mean over draws, of a positive within the first 1, 2, 3, ...
         spread: standard deviation over the draws that were made; empty for the exact expectation.
         draws: how many were made; 0 for the exact expectation.
         by: what was averaged over, see `single_shot`.
-        queries: queries that have a right answer.
+        queries: queries that have a positive.
         people: persons among them.
     """
 
@@ -55,7 +54,7 @@ class SingleShot:
 
 def single_shot(
     scores: Scores,
-    answers: RankingLabels,
+    labels: RankingLabels,
     *,
     by: By = "person",
     ranks: int = 50,
@@ -74,49 +73,49 @@ def single_shot(
 
     Args:
         scores: how alike they are.
-        answers: who is who.
+        labels: who is who.
         by: which of the two.
         ranks: length of the CMC curve, at least 1.
         progress: is told how many more queries are done.
 
     Raises:
-        SanError: no query has a right answer.
+        SanError: no query has a positive.
     """
-    answers.require()
-    gallery = _Gallery(answers, by)
-    weight = _query_weights(answers, by)
-    most = 1 + int(answers.positives.max())
+    labels.require()
+    gallery = _Gallery(labels, by)
+    weight = _query_weights(labels, by)
+    most = 1 + int(labels.positives.max())
     height = max(1, _BLOCK_CELLS // (most * gallery.people))
     total = np.zeros(ranks)
     for start, tile in tiles(scores):
         for low in range(0, len(tile), height):
             part = tile[low : low + height]
-            total += _expectation(part, start + low, answers, gallery, weight, ranks)
+            total += _expectation(part, start + low, labels, gallery, weight, ranks)
         if progress:
             progress(len(tile))
-    return _result(answers, by, total)
+    return _result(labels, by, total)
 
 
 def draw_single_shot(
-    scores: Scores, answers: RankingLabels, *, draws: int = 20, seed: int = 0, ranks: int = 50
+    scores: Scores, labels: RankingLabels, *, draws: int = 20, seed: int = 0, ranks: int = 50
 ) -> SingleShot:
     """Literal draws as the SAN paper makes them; their expectation is `single_shot`'s by `person`.
 
     Args:
         scores: how alike they are.
-        answers: who is who.
+        labels: who is who.
         draws: how many, at least 1.
         seed: of the generator; one seed, one result.
         ranks: length of the CMC curve, at least 1.
 
     Raises:
-        SanError: no query has a right answer.
+        SanError: no query has a positive.
     """
-    answers.require()
+    labels.require()
     rng = np.random.default_rng(seed)
-    gallery = _Gallery(answers, "query")
-    asked = np.flatnonzero(answers.positives)
-    probes_of = [asked[answers.query_person[asked] == p] for p in np.unique(answers.query_person[asked])]
+    gallery = _Gallery(labels, "query")
+    asked = np.flatnonzero(labels.positives)
+    probes_of = [asked[labels.query_person[asked] == p] for p in np.unique(labels.query_person[asked])]
     crops_of = [np.flatnonzero(gallery.person == code) for code in range(gallery.people)]
     drawn = np.empty((draws, len(crops_of)), np.int64)
     picks = np.empty((draws, len(probes_of)), np.int64)
@@ -124,7 +123,7 @@ def draw_single_shot(
     for draw in range(draws):
         for k, choice in enumerate(probes_of):
             probe = int(rng.choice(choice))
-            picks[draw, k] = rng.choice(answers.right(probe))
+            picks[draw, k] = rng.choice(labels.positives_of(probe))
             uses.setdefault(probe, []).append((draw, k))
         drawn[draw] = [rng.choice(choice) for choice in crops_of]
         drawn[draw, gallery.person[picks[draw]]] = picks[draw]
@@ -136,14 +135,14 @@ def draw_single_shot(
                 rank[draw, k] = np.count_nonzero(values[drawn[draw]] >= answer)
                 rank[draw, k] += np.count_nonzero(values[gallery.distractors] >= answer)
     curves = (rank[:, :, None] <= np.arange(1, ranks + 1)).mean(axis=1)
-    return _result(answers, "person", curves.mean(axis=0), draws, tuple(curves.std(axis=0).tolist()))
+    return _result(labels, "person", curves.mean(axis=0), draws, tuple(curves.std(axis=0).tolist()))
 
 
 def _result(
-    answers: RankingLabels, by: By, cmc: np.ndarray, draws: int = 0, spread: tuple[float, ...] = ()
+    labels: RankingLabels, by: By, cmc: np.ndarray, draws: int = 0, spread: tuple[float, ...] = ()
 ) -> SingleShot:
-    counts = answers.positives > 0
-    people = len(np.unique(answers.query_person[counts]))
+    counts = labels.positives > 0
+    people = len(np.unique(labels.query_person[counts]))
     return SingleShot(tuple(cmc.tolist()), spread, draws, by, int(counts.sum()), people)
 
 
@@ -157,11 +156,11 @@ class _Gallery:
         distractors: `(K,)` int64.
     """
 
-    def __init__(self, answers: RankingLabels, by: By) -> None:
-        given = answers.gallery_person
+    def __init__(self, labels: RankingLabels, by: By) -> None:
+        given = labels.gallery_person
         self.distractors = np.flatnonzero(given == DISTRACTOR)
         real = given != DISTRACTOR
-        real[answers.junk] = False
+        real[labels.junk] = False
         names, code, size = np.unique(given[real], return_inverse=True, return_counts=True)
         self.people = len(names)
         self.person = np.full(len(given), -1, np.int64)
@@ -169,45 +168,45 @@ class _Gallery:
         self.chance = np.zeros(len(given))
         self.chance[real] = 1.0 / size[code]
         if by == "person":
-            self._condition_on_queries(answers)
+            self._condition_on_queries(labels)
 
-    def _condition_on_queries(self, answers: RankingLabels) -> None:
+    def _condition_on_queries(self, labels: RankingLabels) -> None:
         # A person's gallery crop depends on the query drawn for him: it is by another camera.
-        asked = np.flatnonzero(answers.positives)
-        weight = _query_weights(answers, "person") * len(np.unique(answers.query_person[asked]))
-        self.chance[np.isin(answers.gallery_person, answers.query_person[asked])] = 0.0
+        asked = np.flatnonzero(labels.positives)
+        weight = _query_weights(labels, "person") * len(np.unique(labels.query_person[asked]))
+        self.chance[np.isin(labels.gallery_person, labels.query_person[asked])] = 0.0
         for query in asked.tolist():
-            right = answers.right(query)
+            right = labels.positives_of(query)
             self.chance[right] += weight[query] / len(right)
 
 
-def _query_weights(answers: RankingLabels, by: By) -> np.ndarray:
+def _query_weights(labels: RankingLabels, by: By) -> np.ndarray:
     """`(Q,)` float64 that sum to 1; 0 for queries that do not count."""
-    counts = answers.positives > 0
+    counts = labels.positives > 0
     weight = np.zeros(len(counts))
     if by == "query":
         weight[counts] = 1.0 / counts.sum()
     else:
-        people, code, size = np.unique(answers.query_person[counts], return_inverse=True, return_counts=True)
+        people, code, size = np.unique(labels.query_person[counts], return_inverse=True, return_counts=True)
         weight[counts] = 1.0 / (len(people) * size[code])
     return weight
 
 
 def _expectation(
-    tile: np.ndarray, start: int, answers: RankingLabels, gallery: _Gallery, weight: np.ndarray, ranks: int
+    tile: np.ndarray, start: int, labels: RankingLabels, gallery: _Gallery, weight: np.ndarray, ranks: int
 ) -> np.ndarray:
     """Sum over the queries of a tile of weight x CMC, `(ranks,)`; overwrites the tile."""
     chances, certain, weights = [], [], []
     for query, values in enumerate(tile, start):
-        if not answers.positives[query]:
+        if not labels.positives[query]:
             continue
-        index = answers.right(query)
+        index = labels.positives_of(query)
         right = np.sort(values[index])
-        values[index] = values[answers.ignored(query)] = -np.inf
+        values[index] = values[labels.ignored(query)] = -np.inf
         certain.append(count_not_below(values[gallery.distractors], right))
         values[gallery.distractors] = -np.inf
         rivals = np.flatnonzero(values >= right[0])
-        # How many of the right answers each rival stands before; then that by person: (people, P + 1).
+        # How many of the positives each rival stands before; then that by person: (people, P + 1).
         reached = right.searchsorted(values[rivals], "right")
         mass = np.bincount(
             gallery.person[rivals] * (len(right) + 1) + reached,
@@ -218,7 +217,7 @@ def _expectation(
         weights.append(np.full(len(right), weight[query] / len(right)))
     if not chances:
         return np.zeros(ranks)
-    before = np.minimum(np.concatenate(chances, axis=1), 1.0)  # (people, right answers of all queries)
+    before = np.minimum(np.concatenate(chances, axis=1), 1.0)  # (people, positives of all queries)
     # exactly[k]: the probability that k of the people seen so far, and all distractors, stand before.
     exactly = np.zeros((ranks + 1, before.shape[1]))
     exactly[np.minimum(np.concatenate(certain), ranks), np.arange(before.shape[1])] = 1.0

@@ -1,11 +1,15 @@
-"""Which gallery crops are right answers to a query, and which do not count."""
+"""Which gallery crops are positives of a query, and which do not count."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..datasets.records import DISTRACTOR, JUNK
 from ..errors import SanError
+
+#: Person number of a gallery crop of somebody who is never a query (Market-1501 calls it 0).
+DISTRACTOR = 0
+#: Person number of a crop that counts neither as right nor as wrong (a bad box). Data set readers drop these.
+JUNK = -1
 
 
 class RankingLabels:
@@ -13,7 +17,7 @@ class RankingLabels:
 
     - Gallery crops of the query's person by the query's own camera do not count. A query's own crop may stand
       in the gallery: it has its own person and camera, so it does not count.
-    - Junk (person -1) counts for nobody; distractors (person 0) are wrong answers for everybody, also for
+    - Junk (person -1) counts for nobody; distractors (person 0) are negatives for everybody, also for
       another 0. Neither is a query that counts.
     - Where no cameras are known, give each crop a camera of its own: then only the crop itself is left out.
 
@@ -27,13 +31,13 @@ class RankingLabels:
         query_person: as given.
         gallery_person: as given.
         junk: `(J,)` int64, gallery crops that count for no query.
-        positives: `(Q,)` int64, right answers of each query.
-        lacking: `(Q,)` int8, why a query has no right answer: `STRANGER`, `ABSENT` or `SAME_CAMERA`; 0 where
+        positives: `(Q,)` int64, positives of each query.
+        excluded: `(Q,)` int8, why a query has no positive: `NOT_A_PERSON`, `ABSENT` or `SAME_CAMERA`; 0 where
             it has one.
     """
 
     #: The query is itself a distractor or junk.
-    STRANGER = 1
+    NOT_A_PERSON = 1
     #: The gallery does not hold the query's person.
     ABSENT = 2
     #: Only the query's own camera saw that person.
@@ -68,13 +72,15 @@ class RankingLabels:
             ],
             axis=1,
         )
-        stranger = (self.query_person == DISTRACTOR) | (self.query_person == JUNK)
-        self._bounds[stranger] = 0
+        no_person = (self.query_person == DISTRACTOR) | (self.query_person == JUNK)
+        self._bounds[no_person] = 0
         low, same_low, same_high, high = self._bounds.T
         self.junk = np.flatnonzero(self.gallery_person == JUNK)
         self.positives = (high - low) - (same_high - same_low)
-        self.lacking = np.select(
-            [self.positives > 0, stranger, high == low], [0, self.STRANGER, self.ABSENT], self.SAME_CAMERA
+        self.excluded = np.select(
+            [self.positives > 0, no_person, high == low],
+            [0, self.NOT_A_PERSON, self.ABSENT],
+            self.SAME_CAMERA,
         ).astype(np.int8)
 
     @property
@@ -82,8 +88,8 @@ class RankingLabels:
         """(Q, G)."""
         return len(self.query_person), len(self.gallery_person)
 
-    def right(self, query: int) -> np.ndarray:
-        """`(P,)` int64: gallery crops that are right answers."""
+    def positives_of(self, query: int) -> np.ndarray:
+        """`(P,)` int64: gallery crops that are positives."""
         low, same_low, same_high, high = self._bounds[query]
         return np.concatenate([self._order[low:same_low], self._order[same_high:high]])
 
@@ -93,13 +99,13 @@ class RankingLabels:
         return np.concatenate([self._order[same_low:same_high], self.junk])
 
     def require(self) -> None:
-        """Refuse labels by which no query has a right answer; SanError says why."""
+        """Refuse labels by which no query has a positive; SanError says why."""
         if self.positives.any():
             return
-        if (self.lacking == self.SAME_CAMERA).any():
+        if (self.excluded == self.SAME_CAMERA).any():
             why = "nobody is seen by two cameras"
             do = "where cameras are not known, give each crop a camera of its own"
-        elif (self.lacking == self.ABSENT).any():
+        elif (self.excluded == self.ABSENT).any():
             why = "queries and gallery have no person in common"
             do = "check that the same number means the same person in both"
         else:

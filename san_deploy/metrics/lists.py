@@ -19,21 +19,23 @@ class RankList:
         query: its number.
         gallery: `(K,)` int64, numbers of gallery crops, best first; those that do not count are left out.
         score: `(K,)` float32, as `Scores` gives it.
-        right: `(K,)` bool, whether it is the query's person.
+        positive: `(K,)` bool, whether it is the query's person.
     """
 
     query: int
     gallery: np.ndarray
     score: np.ndarray
-    right: np.ndarray
+    positive: np.ndarray
 
 
-def rank_lists(scores: Scores, answers: RankingLabels, queries: Iterable[int], length: int = 10) -> list[RankList]:
+def rank_lists(
+    scores: Scores, labels: RankingLabels, queries: Iterable[int], length: int = 10
+) -> list[RankList]:
     """Rank lists of some queries, in the order that the metrics count by: of equals the wrong one first.
 
     Args:
         scores: how alike they are.
-        answers: who is who.
+        labels: who is who.
         queries: numbers of queries.
         length: entries at most.
     """
@@ -42,9 +44,9 @@ def rank_lists(scores: Scores, answers: RankingLabels, queries: Iterable[int], l
     for query in queries:
         scores.fill(query, query + 1, values)
         right = np.zeros(scores.shape[1], bool)
-        right[answers.right(query)] = True
+        right[labels.positives_of(query)] = True
         kept = np.ones(scores.shape[1], bool)
-        kept[answers.ignored(query)] = False
+        kept[labels.ignored(query)] = False
         entries = np.flatnonzero(kept)
         order = np.lexsort((right[entries], -values[0, entries]))[:length]
         gallery = entries[order]

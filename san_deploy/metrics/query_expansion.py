@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SanError, UsageError
 from .nearest import nearest
-from .scores import checked_pair, products, unit_rows
+from .scores import Similarity, checked_pair, unit_rows
 
 #: Beyond it a neighbour of cosine 0.9 has no weight left in FP32 beside the row itself.
 MOST_ALPHA = 100.0
@@ -25,7 +25,6 @@ def expand_queries(
     count: int = 10,
     alpha: float = 3.0,
     gallery_too: bool = False,
-    device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add to each row the sum of its nearest gallery rows, each by max(cosine, 0) ** alpha.
 
@@ -38,7 +37,6 @@ def expand_queries(
         count: neighbours, at least 1.
         alpha: 0 is average query expansion; at most `MOST_ALPHA`.
         gallery_too: the gallery's rows are expanded as well, by their nearest but themselves.
-        device: where inner products are made, see `metrics.products`.
 
     Returns:
         Query and gallery, float32 unit rows.
@@ -54,11 +52,11 @@ def expand_queries(
         )
     query, gallery = checked_pair(query, gallery)
     query, gallery = unit_rows(query, "query"), unit_rows(gallery, "gallery")
-    index, score, _ = nearest(products(query, gallery, device), count)
+    index, score, _ = nearest(Similarity(query, gallery), count)
     expanded = _expand(query, gallery, index, score, alpha)
     if not gallery_too:
         return expanded, gallery
-    index, score, _ = nearest(products(gallery, gallery, device), count + 1)
+    index, score, _ = nearest(Similarity(gallery, gallery), count + 1)
     itself = index == np.arange(len(gallery))[:, None]
     # Among that many copies of a crop it may not find itself: then the least alike goes.
     itself[~itself.any(axis=1), -1] = True

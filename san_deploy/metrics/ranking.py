@@ -1,4 +1,4 @@
-"""CMC, mAP and mINP: only the ranks of each query's right answers are found, nothing is sorted in full."""
+"""CMC, mAP and mINP: only the ranks of each query's positives are found, nothing is sorted in full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .labels import RankingLabels
-from .scores import Scores, products, tiles
+from .scores import Scores, Similarity, tiles
 
 #: Which of the definitions in use `mean_ap` is; to be printed beside it.
 AP_DEFINITION = (
@@ -26,11 +26,11 @@ class Ranking:
     """CMC, mAP and mINP of one evaluation.
 
     Attributes:
-        cmc: share of queries whose first right answer is within the first 1, 2, 3, ...
+        cmc: share of queries whose first positive is within the first 1, 2, 3, ...
         mean_ap: mean over queries of the average precision, see `AP_DEFINITION`.
         mean_inp: mean over queries of positives / rank of the last one (Ye et al., arXiv 2001.04193).
         queries: queries that count.
-        strangers: queries that are themselves distractors or junk; they are left out, as are the next two.
+        distractors: queries that are themselves distractors or junk; they are left out, as are the next two.
         absent: queries whose person is not in the gallery.
         same_camera: queries whose person was seen by no other camera.
     """
@@ -39,7 +39,7 @@ class Ranking:
     mean_ap: float
     mean_inp: float
     queries: int
-    strangers: int
+    distractors: int
     absent: int
     same_camera: int
 
@@ -54,30 +54,30 @@ class Ranking:
 
     @property
     def rank5(self) -> float:
-        """Share of queries with a right answer within the first five."""
+        """Share of queries with a positive within the first five."""
         return self.rank(5)
 
     @property
     def rank10(self) -> float:
-        """Share of queries with a right answer within the first ten."""
+        """Share of queries with a positive within the first ten."""
         return self.rank(10)
 
     @property
     def rank20(self) -> float:
-        """Share of queries with a right answer within the first twenty."""
+        """Share of queries with a positive within the first twenty."""
         return self.rank(20)
 
     @property
     def unanswerable(self) -> int:
-        """Queries without any right answer in the gallery; they are left out."""
-        return self.strangers + self.absent + self.same_camera
+        """Queries without any positive in the gallery; they are left out."""
+        return self.distractors + self.absent + self.same_camera
 
     def explain(self) -> str:
         """Which queries were left out and why, in a sentence; empty where all count."""
         reasons = [
             f"{count} {why}"
             for count, why in (
-                (self.strangers, "of nobody in particular (distractors or junk)"),
+                (self.distractors, "of nobody in particular (distractors or junk)"),
                 (self.absent, "of people whom the gallery does not hold"),
                 (self.same_camera, "of people whom no other camera saw"),
             )
@@ -95,7 +95,7 @@ class Ranking:
             "mean_inp": self.mean_inp,
             "queries": self.queries,
             "unanswerable": self.unanswerable,
-            "strangers": self.strangers,
+            "strangers": self.distractors,
             "absent": self.absent,
             "same_camera": self.same_camera,
         }
@@ -106,18 +106,18 @@ class QueryRanks:
     """How each query fared.
 
     Attributes:
-        first: `(Q,)` int64, rank of the first right answer, from 1; 0 where the query does not count.
+        first: `(Q,)` int64, rank of the first positive, from 1; 0 where the query does not count.
         last: `(Q,)` int64, rank of the last one; 0 where the query does not count.
         average_precision: `(Q,)` float64; NaN where the query does not count.
-        positives: `(Q,)` int64, right answers.
-        lacking: `(Q,)` int8, why a query does not count, see `RankingLabels.lacking`.
+        positives: `(Q,)` int64, positives.
+        excluded: `(Q,)` int8, why a query does not count, see `RankingLabels.excluded`.
     """
 
     first: np.ndarray
     last: np.ndarray
     average_precision: np.ndarray
     positives: np.ndarray
-    lacking: np.ndarray
+    excluded: np.ndarray
 
     def summary(self, ranks: int = 50) -> Ranking:
         """The means over the queries that count.
@@ -127,9 +127,9 @@ class QueryRanks:
         """
         counts = self.positives > 0
         queries = int(counts.sum())
-        strangers, absent, same_camera = (
-            int((self.lacking == reason).sum())
-            for reason in (RankingLabels.STRANGER, RankingLabels.ABSENT, RankingLabels.SAME_CAMERA)
+        distractors, absent, same_camera = (
+            int((self.excluded == reason).sum())
+            for reason in (RankingLabels.NOT_A_PERSON, RankingLabels.ABSENT, RankingLabels.SAME_CAMERA)
         )
         hits = np.bincount(np.minimum(self.first[counts], ranks + 1), minlength=ranks + 2)
         return Ranking(
@@ -137,7 +137,7 @@ class QueryRanks:
             mean_ap=float(self.average_precision[counts].mean()),
             mean_inp=float((self.positives[counts] / self.last[counts]).mean()),
             queries=queries,
-            strangers=strangers,
+            distractors=distractors,
             absent=absent,
             same_camera=same_camera,
         )
@@ -163,15 +163,15 @@ def evaluate(
         gallery_camera: `(G,)` of the same type.
 
     Raises:
-        SanError: an embedding is not finite, or no query has a right answer.
+        SanError: an embedding is not finite, or no query has a positive.
     """
-    answers = RankingLabels(
+    labels = RankingLabels(
         query_person=query_person,
         gallery_person=gallery_person,
         query_camera=query_camera,
         gallery_camera=gallery_camera,
     )
-    return rank_queries(products(query, gallery), answers).summary()
+    return rank_queries(Similarity(query, gallery), labels).summary()
 
 
 def evaluate_among(embedding: np.ndarray, *, person: np.ndarray, camera: np.ndarray) -> Ranking:
@@ -196,49 +196,49 @@ def evaluate_among(embedding: np.ndarray, *, person: np.ndarray, camera: np.ndar
 
 
 def rank_queries(
-    scores: Scores, answers: RankingLabels, progress: Callable[[int], object] | None = None
+    scores: Scores, labels: RankingLabels, progress: Callable[[int], object] | None = None
 ) -> QueryRanks:
-    """Find the ranks of the right answers of every query; ties as in `rank_positives`.
+    """Find the ranks of the positives of every query; ties as in `rank_positives`.
 
     Args:
         scores: how alike they are.
-        answers: who is who.
+        labels: who is who.
         progress: is told how many more queries are done.
 
     Raises:
-        SanError: no query has a right answer.
+        SanError: no query has a positive.
     """
-    answers.require()
-    if scores.shape != answers.shape:
-        raise ValueError(f"scores are {scores.shape}, labels {answers.shape}")
+    labels.require()
+    if scores.shape != labels.shape:
+        raise ValueError(f"scores are {scores.shape}, labels {labels.shape}")
     queries = scores.shape[0]
     first, last = np.zeros(queries, np.int64), np.zeros(queries, np.int64)
     precision = np.full(queries, np.nan)
-    numbers = np.arange(1, 1 + answers.positives.max(initial=0))
+    numbers = np.arange(1, 1 + labels.positives.max(initial=0))
     for start, tile in tiles(scores):
         for query, values in enumerate(tile, start):
-            if not answers.positives[query]:
+            if not labels.positives[query]:
                 continue
-            index = answers.right(query)
+            index = labels.positives_of(query)
             right = np.sort(values[index])
-            values[index] = values[answers.ignored(query)] = -np.inf
+            values[index] = values[labels.ignored(query)] = -np.inf
             ranks = count_not_below(values, right)[::-1] + numbers[: len(right)]
             first[query], last[query] = ranks[0], ranks[-1]
             precision[query] = np.add.reduce(numbers[: len(right)] / ranks) / len(right)
         if progress:
             progress(len(tile))
-    return QueryRanks(first, last, precision, answers.positives, answers.lacking)
+    return QueryRanks(first, last, precision, labels.positives, labels.excluded)
 
 
 def rank_positives(similarity: np.ndarray, positive: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Ranks, from 1, of the right answers of one query.
+    """Ranks, from 1, of the positives of one query.
 
-    Ties are pessimistic: a wrong answer that is exactly as similar as a right one stands before it, so
+    Ties are pessimistic: a negative that is exactly as similar as a positive stands before it, so
     the result depends on no sorting order.
 
     Args:
         similarity: `(G,)` float32, larger is more alike.
-        positive: `(G,)` bool, the right answers.
+        positive: `(G,)` bool, the positives.
         ignored: `(G,)` bool, entries that do not count (same person, same camera).
 
     Returns:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .nearest import nearest
-from .scores import checked_pair, products, unit_rows
+from .scores import Similarity, checked_pair, unit_rows
 
 #: The paper's values (Sec. 4.2, 5).
 K1, K2, LAMBDA = 20, 6, 0.3
@@ -98,7 +98,6 @@ class Reranked:
         k1: neighbours that are looked at for reciprocity; all crops where there are fewer.
         k2: neighbours whose features are averaged, 1 to k1 + 1; 1 averages none.
         weight: of the original distance, the paper's lambda, 0 to 1.
-        device: where inner products are made, see `metrics.products`.
         progress: is told how many more of the Q + G crops have found their neighbours.
 
     Raises:
@@ -115,7 +114,6 @@ class Reranked:
         k1: int = K1,
         k2: int = K2,
         weight: float = LAMBDA,
-        device: str = "cpu",
         progress: Callable[[int], object] | None = None,
     ) -> None:
         if k1 < 1 or not 1 <= k2 <= k1 + 1 or not 0.0 <= weight <= 1.0:
@@ -132,7 +130,7 @@ class Reranked:
             asked, among = np.arange(len(query)), slice(len(query), len(rows))
         self.shape = len(asked), len(gallery)
         self._weight = weight
-        neighbours = nearest(products(rows, rows, device), k1 + 1, progress)
+        neighbours = nearest(Similarity(rows, rows), k1 + 1, progress)
         # Squared Euclidean distance of unit rows is 2 - 2 x cosine; the largest is that of the least alike.
         farthest = np.maximum(2.0 - 2.0 * neighbours.lowest, _LEAST)
         feature = reciprocal_features(rows, neighbours.column, farthest, k1)
@@ -142,11 +140,11 @@ class Reranked:
         self._farthest = farthest[asked]
         self._feature = feature.rows(asked)
         self._inverted = feature.transpose(among, len(rows))
-        self._products = products(rows[asked], rows[among], device)
+        self._similarity = Similarity(rows[asked], rows[among])
 
     def fill(self, start: int, stop: int, out: np.ndarray) -> None:
         """As `metrics.Scores.fill`."""
-        self._products.fill(start, stop, out)
+        self._similarity.fill(start, stop, out)
         # -weight x (2 - 2 x cosine) / farthest - (1 - weight) x (1 - overlap)
         slope = (2.0 * self._weight / self._farthest[start:stop]).astype(np.float32)
         out *= slope[:, None]

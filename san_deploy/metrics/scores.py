@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import SanError
-from .device import has_cupy, rank_device, torch_has_cuda
 
 #: Queries of one tile: fewer, and the matrix product pays for reading the gallery over and over.
 _TILE_ROWS = 512
@@ -92,102 +91,30 @@ def unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
     return rows / norm
 
 
-def products(query: np.ndarray, gallery: np.ndarray, device: str = "cpu") -> Scores:
-    """Inner products, which are cosines for unit rows, in FP32 whatever the type of the embeddings.
+class Similarity:
+    """Inner products, which are cosines for unit embeddings, in FP32 whatever the type of the embeddings.
+
+    Equal gallery embeddings get equal values. BLAS does not promise it: with some kernels a column's last bit
+    depends on its place, which would part crops that are the same.
 
     Args:
         query: `(Q, D)`.
         gallery: `(G, D)`.
-        device: see `rank_device`. On a GPU PyTorch makes them, or CuPy where PyTorch cannot.
 
     Raises:
-        SanError: the embeddings are not finite or not of one size, or the device is not there.
-        UsageError: no such device.
-    """
-    device = rank_device(device)
-    if device == "cpu":
-        return Products(query, gallery)
-    if has_cupy() and not torch_has_cuda():
-        return CupyProducts(query, gallery, device)
-    return TorchProducts(query, gallery, device)
-
-
-class Products:
-    """Inner products by NumPy.
-
-    Equal gallery rows get equal values. BLAS does not promise it: with some kernels a column's last bit
-    depends on its place, which would part crops that are the same.
+        SanError: the embeddings are not finite or not of one size.
     """
 
     def __init__(self, query: np.ndarray, gallery: np.ndarray) -> None:
-        self._query: Any
-        self._gallery: Any
         self._query, self._gallery = checked_pair(query, gallery)
         self.shape = len(self._query), len(self._gallery)
         self._copies, self._originals = _copies(self._gallery)
 
     def fill(self, start: int, stop: int, out: np.ndarray) -> None:
         """As `Scores.fill`."""
-        self._multiply(start, stop, out)
+        np.matmul(self._query[start:stop], self._gallery.T, out=out)
         if len(self._copies):
             out[:, self._copies] = out[:, self._originals]
-
-    def _multiply(self, start: int, stop: int, out: np.ndarray) -> None:
-        np.matmul(self._query[start:stop], self._gallery.T, out=out)
-
-
-class TorchProducts(Products):
-    """Inner products by PyTorch; embeddings lie on the device, tiles come back to be ranked."""
-
-    def __init__(self, query: np.ndarray, gallery: np.ndarray, device: str) -> None:
-        super().__init__(query, gallery)
-        try:
-            import torch
-        except ImportError as error:
-            raise SanError(
-                f"the device {device} needs PyTorch", do="pip install 'san-deploy[train]'"
-            ) from error
-        self._torch: Any = torch
-        try:
-            self._query, self._gallery = (
-                torch.from_numpy(rows).to(device) for rows in (self._query, self._gallery)
-            )
-        except (RuntimeError, AssertionError) as error:
-            why = str(error).splitlines()[0]
-            raise SanError(f"PyTorch cannot use the device {device}", why=why, do="take cpu") from error
-
-    def _multiply(self, start: int, stop: int, out: np.ndarray) -> None:
-        torch = self._torch
-        # TF32 keeps ten bits of each factor: ranks would not be FP32's.
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            torch.from_numpy(out).copy_(self._query[start:stop] @ self._gallery.T)
-        finally:
-            torch.set_float32_matmul_precision(precision)
-
-
-class CupyProducts(Products):
-    """Inner products by CuPy, as by PyTorch. Tested with a stand-in for CuPy, not yet run on a GPU."""
-
-    def __init__(self, query: np.ndarray, gallery: np.ndarray, device: str) -> None:
-        super().__init__(query, gallery)
-        # CuPy fails in many ways where its CUDA is not the driver's, its import among them.
-        try:
-            import cupy
-
-            self._cupy: Any = cupy
-            self._device = cupy.cuda.Device(int(device.partition(":")[2] or 0))
-            with self._device:
-                self._query, self._gallery = (cupy.asarray(rows) for rows in (self._query, self._gallery))
-        except Exception as error:
-            why = (str(error) or repr(error)).splitlines()[0]
-            raise SanError(f"CuPy cannot use the device {device}", why=why, do="take cpu") from error
-
-    def _multiply(self, start: int, stop: int, out: np.ndarray) -> None:
-        # In FP32: CuPy takes TF32 only where CUPY_TF32 is set.
-        with self._device:
-            out[:] = self._cupy.asnumpy(self._query[start:stop] @ self._gallery.T)
 
 
 def _copies(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..datasets.records import DISTRACTOR
 from ..errors import SanError
+from .labels import DISTRACTOR
 from .ranking import Ranking, evaluate
 
 

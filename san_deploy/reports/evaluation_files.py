@@ -11,13 +11,13 @@ import numpy as np
 
 from ..datasets import Options
 from ..evaluation.output import EMBEDDINGS, JSON, PAGE, PLOT, below
-from ..evaluation.result import Evaluation
+from ..evaluation.result import EvaluationResult
 from .evaluation_page import write_page, write_plot
 
 
 def write_evaluation(
     folder: Path,
-    result: Evaluation,
+    result: EvaluationResult,
     told: Mapping[str, Any],
     options: Options,
     *,
@@ -41,7 +41,7 @@ def write_evaluation(
         _write_embeddings(folder / EMBEDDINGS, result, told)
 
 
-def _write_embeddings(path: Path, result: Evaluation, told: Mapping[str, Any]) -> None:
+def _write_embeddings(path: Path, result: EvaluationResult, told: Mapping[str, Any]) -> None:
     """An .npz that `numpy.load` reads without pickle.
 
     Its arrays: `embedding` (N, D) float32, one row per file; `path`, `person`, `camera` and `track` (N,) of them;

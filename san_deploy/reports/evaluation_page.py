@@ -15,7 +15,7 @@ from .. import __version__
 from ..datasets import Crop, Options
 from ..evaluation.output import below, explained, table
 from ..evaluation.rank_lists import LENGTH, Answer, Listed, worst_and_best
-from ..evaluation.result import Evaluation
+from ..evaluation.result import EvaluationResult
 from ..preprocess import read_crop
 from .evaluation_plot import INK, plot
 from .pictures import crop_uri, mask_uri
@@ -30,7 +30,7 @@ _PAGE_INK = {"ink": "var(--ink)", "soft": "var(--soft)", "line": "var(--line)", 
 
 
 def write_page(
-    path: Path, result: Evaluation, told: Mapping[str, Any], options: Options, *, lists: int = 8
+    path: Path, result: EvaluationResult, told: Mapping[str, Any], options: Options, *, lists: int = 8
 ) -> None:
     """Write the page. Crops of the lists are read from the data set again.
 
@@ -84,7 +84,7 @@ def write_page(
             file.write(piece)
 
 
-def write_plot(path: Path, result: Evaluation) -> None:
+def write_plot(path: Path, result: EvaluationResult) -> None:
     """Write the CMC curves as an SVG file."""
     path.write_text(_svg(_environment(), result, INK), encoding="utf-8")
 
@@ -99,7 +99,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _svg(environment: jinja2.Environment, result: Evaluation, ink: Mapping[str, str]) -> str:
+def _svg(environment: jinja2.Environment, result: EvaluationResult, ink: Mapping[str, str]) -> str:
     curves: dict[str, Sequence[float]] = {"crops": result.crops.cmc}
     if result.single_shot:
         curves["single shot, expected"] = result.single_shot.expected.cmc
@@ -123,7 +123,9 @@ class _Pictures:
         return self._known[path]
 
 
-def _list_view(listed: Listed, result: Evaluation, options: Options, pictures: _Pictures) -> dict[str, Any]:
+def _list_view(
+    listed: Listed, result: EvaluationResult, options: Options, pictures: _Pictures
+) -> dict[str, Any]:
     def crop_view(crop: Crop) -> dict[str, Any]:
         return {
             "picture": pictures.of(crop.path),
@@ -162,7 +164,7 @@ def _masks(crops: Sequence[Crop], model: Mapping[str, Any]) -> tuple[list[list[d
     # PyTorch has run this checkpoint already.
     from san_train.masks import draw_masks
 
-    images = np.stack([read_crop(crop.path, tuple(model["size_hw"])) for crop in crops])
+    images = np.stack([read_crop(crop.path, tuple(model["size_hw"]), model["resize"]) for crop in crops])
     drawn = draw_masks(path, images, mask=model["mask"])
     if not any(drawn):
         return none, "the network shows none"

@@ -18,7 +18,8 @@ from PIL import Image
 from .. import __version__
 from ..images import UnreadableImage, read_image
 from ..matching.accuracy import Accuracy, same_person
-from ..matching.match import Camera, Candidate, Matching, MatchRow, PairMatching, iter_rows
+from ..matching.cameras import Camera
+from ..matching.match import Candidate, Matching, MatchRow, PairMatching, iter_rows
 
 if TYPE_CHECKING:
     from ..matching.accuracy import TrackToPid

@@ -94,3 +94,23 @@ def test_read_crop_refuses_as_read_image(tmp_path: Path) -> None:
 def test_refuses_another_layout(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a crop is"):
         resize_crop(image, (32, 16))
+
+
+@pytest.mark.parametrize("size", [(300, 90), (64, 200), (40, 20), (1, 1), (31, 77)])
+def test_cv2_linear_is_opencvs_to_a_grey_level(size: tuple[int, int]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    wanted = cv2.resize(image, (48, 96), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(resize_crop(image, (96, 48), "cv2-linear").astype(int) - wanted).max() <= 1
+
+
+def test_box_is_opencvs_area_where_it_shrinks() -> None:
+    cv2 = pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (256, 128, 3), np.uint8)
+    wanted = cv2.resize(image, (32, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(resize_crop(image, (64, 32), "pillow-box").astype(int) - wanted).max() <= 1
+
+
+def test_an_unknown_resize_is_refused() -> None:
+    with pytest.raises(ValueError, match="resize 'nearest' is unknown; known are pillow-bicubic-antialias"):
+        resize_crop(np.zeros((4, 4, 3), np.uint8), (8, 8), "nearest")

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.crops import CheckCrops, draw_crops
 from san_export.onnx_writer import to_onnx
+from san_export.verify import CheckCrops, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.data import normalise
 from san_train.models import SanSettings, SharpAttentionNetwork
@@ -47,7 +47,7 @@ def tiny_network(images: np.ndarray, **settings: object) -> SharpAttentionNetwor
 
 @pytest.fixture(scope="session")
 def crops() -> CheckCrops:
-    return draw_crops(SIZE_HW, 20)
+    return sample_crops(SIZE_HW, 20)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from onnx import TensorProto
 from san_export.checkpoint import describe
 from san_export.engine.build import build_engine
 from san_export.graph.precision_stats import count_operands
+from san_export.onnx_writer import write_onnx
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
-from san_export.write import write_onnx
 from san_train.checkpoint import CheckpointInfo
 from san_train.data import normalise
 from san_train.models import Network

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.crops import draw_crops
 from san_export.onnx_writer import to_onnx
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
+from san_export.verify import sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SanSettings, SharpAttentionNetwork
 
@@ -37,7 +37,7 @@ def in_precision(model: onnx.ModelProto, precision: str, images: np.ndarray) -> 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_starter(precision: str, tmp_path: Path) -> None:
     artefact = OnnxRuntime(STARTER).artefact
-    images = draw_crops(artefact.size_hw, 32).images
+    images = sample_crops(artefact.size_hw, 32).images
     model = in_precision(onnx.load(STARTER), precision, images)
     builds(model, artefact, precision, tmp_path, int8=0.5, batch=BATCH, targets=TARGETS)
 
@@ -47,7 +47,7 @@ def resnet50() -> Road:
     torch.manual_seed(0)
     network = SharpAttentionNetwork(SanSettings(depth=50, size_hw=SIZE_HW)).eval()
     graph = to_onnx(OnnxWrapper(network), SIZE_HW)
-    return Road("san", network, graph, draw_crops(SIZE_HW, 8).images)
+    return Road("san", network, graph, sample_crops(SIZE_HW, 8).images)
 
 
 @pytest.mark.slow

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from san_export.crops import draw_crops
 from san_export.graph.operators import check_operators
 from san_export.graph.precision_stats import count_operands
 from san_export.onnx_writer import to_onnx
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.int8 import quantise
-from san_export.verify import row_cosine
+from san_export.verify import row_cosine, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.data import normalise
 from san_train.models.fmn import FeatureMaskNetwork, FmnSettings
@@ -33,7 +32,7 @@ CHOICES: dict[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return draw_crops(SIZE_HW, 24).images
+    return sample_crops(SIZE_HW, 24).images
 
 
 @pytest.fixture(scope="module", params=list(CHOICES))
@@ -79,7 +78,7 @@ def test_fp16_and_int8_rows(exported: tuple[str, Road], images: np.ndarray) -> N
     rows, half = road.rows, road.half
     assert count_operands(half).fp16 == 1.0 and not check_operators(half)
     assert row_cosine(run(half, images), rows).min() > 0.9995
-    assert row_cosine(run(rounding_fp16(half), images), rows).min() > 0.999
+    assert row_cosine(run(emulate_fp16(half), images), rows).min() > 0.999
     for form in ("tensorrt", "cpu"):
         quantised = road.quantised if form == "tensorrt" else quantise(road.graph, images, form=form)
         assert count_operands(quantised).int8 >= 0.9

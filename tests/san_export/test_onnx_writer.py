@@ -10,12 +10,10 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from san_export.crops import CheckCrops
 from san_export.graph.operators import check_operators
-from san_export.onnx_writer import clean, to_onnx
-from san_export.verify import row_cosine
+from san_export.onnx_writer import clean, to_onnx, write_onnx
+from san_export.verify import CheckCrops, row_cosine
 from san_export.wrapper import OnnxWrapper
-from san_export.write import write_onnx
 from san_train.attention import MaskMode
 from san_train.evaluate import embed
 from san_train.models import SharpAttentionNetwork

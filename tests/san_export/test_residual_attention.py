@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from san_export.crops import draw_crops
 from san_export.graph.mask_branches import find_branches
 from san_export.graph.operators import check_operators
 from san_export.graph.precision_stats import count_operands
 from san_export.onnx_writer import to_onnx
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
-from san_export.verify import row_cosine
+from san_export.verify import row_cosine, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SanSettings, SharpAttentionNetwork
 
@@ -46,7 +45,7 @@ def made(images: np.ndarray, gate: str) -> SharpAttentionNetwork:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return draw_crops(SIZE_HW, 24).images
+    return sample_crops(SIZE_HW, 24).images
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_the_graph(soft: Road) -> None:
 def test_fp16_and_int8_rows(soft: Road, images: np.ndarray) -> None:
     rows, half = soft.rows, soft.half
     assert count_operands(half).fp16 == 1.0 and not check_operators(half)
-    assert row_cosine(run(rounding_fp16(half), images), rows).min() > 0.999
+    assert row_cosine(run(emulate_fp16(half), images), rows).min() > 0.999
     for form in ("tensorrt", "cpu"):
         quantised = soft.quantised if form == "tensorrt" else quantise(soft.graph, images, form=form)
         assert count_operands(quantised).int8 >= 0.9
@@ -88,7 +87,7 @@ def test_masks_may_be_sharp(images: np.ndarray) -> None:
         rows = OnnxWrapper(network)(torch.from_numpy(images)).numpy()
     assert np.median(row_cosine(run(model, images), rows)) > 0.9999
     smooth = to_onnx(OnnxWrapper(network, mask="expected"), SIZE_HW)
-    cosine = row_cosine(run(rounding_fp16(to_fp16(smooth)), images), run(smooth, images))
+    cosine = row_cosine(run(emulate_fp16(to_fp16(smooth)), images), run(smooth, images))
     assert cosine.min() > 0.95 and np.median(cosine) > 0.999
 
 

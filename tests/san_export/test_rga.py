@@ -11,17 +11,16 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.graph.graph import view
 from san_export.graph.mask_branches import find_branches
 from san_export.graph.operators import check_operators
 from san_export.onnx_writer import to_onnx
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import never_quantised, quantise
 from san_export.precision.placement import candidates
 from san_export.precision.relations import relation_gates
-from san_export.verify import row_cosine
+from san_export.verify import CheckCrops, row_cosine
 from san_export.wrapper import OnnxWrapper, reverse_input_channels
 from san_train.attention import MaskMode
 from san_train.data import normalise
@@ -97,7 +96,7 @@ def test_the_graph_has_no_map_no_norm_and_no_shape(small_model: onnx.ModelProto)
 def test_fp16(small_model: onnx.ModelProto, crops: CheckCrops, tmp_path: Path) -> None:
     half = to_fp16(small_model)
     expected = run(small_model, crops.images)
-    for form in (half, rounding_fp16(half)):
+    for form in (half, emulate_fp16(half)):
         assert row_cosine(run(form, crops.images), expected).min() > 0.9995
     graph = view(half)
     kinds = {
@@ -137,7 +136,7 @@ def test_affinities_beyond_fp16(small: OneBlock, small_model: onnx.ModelProto, c
     expected = run(small_model, crops.images)
     assert row_cosine(rows, expected).min() > 0.9999 and min(affinities) > 65504
     assert network.block.spatial.norm.running_var.max() > 65504
-    half = rounding_fp16(to_fp16(to_onnx(OnnxWrapper(network), SIZE_HW)))
+    half = emulate_fp16(to_fp16(to_onnx(OnnxWrapper(network), SIZE_HW)))
     assert row_cosine(run(half, crops.images), expected).min() > 0.9995
 
 
@@ -257,7 +256,7 @@ def test_whole_networks(crops: CheckCrops, variant: str, tmp_path: Path) -> None
     assert furthest(network, model, crops.images) < 1e-5
     expected = run(model, crops.images)
     half = to_fp16(model)
-    assert row_cosine(run(rounding_fp16(half), crops.images), expected).min() > 0.998
+    assert row_cosine(run(emulate_fp16(half), crops.images), expected).min() > 0.998
     built(half, "fp16", tmp_path / "fp16")
     if variant != "sc":
         # Every layer of these stands in `sc` as well.

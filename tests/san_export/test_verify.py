@@ -5,8 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from san_export.crops import CheckCrops, draw_crops, read_crops
-from san_export.verify import BATCHES, Gate, default_gate, judge, measure, row_cosine
+from san_export.verify import (
+    BATCHES,
+    CheckCrops,
+    Gate,
+    default_gate,
+    judge,
+    measure,
+    read_crops,
+    row_cosine,
+    sample_crops,
+)
 
 from san_deploy.errors import SanError
 
@@ -117,8 +126,8 @@ def test_default_gates() -> None:
         assert means == sorted(means, reverse=True)
 
 
-def test_drawn_crops_are_the_same_every_time() -> None:
-    first, second = draw_crops((64, 32), 6), draw_crops((64, 32), 6)
+def test_sample_crops_are_the_same_every_time() -> None:
+    first, second = sample_crops((64, 32), 6), sample_crops((64, 32), 6)
     assert first.images.shape == (6, 64, 32, 3) and first.images.dtype == np.uint8
     assert np.array_equal(first.images, second.images)
     assert first.images.std() > 20

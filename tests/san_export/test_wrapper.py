@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from san_export.crops import CheckCrops
-from san_export.verify import row_cosine
+from san_export.verify import CheckCrops, row_cosine
 from san_export.wrapper import OnnxWrapper, reverse_input_channels, unit_rows
 from san_train.evaluate import embed
 from san_train.models import SharpAttentionNetwork

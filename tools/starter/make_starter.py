@@ -2,7 +2,7 @@
 
     python tools/starter/make_starter.py --ward ../shared/ward
 
-1. draws pedestrians (`san_deploy.drawn`), seeded, and trains a first network on them alone;
+1. draws pedestrians (drawn/), seeded, and trains a first network on them alone;
 2. from it, trains one network per fold of WARD's `train` people, to calibrate the threshold on people whom
    the network did not see; never on WARD's `test` people;
 3. from it, trains the starter on all `train` people and the drawn ones, and gives it that threshold;
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from drawn import draw_cameras
 from folds import fold_of
 from san_train import evaluate
 from san_train.checkpoint import load_checkpoint, save_checkpoint
 
 from san_deploy.datasets import Crop, labels, read_dataset
-from san_deploy.drawn import draw_cameras
 from san_deploy.matching.threshold import choose_threshold, tracklet_similarities
 
 HERE = Path(__file__).resolve().parent

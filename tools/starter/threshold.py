@@ -18,7 +18,8 @@ from san_train.checkpoint import load_checkpoint
 
 from san_deploy import metrics
 from san_deploy.datasets import labels, read_dataset
-from san_deploy.matching.match import assign
+from san_deploy.matching.assignment import assign
+from san_deploy.matching.similarity import edges_above
 from san_deploy.matching.threshold import tracklet_similarities
 
 THRESHOLDS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.74, 0.78, 0.82)
@@ -58,7 +59,8 @@ def f1(
         for (rows_a, people_a), (rows_b, people_b) in combinations(pool.values(), 2):
             for _ in range(draws):
                 a, b = (rng.permutation(len(people))[alone:] for people in (people_a, people_b))
-                column = assign(rows_a[a] @ rows_b[b].T, threshold)
+                similarity = rows_a[a] @ rows_b[b].T
+                column = assign(edges_above(similarity, threshold), similarity.shape, threshold)
                 taken = column >= 0
                 matched += int(taken.sum())
                 right += int((people_a[a][taken] == people_b[b][column[taken]]).sum())

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from san_deploy.datasets import Dataset, Options, read_dataset
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import refuse_existing
+from san_deploy.io.extras import install
 
 from . import recipe as recipes
 from .data import gather, seen_twice
@@ -58,7 +59,7 @@ def train(request: Request) -> None:
     try:
         import tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
-        raise SanError("tensorboard is not installed", do="pip install 'san-deploy[train]'") from error
+        raise SanError("tensorboard is not installed", do=install("train")) from error
     machine = choose_machine(request.device, request.precision, request.workers)
     _refuse_run(request)
     datasets = [read_dataset(path, request.options) for path in request.data]

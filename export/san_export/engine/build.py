@@ -13,7 +13,7 @@ from san_deploy.artefact import (
     MAX_BATCH,
     Artefact,
     Engine,
-    Operands,
+    PrecisionStats,
     is_onnx_name,
     sha256_file,
     sidecar_path,
@@ -103,7 +103,7 @@ def build_engine(
     artefact, data = _read(onnx)
     target = choose_target(trt, runtime, targets, report)
     # Entered before the long part, so that a folder that cannot be written is told at once.
-    with atomic_pair(out, sidecar_path) as temporary:
+    with atomic_pair(out, sidecar_path, force=force) as temporary:
         _refuse_full(out, len(data))
         report(_headline(trt, runtime, options, target))
         built = build_plan(
@@ -249,7 +249,7 @@ def _headline(trt: ModuleType, runtime: str, options: BuildOptions, target: Targ
 
 def _operands(
     trt: ModuleType, built: Built, options: BuildOptions, target: Target, report: Callable[[str], None]
-) -> Operands:
+) -> PrecisionStats:
     """The engine's own, where a GPU of its kind is here; else the typed network's. `report` says which."""
     told = None
     if target.device is not None:
@@ -269,7 +269,7 @@ def _operands(
     return operands
 
 
-def _judge(artefact: Artefact, operands: Operands, path: Path) -> None:
+def _judge(artefact: Artefact, operands: PrecisionStats, path: Path) -> None:
     """Refuse a plan whose share of the asked precision is not the ONNX file's."""
     asked = artefact.precision
     # Files from before operands were counted are FP32.

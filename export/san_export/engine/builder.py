@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Operands
+from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, PrecisionStats
 from san_deploy.backends.trt import collected, logger, one_line, version
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_file
@@ -53,7 +53,7 @@ class Built:
     """
 
     plan: Any
-    operands: Operands
+    operands: PrecisionStats
     size: tuple[int, ...]
 
 
@@ -64,7 +64,7 @@ def build_plan(
     options: BuildOptions,
     *,
     targets: tuple[str, ...],
-    check: Callable[[Operands], None],
+    check: Callable[[PrecisionStats], None],
     report: Report,
     progress: Progress | None,
 ) -> Built:

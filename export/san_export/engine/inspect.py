@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from san_deploy.artefact import INPUT_NAME, Operands
+from san_deploy.artefact import INPUT_NAME, PrecisionStats
 from san_deploy.backends.trt import collected, logger
 from san_deploy.errors import SanError
 
@@ -27,7 +27,7 @@ _TYPES = (
 )
 
 
-def count_in_network(trt: ModuleType, network: Any) -> Operands:
+def count_in_network(trt: ModuleType, network: Any) -> PrecisionStats:
     """Count the inputs and weights of convolutions (transposed or not) and matrix products by precision.
 
     In a strongly typed network TensorRT may not compute with any other type than these.
@@ -45,13 +45,15 @@ def count_in_network(trt: ModuleType, network: Any) -> Operands:
         trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer,
     }
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    makers = {layer.get_output(place).name: layer for layer in layers for place in range(layer.num_outputs)}
+    producers = {
+        layer.get_output(place).name: layer for layer in layers for place in range(layer.num_outputs)
+    }
     found: Counter[str] = Counter()
     for layer in layers:
         if layer.type in weighted:
-            found[kinds.get(_typed(trt, makers, layer.get_input(0)), "other")] += 1
+            found[kinds.get(_typed(trt, producers, layer.get_input(0)), "other")] += 1
             if layer.num_inputs > 1 and layer.get_input(1) is not None:
-                found[kinds.get(_typed(trt, makers, layer.get_input(1)), "other")] += 1
+                found[kinds.get(_typed(trt, producers, layer.get_input(1)), "other")] += 1
             else:
                 # Layers come as their base class, which knows nothing of weights; this is how TensorRT's own
                 # tools see the rest.
@@ -59,15 +61,15 @@ def count_in_network(trt: ModuleType, network: Any) -> Operands:
                 found[_of_weights(trt, layer.kernel, kinds)] += 1
         elif layer.type == trt.LayerType.MATRIX_MULTIPLY:
             for place in range(2):
-                found[kinds.get(_typed(trt, makers, layer.get_input(place)), "other")] += 1
+                found[kinds.get(_typed(trt, producers, layer.get_input(place)), "other")] += 1
     return _shares(found, "network")
 
 
-def _typed(trt: ModuleType, makers: dict[str, Any], tensor: Any) -> Any:
+def _typed(trt: ModuleType, producers: dict[str, Any], tensor: Any) -> Any:
     """The type that a tensor is computed with: that of what is dequantised, where it comes out of that."""
     aside = (trt.LayerType.SHUFFLE, trt.LayerType.IDENTITY)
     name, dtype = tensor.name, tensor.dtype
-    while (layer := makers.get(name)) is not None:
+    while (layer := producers.get(name)) is not None:
         # The parser puts layers that only rename axes between a dequantisation and a product.
         if layer.type not in (*aside, trt.LayerType.DEQUANTIZE):
             break
@@ -87,7 +89,7 @@ def _of_weights(trt: ModuleType, weights: Any, kinds: dict[Any, str]) -> str:
 
 def count_in_engine(
     trt: ModuleType, plan: Any, *, batch: int, size: tuple[int, ...], host_code: bool
-) -> Operands | None:
+) -> PrecisionStats | None:
     """Count by the inspector's word on a finished engine. Needs the GPU that it is for.
 
     Args:
@@ -123,7 +125,7 @@ def count_in_engine(
         return count_in_inspection(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def count_in_inspection(information: str) -> Operands | None:
+def count_in_inspection(information: str) -> PrecisionStats | None:
     """Count in the JSON that `EngineInspector.get_engine_information` gives, of TensorRT 10 or 11.
 
     TensorRT 10 has `Format/Datatype` in a tensor, 11 has `Format` and `DataType`.
@@ -158,7 +160,7 @@ def _operands(entry: dict[str, Any]) -> Iterator[str]:
             yield known
 
 
-def _shares(found: Counter[str], source: str) -> Operands:
+def _shares(found: Counter[str], source: str) -> PrecisionStats:
     total = sum(found.values())
     shares = {kind: found[kind] / total if total else 0.0 for kind in ("fp32", "fp16", "int8")}
-    return Operands(count=total, **shares, source=source)
+    return PrecisionStats(count=total, **shares, source=source)

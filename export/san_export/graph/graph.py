@@ -12,7 +12,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 from san_deploy.errors import SanError
 
 #: Operators whose second input is a weight, or a second matrix: where a network's time goes.
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Outputs of these do not grow with their inputs' values: all they do is choose and reorder.
 LAYOUT = frozenset(
     {
@@ -36,9 +36,9 @@ class Graph:
     """What a pass over a model asks of it; built by `view`.
 
     Attributes:
-        nodes: of the model, in order: a maker always stands before its readers.
-        maker: `{value: index of the node that makes it}`; inputs and initialisers have none.
-        readers: `{value: indices of the nodes that read it}`, each once, in order.
+        nodes: of the model, in order: a producer always stands before its consumers.
+        producer: `{value: index of the node that makes it}`; inputs and initialisers have none.
+        consumers: `{value: indices of the nodes that read it}`, each once, in order.
         constants: initialisers, and outputs of Constant nodes.
         types: `{value: TensorProto.FLOAT, ...}` of every value.
         shapes: `{value: (2, None, 3)}`, None where a dimension is not known; only values of known rank.
@@ -47,8 +47,8 @@ class Graph:
     """
 
     nodes: tuple[NodeProto, ...]
-    maker: dict[str, int]
-    readers: dict[str, tuple[int, ...]]
+    producer: dict[str, int]
+    consumers: dict[str, tuple[int, ...]]
     constants: dict[str, TensorProto]
     types: dict[str, int]
     shapes: dict[str, tuple[int | None, ...]]
@@ -56,12 +56,12 @@ class Graph:
     outputs: tuple[str, ...]
     opset: int
 
-    def number(self, name: str) -> np.ndarray | None:
+    def constant_value(self, name: str) -> np.ndarray | None:
         """A constant's values, or None where `name` is not constant."""
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
-    def changing(self, node: NodeProto) -> list[str]:
+    def dynamic(self, node: NodeProto) -> list[str]:
         """The inputs of a node that are there and not constant."""
         return [name for name in node.input if name and name not in self.constants]
 
@@ -81,21 +81,17 @@ def view(model: onnx.ModelProto) -> Graph:
         )
     if any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
         raise SanError("the model keeps its weights in another file", do="save it as one file")
-    try:
-        # data_prop follows shapes through Shape, Gather and Concat, as exporters write them.
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise SanError("the types of the graph cannot be inferred", why=_first_line(error)) from error
+    inferred = _inferred(model).graph
     constants = {weight.name: weight for weight in graph.initializer}
-    maker: dict[str, int] = {}
-    readers: dict[str, list[int]] = {}
+    producer: dict[str, int] = {}
+    consumers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.node):
         for name in dict.fromkeys(node.input):
             if name:
-                readers.setdefault(name, []).append(index)
+                consumers.setdefault(name, []).append(index)
         for name in node.output:
             if name:
-                maker[name] = index
+                producer[name] = index
         if node.op_type == "Constant":
             constants[node.output[0]] = _constant(node)
     types = {name: tensor.data_type for name, tensor in constants.items()}
@@ -111,8 +107,8 @@ def view(model: onnx.ModelProto) -> Graph:
             )
     return Graph(
         nodes=tuple(graph.node),
-        maker=maker,
-        readers={name: tuple(indices) for name, indices in readers.items()},
+        producer=producer,
+        consumers={name: tuple(indices) for name, indices in consumers.items()},
         constants=constants,
         types=types,
         shapes=shapes,
@@ -120,6 +116,43 @@ def view(model: onnx.ModelProto) -> Graph:
         outputs=tuple(item.name for item in graph.output),
         opset=next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0),
     )
+
+
+#: Operators that ONNX Runtime fuses: their types are those of the standard operator that they start with.
+FUSED = {"FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3), "FusedMatMul": ("MatMul", 2)}
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the types of all values that can be inferred."""
+    if any(node.op_type in FUSED for node in model.graph.node):
+        model = _without_fusion(model)
+    try:
+        # data_prop follows shapes through Shape, Gather and Concat, as exporters write them.
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        if not model.graph.value_info:
+            raise SanError("the types of the graph cannot be inferred", why=_first_line(error)) from error
+    # Some converters leave the types of before between the nodes.
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    return _inferred(bare)
+
+
+def _without_fusion(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to infer types of, in which fused operators are standard ones without what was fused into them."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        if node.op_type in FUSED:
+            node.op_type, inputs = FUSED[node.op_type]
+            node.domain = ""
+            del node.input[inputs:]
+            known = onnx.defs.get_schema(node.op_type).attributes
+            kept = [item for item in node.attribute if item.name in known]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return result
 
 
 def copy_with(
@@ -147,7 +180,9 @@ def ancestors(graph: Graph, ends: Iterable[int], within: set[int]) -> set[int]:
     found = set(ends)
     for index in sorted(within | found, reverse=True):
         if index in within and any(
-            reader in found for name in graph.nodes[index].output for reader in graph.readers.get(name, ())
+            consumer in found
+            for name in graph.nodes[index].output
+            for consumer in graph.consumers.get(name, ())
         ):
             found.add(index)
     return found

@@ -82,7 +82,7 @@ def _bounded(graph: Graph) -> list[str]:
 def _axes(graph: Graph, node: onnx.NodeProto) -> tuple[object, ...]:
     given = next((list(item.ints) for item in node.attribute if item.name == "axes"), None)
     if len(node.input) > 1 and node.input[1]:
-        values = graph.number(node.input[1])
+        values = graph.constant_value(node.input[1])
         # Axes that are computed equal only themselves.
         if values is None:
             return (node.input[1],)
@@ -96,7 +96,7 @@ def _axes(graph: Graph, node: onnx.NodeProto) -> tuple[object, ...]:
 def _branch(graph: Graph, x: str) -> MaskBranch | None:
     derived, members = _closure(graph, x)
     fixed = {
-        graph.maker[name]
+        graph.producer[name]
         for name, value in derived.items()
         if name != x and value.degree == 0 and value.bounds == _BOUNDS
     }
@@ -107,7 +107,7 @@ def _branch(graph: Graph, x: str) -> MaskBranch | None:
         name
         for index in sorted(threshold)
         for name in graph.nodes[index].output
-        if name in graph.outputs or not set(graph.readers.get(name, ())) <= threshold
+        if name in graph.outputs or not set(graph.consumers.get(name, ())) <= threshold
     )
     context = _only_for(graph, threshold)
     return MaskBranch(x, masks, _names(graph, threshold), _names(graph, context))
@@ -130,7 +130,7 @@ def _closure(graph: Graph, x: str) -> tuple[dict[str, _Derived], set[int]]:
 def _derive(graph: Graph, node: onnx.NodeProto, derived: dict[str, _Derived], x: str) -> _Derived | None:
     if node.op_type in _BOUNDS:
         return _Derived(1, frozenset({node.op_type})) if node.input[0] == x else None
-    names = graph.changing(node)
+    names = graph.dynamic(node)
     if not names or any(name not in derived for name in names):
         return None
     bounds = frozenset[str]().union(*(derived[name].bounds for name in names))
@@ -152,10 +152,10 @@ def _only_for(graph: Graph, ends: set[int]) -> set[int]:
     inside = set(ends)
     for index in reversed(range(max(ends, default=0))):
         node = graph.nodes[index]
-        readers = {reader for name in node.output for reader in graph.readers.get(name, ())}
-        if readers and readers <= inside and not set(node.output) & set(graph.outputs):
+        consumers = {consumer for name in node.output for consumer in graph.consumers.get(name, ())}
+        if consumers and consumers <= inside and not set(node.output) & set(graph.outputs):
             inside.add(index)
-    return {index for index in inside - ends if graph.changing(graph.nodes[index])}
+    return {index for index in inside - ends if graph.dynamic(graph.nodes[index])}
 
 
 def _names(graph: Graph, indices: set[int]) -> tuple[str, ...]:

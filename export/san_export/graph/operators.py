@@ -261,7 +261,7 @@ def _resize(graph: Graph, node: onnx.NodeProto, options: dict[str, Any]) -> Iter
             yield "axes with constant sizes need a constant shape: give all sizes"
         elif not sizes and node.input[2] not in graph.constants:
             yield "axes with computed scales are not taken"
-    scales = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    scales = graph.constant_value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     # canUseNDResize
     if options.get("mode") == "linear" and axes is None and scales is not None and any(scales[:-3] != 1):
         yield "linear resizes the last 3 dimensions alone"
@@ -275,7 +275,7 @@ def _scatter_nd(graph: Graph, node: onnx.NodeProto, options: dict[str, Any]) -> 
 
 def _dropout(graph: Graph, node: onnx.NodeProto, options: dict[str, Any]) -> Iterator[str]:
     if len(node.input) > 2 and node.input[2]:
-        training = graph.number(node.input[2])
+        training = graph.constant_value(node.input[2])
         if training is None or training.any():
             yield "does not run as in training"
 
@@ -297,10 +297,10 @@ def _dequantize(graph: Graph, node: onnx.NodeProto, options: dict[str, Any]) -> 
 
 
 def _scales(graph: Graph, node: onnx.NodeProto, options: dict[str, Any]) -> Iterator[str]:
-    scale = graph.number(node.input[1])
+    scale = graph.constant_value(node.input[1])
     if scale is not None and not (scale > 0).all():
         yield "has a scale that is not above 0"
-    zero = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    zero = graph.constant_value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if zero is not None and zero.any():
         yield "has a zero point other than 0"
     if len(node.input) > 2 and node.input[2] and zero is None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-from san_deploy.artefact import Operands
+from san_deploy.artefact import Artefact, PrecisionStats
 from san_deploy.errors import SanError
 
-from .graph import PRODUCTS, Graph, view
+from .graph import FUSED, WEIGHTED_OPS, Graph, view
 
 #: Where the two operands stand among the inputs of ONNX Runtime's integer operators.
 _INTEGER_PRODUCTS = {
@@ -28,7 +30,7 @@ _KINDS: dict[int, str] = {
 }
 
 
-def count_operands(model: onnx.ModelProto) -> Operands:
+def count_operands(model: onnx.ModelProto) -> PrecisionStats:
     """Count the inputs and weights of convolutions (transposed or not) and matrix products by precision.
 
     An operand is INT8 where it comes out of a DequantizeLinear of 8 bits, which runtimes fuse into the
@@ -49,17 +51,51 @@ def count_operands(model: onnx.ModelProto) -> Operands:
     )
     total = found.total()
     fp32, fp16, int8 = (found[kind] / total if total else 0.0 for kind in ("fp32", "fp16", "int8"))
-    return Operands(count=total, fp32=fp32, fp16=fp16, int8=int8)
+    return PrecisionStats(count=total, fp32=fp32, fp16=fp16, int8=int8)
 
 
-def shares(operands: Operands) -> str:
+def recount(path: Path, artefact: Artefact) -> PrecisionStats:
+    """Count the operands of an ONNX file by precision, without executing it, and hold it to its own word.
+
+    Args:
+        path: the file that `artefact` was read from.
+        artefact: what it says of itself.
+
+    Raises:
+        SanError: the file says otherwise, has nothing of the precision that it says it was exported in, cannot
+            be counted, or was replaced meanwhile.
+    """
+    advice = "do not use it; fetch it again, or export it again"
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != artefact.sha256:
+        raise SanError(f"{path} was replaced while it was read", do="try again when nobody writes it")
+    try:
+        found = count_operands(onnx.load_model_from_string(data))
+    except Exception as error:  # onnx's exceptions have no common base but this
+        why = str(error).strip().split("\n")[0]
+        raise SanError(f"the precision of {path} cannot be counted", why=why, do=advice) from error
+    # Files from before they were counted say nothing of their operands.
+    if artefact.operands is not None and not agree(artefact.operands, found):
+        raise SanError(
+            f"the file {path} says that it has {shares(artefact.operands)}, but has {shares(found)}",
+            do=advice,
+        )
+    if found.count and not getattr(found, artefact.precision):
+        raise SanError(
+            f"the file {path} says that it is {artefact.precision.upper()}, but has {shares(found)}",
+            do=advice,
+        )
+    return found
+
+
+def shares(operands: PrecisionStats) -> str:
     """`60% INT8, 40% FP32 of 20 operands`."""
     told = ((operands.int8, "INT8"), (operands.fp16, "FP16"), (operands.fp32, "FP32"))
     kinds = ", ".join(f"{share:.0%} {name}" for share, name in told if share)
     return f"{kinds or 'none'} of {operands.count} operands"
 
 
-def agree(told: Operands, found: Operands) -> bool:
+def agree(told: PrecisionStats, found: PrecisionStats) -> bool:
     """Whether both were counted in the same kind of thing and say the same."""
     return (told.source, told.count) == (found.source, found.count) and all(
         abs(getattr(told, kind) - getattr(found, kind)) < 1e-6 for kind in ("fp32", "fp16", "int8")
@@ -67,13 +103,15 @@ def agree(told: Operands, found: Operands) -> bool:
 
 
 def _places(node: onnx.NodeProto) -> tuple[int, ...]:
-    return (0, 1) if node.op_type in PRODUCTS else _INTEGER_PRODUCTS.get(node.op_type, ())
+    if node.op_type in WEIGHTED_OPS or node.op_type in FUSED:
+        return (0, 1)
+    return _INTEGER_PRODUCTS.get(node.op_type, ())
 
 
 def _kind(graph: Graph, name: str) -> str:
-    maker = graph.maker.get(name)
-    if maker is not None and graph.nodes[maker].op_type == "DequantizeLinear":
-        name = graph.nodes[maker].input[0]
+    producer = graph.producer.get(name)
+    if producer is not None and graph.nodes[producer].op_type == "DequantizeLinear":
+        name = graph.nodes[producer].input[0]
     known = graph.types.get(name, TensorProto.UNDEFINED)
     if known not in _KINDS:
         raise SanError(

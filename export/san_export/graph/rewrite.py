@@ -66,26 +66,26 @@ def _whole_factors(before: list[str | int], after: list[str | int]) -> list[int]
 
 
 def _broadcast_constants(graph: onnx.GraphProto, shapes: Shapes) -> None:
-    makers = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     weights = {weight.name for weight in graph.initializer}
     for node in graph.node:
         if node.op_type != "Where" or node.output[0] not in shapes:
             continue
         if shapes.get(node.input[0]) == shapes[node.output[0]]:
             for place in (1, 2):
-                maker = makers.get(node.input[place])
-                if maker is not None and maker.op_type == "Expand" and maker.input[0] in weights:
-                    node.input[place] = maker.input[0]
+                producer = producers.get(node.input[place])
+                if producer is not None and producer.op_type == "Expand" and producer.input[0] in weights:
+                    node.input[place] = producer.input[0]
 
 
 def _convolve(graph: onnx.GraphProto, shapes: Shapes) -> None:
     weights = {weight.name: weight for weight in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
+    consumers = Counter(name for node in graph.node for name in node.input)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         chain = _pointwise(node, weights, shapes) if node.op_type == "ConvTranspose" else None
         # Turned weights keep their name, which says whose they are.
-        own = node.input[1] if chain and readers[node.input[1]] == 1 else ""
+        own = node.input[1] if chain and consumers[node.input[1]] == 1 else ""
         nodes.extend([node] if chain is None else _emit(graph, node, chain, own))
     del graph.node[:]
     graph.node.extend(nodes)

@@ -24,7 +24,7 @@ from san_deploy.io.printable import printable
 from san_deploy.preprocess import RESIZE
 
 from ..graph.graph import view
-from ..precision.emulate_fp16 import rounding_fp16
+from ..precision.emulate_fp16 import emulate_fp16
 from ..precision.fp16 import to_fp16
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class ModelPair:
                 "The ONNX file that the engine was built from is not here: layers and masks are of the reference "
                 "converted to FP16, not of the engine."
             )
-            return rounding_fp16(to_fp16(self.reference_graph))
+            return emulate_fp16(to_fp16(self.reference_graph))
         raise SanError(
             f"the ONNX file that {self.target.path.name} was built from is not beside it",
             do="give it: --onnx FILE",
@@ -447,7 +447,7 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
         opened = replace(opened, optimum=fixed, maximum=fixed, fixed=True, notes=(note,))
     if not (rounded and has_fp16(model)):
         return opened
-    measured = RawOnnx(rounding_fp16(model).SerializeToString(), path, artefact, fixed)
+    measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact, fixed)
     note = f"{path.name} is measured with every FP16 rounding of a GPU, most of which ONNX Runtime leaves out on a CPU."
     return replace(
         opened,
@@ -499,7 +499,7 @@ def _to_look_into(model: onnx.ModelProto) -> onnx.ModelProto:
             item.type.tensor_type.shape.dim[0].dim_param = "N"
         del free.graph.value_info[:]
         model = free
-    return rounding_fp16(model) if has_fp16(model) else model
+    return emulate_fp16(model) if has_fp16(model) else model
 
 
 def _batch_of(model: onnx.ModelProto) -> int | None:

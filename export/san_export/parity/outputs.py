@@ -11,11 +11,12 @@ import numpy as np
 
 from san_deploy.errors import SanError, UsageError
 from san_deploy.images import list_crops
+from san_deploy.preprocess import RESIZES, resize_crop
 
 from .sample import Resize
 
-#: OpenCV's ways to resize, by the name that `--resize` takes.
-RESIZES = ("cv2-linear", "cv2-area", "cv2-cubic", "cv2-nearest", "cv2-lanczos")
+#: OpenCV's ways to resize beside those of `preprocess.RESIZES`; they need OpenCV.
+_OPENCV = ("cv2-area", "cv2-cubic", "cv2-nearest", "cv2-lanczos")
 _MAX_BYTES = 4 << 30
 
 
@@ -97,18 +98,21 @@ def _read(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 
 def resize_of(name: str) -> Resize:
-    """OpenCV's resize by its name in `RESIZES`.
+    """A resize by its name: one of `preprocess.RESIZES`, or OpenCV's area, cubic, nearest or lanczos.
 
     Raises:
         UsageError: there is none of that name.
-        ModuleNotFoundError: OpenCV is not installed.
+        SanError: it needs OpenCV, which is not installed.
     """
-    if name not in RESIZES:
-        raise UsageError(f"--resize {name} is unknown", do=f"give one of {', '.join(RESIZES)}")
-    import cv2
-
+    if name in RESIZES:
+        return lambda image, size_hw: resize_crop(image, size_hw, name)
+    if name not in _OPENCV:
+        raise UsageError(f"--resize {name} is unknown", do=f"give one of {', '.join((*RESIZES, *_OPENCV))}")
+    try:
+        import cv2
+    except ImportError:
+        raise SanError(f"--resize {name} needs OpenCV", do="pip install opencv-python-headless") from None
     flag = {
-        "cv2-linear": cv2.INTER_LINEAR,
         "cv2-area": cv2.INTER_AREA,
         "cv2-cubic": cv2.INTER_CUBIC,
         "cv2-nearest": cv2.INTER_NEAREST,

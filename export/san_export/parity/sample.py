@@ -14,17 +14,17 @@ from san_deploy.datasets import (
     Crop,
     Dataset,
     EvaluationSet,
+    diagnose,
     evaluation_set,
     is_dataset,
     read_dataset,
-    why_not,
 )
 from san_deploy.datasets.crop_folder import read_identities
 from san_deploy.errors import SanError, UsageError
 from san_deploy.images import UnreadableImage, list_crops, read_image, track_of
 from san_deploy.io.cpu import usable_cores
 from san_deploy.io.prefetch import in_order, threads
-from san_deploy.preprocess import read_crop
+from san_deploy.preprocess import RESIZE, read_crop
 
 #: Fewer crops say nothing of a percentile, or of who is nearest.
 LEAST = 10
@@ -109,7 +109,7 @@ def choose(
     rng = np.random.default_rng(seed)
     if labels is not None:
         found = evaluation_set(_labelled(folder, Path(labels)), split)
-        if problem := why_not(found):
+        if problem := diagnose(found):
             # What san eval would do about it, no option here does.
             raise SanError(
                 problem.message,
@@ -184,7 +184,7 @@ def _choose_labelled(
     _enough(folder, len(crops))
     person = np.array([crop.person for crop in crops], np.int64)
     rows = _spread(person, np.array([crop.camera for crop in crops], str), count, rng)
-    problem = why_not(found)
+    problem = diagnose(found)
     one_person = ""
     if len(set(person[rows].tolist())) == 1:
         # Not a ranking: every answer is right, whatever the target does.
@@ -208,6 +208,7 @@ class Sample:
     Args:
         chosen: which; what cannot be read is left out, as `notes` says.
         size_hw: of both networks' input.
+        resize: that the networks were trained with, a name in `preprocess.RESIZES`.
 
     Attributes:
         paths, names, tracks, labels, source, notes: as of `Chosen`, of the readable crops.
@@ -216,8 +217,8 @@ class Sample:
         SanError: fewer than `LEAST` crops can be read.
     """
 
-    def __init__(self, chosen: Chosen, size_hw: tuple[int, int]) -> None:
-        self.size_hw = size_hw
+    def __init__(self, chosen: Chosen, size_hw: tuple[int, int], resize: str = RESIZE) -> None:
+        self.size_hw, self.resize = size_hw, resize
         self._kept: list[np.ndarray | None] = []
         readable = []
         limit = _KEPT_BYTES // (size_hw[0] * size_hw[1] * 3)
@@ -254,12 +255,12 @@ class Sample:
         result = []
         for row in rows:
             image = self._kept[row]
-            result.append(read_crop(self.paths[row], self.size_hw) if image is None else image)
+            result.append(read_crop(self.paths[row], self.size_hw, self.resize) if image is None else image)
         return np.stack(result)
 
     def _decode(self, path: Path) -> np.ndarray | None:
         try:
-            return read_crop(path, self.size_hw)
+            return read_crop(path, self.size_hw, self.resize)
         except UnreadableImage:
             return None
 

@@ -80,7 +80,7 @@ def finding(run: ParityRun) -> str:
     facts = figures.get("artefact")
     if isinstance(facts, ArtefactFigures) and (wrong := [fact for fact in facts.facts if not fact[3]]):
         return "what the target says of itself does not hold: " + "; ".join(
-            clean(f"{name} is {found}, not {claimed}") for name, claimed, found, _ in wrong[:_WORST]
+            clean(f"{name}: {found}, not {claimed}") for name, claimed, found, _ in wrong[:_WORST]
         )
     masks = run.reference.get("mask"), run.target.get("mask")
     if masks[0] != masks[1] and all(masks):

@@ -15,8 +15,7 @@ from san_deploy.errors import SanError
 from san_deploy.images import UnreadableImage, list_crops
 from san_deploy.preprocess import read_crop
 
-from ..crops import COUNT, CheckCrops
-from ..verify import BATCHES, embed_in_batches
+from ..verify import BATCHES, COUNT, CheckCrops, embed_in_batches
 
 #: Fewer crops give ranges that the next crop leaves.
 LEAST = 32

@@ -31,14 +31,14 @@ def normalise_channels_last(model: onnx.ModelProto) -> onnx.ModelProto:
     if not chain:
         return model
     last = graph.nodes[chain[-1]].output[0]
-    (pixels,) = graph.changing(graph.nodes[chain[0]])
+    (pixels,) = graph.dynamic(graph.nodes[chain[0]])
     _, channels, _, width = graph.shapes[pixels]
     assert channels and width
     taken = {*graph.types, *graph.constants}
     moved: list[NodeProto] = []
     rows: dict[str, TensorProto] = {}
     dropped = set(chain)
-    turned = graph.maker.get(pixels)
+    turned = graph.producer.get(pixels)
     if turned is not None and _is_transpose(graph.nodes[turned]):
         dropped.add(turned)
         source = graph.nodes[turned].input[0]
@@ -49,7 +49,7 @@ def normalise_channels_last(model: onnx.ModelProto) -> onnx.ModelProto:
         node = NodeProto()
         node.CopyFrom(graph.nodes[index])
         for place, name in enumerate(node.input):
-            number = graph.number(name)
+            number = graph.constant_value(name)
             row = None if number is None else _per_channel(number, channels)
             if row is None:
                 node.input[place] = source
@@ -77,12 +77,12 @@ def _chain(graph: Graph) -> list[int]:
     (value,) = graph.inputs[:1]
     found: list[int] = []
     while True:
-        readers = graph.readers.get(value, ())
-        if len(readers) != 1 or value in graph.outputs:
+        consumers = graph.consumers.get(value, ())
+        if len(consumers) != 1 or value in graph.outputs:
             return found
-        node = graph.nodes[readers[0]]
+        node = graph.nodes[consumers[0]]
         if node.op_type in _ARITHMETIC and _fits(graph, node, value):
-            found.append(readers[0])
+            found.append(consumers[0])
         elif found or not (node.op_type == "Cast" or _is_transpose(node)):
             return found
         value = node.output[0]
@@ -92,7 +92,7 @@ def _fits(graph: Graph, node: NodeProto, value: str) -> bool:
     shape = graph.shapes.get(value, ())
     if len(shape) != 4 or not shape[1] or not shape[3]:
         return False
-    numbers = [graph.number(name) for name in node.input if name != value]
+    numbers = [graph.constant_value(name) for name in node.input if name != value]
     return len(numbers) == 1 and numbers[0] is not None and _per_channel(numbers[0], shape[1]) is not None
 
 

@@ -15,23 +15,25 @@ from san_deploy.artefact import Artefact, Calibration
 from san_deploy.errors import GateError, SanError
 from san_deploy.io.versions import versions
 
-from ..crops import CheckCrops, check_crops, report_unreadable
 from ..graph.precision_stats import count_operands
+from ..onnx_writer import write_onnx
 from ..request import CALIBRATION_CROPS, Request
 from ..verify import (
     BATCHES,
+    CheckCrops,
     Gate,
     Parity,
+    check_crops,
     default_gate,
     embed_in_batches,
     judge,
     measure,
     open_checked,
+    report_unreadable,
     row_cosine,
 )
-from ..write import write_onnx
 from .calibration import CalibrationCrops, Labelled, pick_crops, read_labelled
-from .emulate_fp16 import rounding_fp16
+from .emulate_fp16 import emulate_fp16
 from .fp16 import to_fp16
 from .int8 import METHOD, never_quantised, quantise, within
 
@@ -138,7 +140,7 @@ def convert(
         measured = out
         if rounded:
             measured = Path(folder) / "rounded.onnx"
-            write_onnx(rounding_fp16(lower), lowered, measured)
+            write_onnx(emulate_fp16(lower), lowered, measured)
         parity = _compare(measured, reference, crops)
     failures = judge(parity, gate)
     if failures:
@@ -193,7 +195,7 @@ def _to_int8(
             def scores(candidate: onnx.ModelProto) -> dict[str, float]:
                 path = Path(folder) / "candidate.onnx"
                 if request.rest == "fp16":
-                    candidate = rounding_fp16(to_fp16(candidate))
+                    candidate = emulate_fp16(to_fp16(candidate))
                 write_onnx(candidate, replace(artefact, sha256=""), path)
                 return labelled.accuracy(open_checked(path))
 

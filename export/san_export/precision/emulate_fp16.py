@@ -12,7 +12,7 @@ _FP32: int = TensorProto.FLOAT
 _FP16: int = TensorProto.FLOAT16
 
 
-def rounding_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same computation in FP32, with every FP16 value rounded to FP16 as soon as it is made.
 
     ONNX Runtime has few FP16 operators on the CPU: it computes an FP16 file in FP32 and leaves the rounding
@@ -48,7 +48,7 @@ def rounding_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     for name, tensor in graph.constants.items():
         if tensor.data_type == _FP16:
             weights.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name))
-        elif name not in graph.maker:
+        elif name not in graph.producer:
             weights.append(tensor)
     result = copy_with(model, nodes, weights)
     onnx.checker.check_model(result, full_check=True)

@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from san_deploy.errors import SanError
 
 from ..graph.graph import Graph, copy_with, new_name, view
-from .fp32_nodes import fp32_islands, slots
+from .fp32_nodes import castable_ports, fp32_nodes
 
 _FP32: int = TensorProto.FLOAT
 _FP16: int = TensorProto.FLOAT16
@@ -19,9 +19,9 @@ _SMALL = frozenset({TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8, Tenso
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Type a graph FP16, weights included, but for islands of FP32 (`islands.fp32_islands` says which).
+    """Type a graph FP16, weights included, but for the nodes that `fp32_nodes.fp32_nodes` names.
 
-    Inputs and outputs keep their names, types and shapes. A value is cast once for all its readers.
+    Inputs and outputs keep their names, types and shapes. A value is cast once for all its consumers.
 
     Args:
         model: FP32, of standard operators; not changed.
@@ -43,12 +43,12 @@ class _Typing:
     def __init__(self, model: onnx.ModelProto, graph: Graph) -> None:
         self.model = model
         self.graph = graph
-        self.slots = [slots(graph, node) for node in graph.nodes]
-        islands = fp32_islands(model, graph)
+        self.ports = [castable_ports(graph, node) for node in graph.nodes]
+        fp32 = fp32_nodes(model, graph)
         self.kind = [
-            _FP16 if places.any and index not in islands else _FP32 for index, places in enumerate(self.slots)
+            _FP16 if ports.any and index not in fp32 else _FP32 for index, ports in enumerate(self.ports)
         ]
-        # Backwards: what a Cast gives depends on its readers.
+        # Backwards: what a Cast gives depends on its consumers.
         for index in reversed(range(len(graph.nodes))):
             if graph.nodes[index].op_type == "Cast":
                 self.kind[index] = self._cast_kind(index)
@@ -86,9 +86,9 @@ class _Typing:
         if self.graph.types.get(name) != _FP32 or self.graph.types.get(source) not in _SMALL | {_FP32}:
             return _FP32
         wishes = {
-            self._wish(reader, place)
-            for reader in self.graph.readers.get(name, ())
-            for place, read in enumerate(self.graph.nodes[reader].input)
+            self._wish(consumer, place)
+            for consumer in self.graph.consumers.get(name, ())
+            for place, read in enumerate(self.graph.nodes[consumer].input)
             if read == name
         }
         return _FP16 if wishes == {_FP16} and name not in self.graph.outputs else _FP32
@@ -98,14 +98,14 @@ class _Typing:
         node = self.graph.nodes[index]
         if node.op_type == "Cast" or self.graph.types.get(node.input[place]) != _FP32:
             return None
-        return self.kind[index] if self.slots[index].inputs[place] else _FP32
+        return self.kind[index] if self.ports[index].inputs[place] else _FP32
 
     def _made(self, name: str) -> int:
         """The type that a value is made in."""
-        index = self.graph.maker.get(name)
+        index = self.graph.producer.get(name)
         if index is None or self.graph.types.get(name) != _FP32:
             return self.graph.types.get(name, TensorProto.UNDEFINED)
-        free = self.slots[index].outputs[list(self.graph.nodes[index].output).index(name)]
+        free = self.ports[index].outputs[list(self.graph.nodes[index].output).index(name)]
         return self.kind[index] if free else _FP32
 
     def _read(self, name: str, original: str, wish: int | None) -> str:
@@ -133,7 +133,7 @@ class _Typing:
         result = []
         for name, tensor in self.graph.constants.items():
             if self.graph.types[name] != _FP32:
-                if name not in self.graph.maker:
+                if name not in self.graph.producer:
                     result.append(tensor)
                 continue
             for kind in (_FP32, _FP16):

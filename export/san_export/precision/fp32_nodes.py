@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from ..graph.graph import LAYOUT, PRODUCTS, Graph
+from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph
 from ..graph.mask_branches import find_branches
 
 #: Sums, means among them: runtimes may add up in the type of the values, and 11 bits lose what comes late.
@@ -50,11 +50,11 @@ _PIXELWISE = LAYOUT | {"Add", "Cast", "Div", "Mul", "Sub"}
 
 
 @dataclass(frozen=True)
-class Slots:
-    """Which places of a node take or give FP16 if asked, by the operator's schema.
+class CastablePorts:
+    """Which inputs and outputs of a node take or give FP16 if asked, by the operator's schema.
 
     Attributes:
-        inputs, outputs: for each place, whether its FP32 value may become FP16.
+        inputs, outputs: for each, whether its FP32 value may become FP16.
     """
 
     inputs: tuple[bool, ...]
@@ -62,18 +62,18 @@ class Slots:
 
     @property
     def any(self) -> bool:
-        """Whether there is such a place."""
+        """Whether there is one."""
         return any(self.inputs) or any(self.outputs)
 
 
-def slots(graph: Graph, node: NodeProto) -> Slots:
+def castable_ports(graph: Graph, node: NodeProto) -> CastablePorts:
     """Look a node up in the operators' schemas.
 
     Constants of one node may be of several types: a Resize takes FP16 values and FP32 scales. An operator
     of another domain has no schema here and keeps what it has.
     """
     if node.domain not in ("", "ai.onnx"):
-        return Slots((False,) * len(node.input), (False,) * len(node.output))
+        return CastablePorts((False,) * len(node.input), (False,) * len(node.output))
     schema = onnx.defs.get_schema(node.op_type, graph.opset, "")
     half = {
         constraint.type_param_str
@@ -89,16 +89,16 @@ def slots(graph: Graph, node: NodeProto) -> Slots:
             for name, kind in zip(names, kinds, strict=True)
         )
 
-    found = Slots(
+    found = CastablePorts(
         places(list(node.input), list(schema.inputs)), places(list(node.output), list(schema.outputs))
     )
     # A generator (ConstantOfShape, RandomNormal) says its type in an attribute, not in its inputs.
     if any(found.inputs) or node.op_type == "Cast":
         return found
-    return Slots(found.inputs, (False,) * len(node.output))
+    return CastablePorts(found.inputs, (False,) * len(node.output))
 
 
-def fp32_islands(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
+def fp32_nodes(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
     """The nodes that compute in FP32 while the others go to FP16.
 
     - the normalisation of the pixels, up to the first operator that is none of arithmetic and layout;
@@ -117,8 +117,8 @@ def fp32_islands(model: onnx.ModelProto, graph: Graph) -> frozenset[int]:
     Returns:
         Indices of `graph.nodes`; nodes without floating point are left out.
     """
-    typed = {index: slots(graph, node) for index, node in enumerate(graph.nodes)}
-    floating = {index for index, places in typed.items() if places.any}
+    typed = {index: castable_ports(graph, node) for index, node in enumerate(graph.nodes)}
+    floating = {index for index, ports in typed.items() if ports.any}
     threshold = {name for branch in find_branches(model) for name in branch.threshold}
     found = {
         index
@@ -137,10 +137,10 @@ def _is_square(node: NodeProto) -> bool:
 
 
 def _has_extreme_number(graph: Graph, node: NodeProto) -> bool:
-    if node.op_type in PRODUCTS:
+    if node.op_type in WEIGHTED_OPS:
         return False
     for name in node.input:
-        number = graph.number(name) if graph.types.get(name) == TensorProto.FLOAT else None
+        number = graph.constant_value(name) if graph.types.get(name) == TensorProto.FLOAT else None
         if number is not None and number.size == 1:
             with np.errstate(over="ignore"):
                 rounded = number.astype(np.float16)
@@ -154,7 +154,7 @@ def _normalisation(graph: Graph) -> set[int]:
     found: set[int] = set()
     made = set(graph.inputs)
     for index, node in enumerate(graph.nodes):
-        names = graph.changing(node)
+        names = graph.dynamic(node)
         if names and node.op_type in _PIXELWISE and made.issuperset(names):
             found.add(index)
             made.update(node.output)
@@ -166,10 +166,10 @@ def _tail(graph: Graph) -> set[int]:
     found: set[int] = set()
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
-        if node.op_type in PRODUCTS:
+        if node.op_type in WEIGHTED_OPS:
             continue
-        later = {reader for name in node.output for reader in graph.readers.get(name, ())}
-        values = [*node.output, *graph.changing(node)]
+        later = {consumer for name in node.output for consumer in graph.consumers.get(name, ())}
+        values = [*node.output, *graph.dynamic(node)]
         if later <= found and all(len(graph.shapes.get(name, (0,) * 4)) <= 2 for name in values):
             found.add(index)
     return found
@@ -186,32 +186,36 @@ def _coordinates(graph: Graph, floating: set[int]) -> set[int]:
         if node.op_type == "Abs":
             found |= _tent(graph, index)
     for index in reversed(range(len(graph.nodes))):
-        if graph.nodes[index].op_type not in PRODUCTS and _feeds_only(graph, index, found, floating):
+        if graph.nodes[index].op_type not in WEIGHTED_OPS and _feeds_only(graph, index, found, floating):
             found.add(index)
     for index, node in enumerate(graph.nodes):
-        names = [name for name in graph.changing(node) if graph.types.get(name) in _FLOATING]
-        if names and node.op_type not in PRODUCTS and all(graph.maker.get(name) in found for name in names):
+        names = [name for name in graph.dynamic(node) if graph.types.get(name) in _FLOATING]
+        if (
+            names
+            and node.op_type not in WEIGHTED_OPS
+            and all(graph.producer.get(name) in found for name in names)
+        ):
             found.add(index)
     return found
 
 
 def _tent(graph: Graph, index: int) -> set[int]:
     """The nodes of max(0, 1 - |p - j|) around an Abs; none where it is part of something else."""
-    grid = graph.maker.get(graph.nodes[index].input[0])
+    grid = graph.producer.get(graph.nodes[index].input[0])
     if grid is None or graph.nodes[grid].op_type not in ("Add", "Sub"):
         return set()
-    pixels = [graph.number(name) for name in graph.nodes[grid].input]
+    pixels = [graph.constant_value(name) for name in graph.nodes[grid].input]
     if not any(numbers is not None and numbers.size > 1 for numbers in pixels):
         return set()
     found = {grid, index}
     for kinds in (("Sub",), ("Clip", "Max", "Relu")):
         (name,) = graph.nodes[index].output
-        readers = graph.readers.get(name, ())
-        if len(readers) != 1 or graph.nodes[readers[0]].op_type not in kinds:
+        consumers = graph.consumers.get(name, ())
+        if len(consumers) != 1 or graph.nodes[consumers[0]].op_type not in kinds:
             return set()
-        if kinds == ("Sub",) and graph.number(graph.nodes[readers[0]].input[0]) is None:
+        if kinds == ("Sub",) and graph.constant_value(graph.nodes[consumers[0]].input[0]) is None:
             return set()
-        index = readers[0]
+        index = consumers[0]
         found.add(index)
     return found
 
@@ -226,8 +230,8 @@ def _joined(graph: Graph, found: set[int], floating: set[int]) -> set[int]:
         more = {
             index
             for index in floating - result
-            if graph.nodes[index].op_type not in PRODUCTS
-            and any(graph.maker.get(name) in result for name in graph.nodes[index].input)
+            if graph.nodes[index].op_type not in WEIGHTED_OPS
+            and any(graph.producer.get(name) in result for name in graph.nodes[index].input)
             and (_feeds_only(graph, index, result, floating) or _ends_in(graph, index, result))
         }
         if not more:
@@ -235,16 +239,16 @@ def _joined(graph: Graph, found: set[int], floating: set[int]) -> set[int]:
         result |= more
 
 
-def _feeds_only(graph: Graph, index: int, islands: set[int], floating: set[int]) -> bool:
-    readers = {
-        reader for name in graph.nodes[index].output for reader in graph.readers.get(name, ())
+def _feeds_only(graph: Graph, index: int, fp32: set[int], floating: set[int]) -> bool:
+    consumers = {
+        consumer for name in graph.nodes[index].output for consumer in graph.consumers.get(name, ())
     } & floating
-    return bool(readers) and readers <= islands
+    return bool(consumers) and consumers <= fp32
 
 
-def _ends_in(graph: Graph, index: int, islands: set[int]) -> bool:
+def _ends_in(graph: Graph, index: int, fp32: set[int]) -> bool:
     node = graph.nodes[index]
     if any(graph.types.get(name) in _FLOATING for name in node.output):
         return False
-    read = [name for name in graph.changing(node) if graph.types.get(name) in _FLOATING]
-    return all(graph.maker.get(name) in islands for name in read)
+    read = [name for name in graph.dynamic(node) if graph.types.get(name) in _FLOATING]
+    return all(graph.producer.get(name) in fp32 for name in read)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, TensorProto
 
-from ..graph.graph import PRODUCTS, Graph
+from ..graph.graph import WEIGHTED_OPS, Graph
 from ..graph.mask_branches import find_branches
 from .relations import relation_gates
 
@@ -77,7 +77,7 @@ def candidates(model: onnx.ModelProto, graph: Graph, form: str) -> dict[str, lis
 
 
 def _is_candidate(graph: Graph, node: NodeProto, form: str) -> bool:
-    if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in WEIGHTED_OPS or node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type in _WITHOUT_KERNEL[form]:
         return False
@@ -123,11 +123,11 @@ def _shortcut(graph: Graph, node: NodeProto, products: frozenset[int], read: set
         # A shortcut that no product reads would be rounded for the sum alone.
         return others[0] if others[0] in read else None
     # Two products: the smaller one is the shortcut (a 1 x 1 convolution), the larger one fuses.
-    return min(made, key=lambda name: _weights(graph, graph.nodes[graph.maker[name]]))
+    return min(made, key=lambda name: _weights(graph, graph.nodes[graph.producer[name]]))
 
 
 def _fusable(graph: Graph, name: str, products: frozenset[int]) -> bool:
-    return graph.maker.get(name) in products and len(graph.readers.get(name, ())) == 1
+    return graph.producer.get(name) in products and len(graph.consumers.get(name, ())) == 1
 
 
 def _weights(graph: Graph, node: NodeProto) -> int:
@@ -169,19 +169,19 @@ def _for_cpu(graph: Graph, products: frozenset[int]) -> Placement:
     rounded = {(index, graph.nodes[index].input[0]) for index in products}
     rounded |= {(index, name) for index in integer for name in graph.nodes[index].input}
     # What an integer kernel gives exists in 8 bits alone, so all others read it from there.
-    rounded |= {(reader, name) for name in given for reader in graph.readers.get(name, ())}
+    rounded |= {(consumer, name) for name in given for consumer in graph.consumers.get(name, ())}
     return Placement(products, frozenset(integer), frozenset(rounded))
 
 
 def _result(graph: Graph, index: int) -> str | None:
     """What a node gives, behind the ReLU that ONNX Runtime fuses; None where the graph itself gives it."""
     name = graph.nodes[index].output[0]
-    readers = graph.readers.get(name, ())
-    if len(readers) == 1 and graph.nodes[readers[0]].op_type == "Relu" and name not in graph.outputs:
-        name = graph.nodes[readers[0]].output[0]
+    consumers = graph.consumers.get(name, ())
+    if len(consumers) == 1 and graph.nodes[consumers[0]].op_type == "Relu" and name not in graph.outputs:
+        name = graph.nodes[consumers[0]].output[0]
     return None if name in graph.outputs else name
 
 
 def _wanted(graph: Graph, name: str | None, products: frozenset[int], integer: set[int]) -> bool:
-    readers = graph.readers.get(name, ()) if name is not None else ()
-    return any(reader in products or reader in integer for reader in readers)
+    consumers = graph.consumers.get(name, ()) if name is not None else ()
+    return any(consumer in products or consumer in integer for consumer in consumers)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper, version_converter
 
-from ..graph.graph import LAYOUT, PRODUCTS, Graph, copy_with, new_name, view
+from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph, copy_with, new_name, view
 from .channels_last import normalise_channels_last
 from .placement import Placement, candidates, place, weight_axis
 from .ranges import Range
@@ -20,7 +20,7 @@ _SCALE_OPSET = 19
 #: FP16 has smaller numbers, but not with any precision.
 _LEAST_SCALE = 2.0**-20
 #: Products, and what ONNX Runtime moves a DequantizeLinear past.
-_LEADS_ON = PRODUCTS | LAYOUT | {"MaxPool"}
+_LEADS_ON = WEIGHTED_OPS | LAYOUT | {"MaxPool"}
 #: A bias becomes INT32 in units of its operands' scales.
 _BIAS_ROOM = 2.0**30
 
@@ -114,7 +114,7 @@ class _Writer:
         return np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
 
     def _round(self, name: str) -> str:
-        """The name of a value rounded to 8 bits; it is rounded once for all its readers."""
+        """The name of a value rounded to 8 bits; it is rounded once for all its consumers."""
         if name not in self.rounded:
             parameters = [
                 self._weight(f"{name}.{what}", number)
@@ -151,8 +151,8 @@ class _Writer:
 
     def _quantise_weight(self, node: NodeProto, written: NodeProto) -> None:
         name = node.input[1]
-        weight = self.graph.number(name)
-        bias = self.graph.number(node.input[2]) if len(node.input) > 2 else None
+        weight = self.graph.constant_value(name)
+        bias = self.graph.constant_value(node.input[2]) if len(node.input) > 2 else None
         assert weight is not None
         axis = weight_axis(node, weight.ndim)
         others = tuple(place for place in range(weight.ndim) if place != axis)

@@ -20,24 +20,24 @@ def relation_gates(graph: Graph) -> frozenset[int]:
     branch: set[int] = set()
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
-        readers = {reader for name in node.output for reader in graph.readers.get(name, ())}
-        inner = readers <= branch and readers and not set(node.output) & set(graph.outputs)
+        consumers = {consumer for name in node.output for consumer in graph.consumers.get(name, ())}
+        inner = consumers <= branch and consumers and not set(node.output) & set(graph.outputs)
         if inner or (node.op_type == "Sigmoid" and _gates(graph, node.output[0])):
             branch.add(index)
     found: set[int] = set()
     for index in sorted(branch):
         node = graph.nodes[index]
-        names = graph.changing(node)
+        names = graph.dynamic(node)
         affinity = node.op_type == "MatMul" and len(names) == 2
-        if affinity or any(graph.maker.get(name) in found for name in names):
+        if affinity or any(graph.producer.get(name) in found for name in names):
             found.add(index)
     return frozenset(found)
 
 
 def _gates(graph: Graph, name: str) -> bool:
-    readers = [graph.nodes[reader] for reader in graph.readers.get(name, ())]
-    return bool(readers) and all(
-        (reader.op_type == "Mul" and len(graph.changing(reader)) == 2)
-        or (reader.op_type in LAYOUT and _gates(graph, reader.output[0]))
-        for reader in readers
+    consumers = [graph.nodes[consumer] for consumer in graph.consumers.get(name, ())]
+    return bool(consumers) and all(
+        (consumer.op_type == "Mul" and len(graph.dynamic(consumer)) == 2)
+        or (consumer.op_type in LAYOUT and _gates(graph, consumer.output[0]))
+        for consumer in consumers
     )

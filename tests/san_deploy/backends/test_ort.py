@@ -32,7 +32,9 @@ RANGES = """if True:
 """
 
 
-@pytest.mark.parametrize("code", [OPEN, RANGES, "import san_deploy.backends.info", "import san_export.precision.int8"])
+@pytest.mark.parametrize(
+    "code", [OPEN, RANGES, "import san_deploy.backends.info", "import san_export.precision.int8"]
+)
 def test_nothing_is_stored_in_the_home_folder(tmp_path: Path, code: str) -> None:
     assert run(tmp_path, code) == ""
     assert not list(tmp_path.iterdir())

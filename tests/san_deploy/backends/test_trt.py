@@ -62,8 +62,8 @@ def test_another_runtime_is_wrong_usage(runtime: str) -> None:
 @pytest.mark.parametrize(
     "runtime, advice",
     [
-        ("tensorrt", ["JetPack", "--system-site-packages", "'tensorrt-cu12>=10.3,<12'", "'tensorrt-cu13"]),
-        ("tensorrt-rtx", ["'tensorrt-rtx-cu13", "x86-64"]),
+        ("tensorrt", ["JetPack", "--system-site-packages", "pip install '.[tensorrt-cu12]'", "[tensorrt-cu13]"]),
+        ("tensorrt-rtx", ["pip install '.[rtx]'", "x86-64"]),
     ],
 )
 def test_a_missing_one_is_told_with_what_to_install(

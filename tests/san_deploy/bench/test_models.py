@@ -12,7 +12,7 @@ from PIL import Image
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.bench.engine import batches, measure_engines
 from san_deploy.bench.folder import decoding_cpu_ms, files_per_run, measure_folders, open_crops
-from san_deploy.bench.interleaved import Plan
+from san_deploy.bench.interleaved import Schedule
 from san_deploy.bench.models import Opened, bench, open_model
 from san_deploy.cli.bench import as_text
 from san_deploy.errors import SanError
@@ -51,14 +51,14 @@ def crops_of(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 16, 3), dtype=np.uint8)
 
 
-QUICK = Plan(warmup_s=0.0, seconds=0.2)
+QUICK = Schedule(warmup_s=0.0, seconds=0.2)
 
 
 def test_speed_and_ratio_of_backends_whose_speed_is_known() -> None:
     clock = [0.0]
     slow, quick = Timed(4.0, clock), Timed(1.0, clock)
     figures = measure_engines(
-        [slow, quick], [crops_of(20)] * 2, 8, Plan(warmup_s=1.0, seconds=60.0), clock=lambda: clock[0]
+        [slow, quick], [crops_of(20)] * 2, 8, Schedule(warmup_s=1.0, seconds=60.0), clock=lambda: clock[0]
     )
     first, second = figures
     assert first.crops_per_second == pytest.approx(250) and second.crops_per_second == pytest.approx(1000)
@@ -74,7 +74,7 @@ def test_speed_and_ratio_of_backends_whose_speed_is_known() -> None:
 def test_split_is_the_median_of_what_the_backend_tells() -> None:
     clock = [0.0]
     (figures,) = measure_engines(
-        [Profiled(1.0, clock)], [crops_of(8)], 4, Plan(0.0, 10.0, rounds=1), clock=lambda: clock[0]
+        [Profiled(1.0, clock)], [crops_of(8)], 4, Schedule(0.0, 10.0, rounds=1), clock=lambda: clock[0]
     )
     assert figures.split_ms is not None and list(figures.split_ms) == ["copy_in", "run", "copy_out"]
     assert figures.split_ms["copy_in"] == 0.5 and figures.split_ms["copy_out"] == 0.5
@@ -85,7 +85,7 @@ def test_split_is_the_median_of_what_the_backend_tells() -> None:
 def test_different_batches_are_run() -> None:
     clock = [0.0]
     backend = Timed(1.0, clock)
-    measure_engines([backend], [crops_of(64)], 4, Plan(0.0, 10.0, rounds=1), clock=lambda: clock[0])
+    measure_engines([backend], [crops_of(64)], 4, Schedule(0.0, 10.0, rounds=1), clock=lambda: clock[0])
     assert len(set(backend.seen)) == 4
 
 
@@ -112,26 +112,26 @@ def test_files_of_a_run(rate: float, batch: int, seconds: float, files: int) -> 
 
 def test_crops_are_spread_over_the_folder_and_unreadable_ones_counted(crops: Path) -> None:
     (crops / "t1" / "1.png").write_bytes(b"no image")
-    with open_crops(crops, 5, seed=0) as found:
+    with open_crops(crops, 5) as found:
         names = [path.relative_to(crops.resolve()).as_posix() for path in found.paths]
     # Of loose0, loose1, t1/1..5, t10/1..3, t2/1: every second or third, from the first to the last.
     assert names == ["loose0.png", "t1/4.png", "t10/2.png", "t2/1.png"] and found.unreadable == 1
-    assert found.source == "crops of crops" and found.seed is None
+    assert found.source == "crops of crops"
 
 
 def test_no_readable_crop(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(SanError, match="none of the crops"), open_crops(tmp_path, 5, seed=0):
+    with pytest.raises(SanError, match="none of the crops"), open_crops(tmp_path, 5):
         pass
 
 
-def test_drawn_crops_come_again_with_their_seed_and_go_away() -> None:
-    with open_crops(None, 3, seed=1) as first:
+def test_sample_crops_are_the_same_every_time_and_go_away() -> None:
+    with open_crops(None, 3) as first:
         data = [path.read_bytes() for path in first.paths]
         folder = first.paths[0].parents[2]
-        assert len(data) == 3 and (first.source, first.seed) == ("drawn people, seed 1", 1)
+        assert len(data) == 3 and first.source == "sample crops"
     assert not folder.exists()
-    with open_crops(None, 3, seed=1) as again:
+    with open_crops(None, 3) as again:
         assert [path.read_bytes() for path in again.paths] == data
 
 
@@ -170,7 +170,7 @@ def test_a_folder_beside_crops_in_memory(crops: Path) -> None:
         batch=4,
         workers=2,
         files=24,
-        plan=Plan(0.0, 10.0, rounds=3),
+        schedule=Schedule(0.0, 10.0, rounds=3),
     )
     # Each run is 6 batches of 4; one run of either kind to warm up, then three.
     assert set(backend.sizes) == {4} and len(backend.sizes) == 6 * 2 * 4
@@ -188,9 +188,14 @@ def test_the_whole_measurement(crops: Path, tmp_path: Path) -> None:
     ]
     models = [open_model(path, OnnxRuntime) for path in paths]
     steps: list[str] = []
-    with open_crops(crops, 6, seed=0) as chosen:
+    with open_crops(crops, 6) as chosen:
         result = bench(
-            models, chosen, batch_sizes=(1, 3), plan=Plan(0.0, 0.2, rounds=2), workers=1, report=steps.append
+            models,
+            chosen,
+            batch_sizes=(1, 3),
+            schedule=Schedule(0.0, 0.2, rounds=2),
+            workers=1,
+            report=steps.append,
         )
     first, second = result.models
     assert [item.batch for item in first.engine] == [1, 3] and first.folder.batch == 3
@@ -202,7 +207,7 @@ def test_the_whole_measurement(crops: Path, tmp_path: Path) -> None:
     )
     assert first.open_s > 0 and "onnxruntime" in first.runtime and "onnxruntime" in result.versions
     assert result.setting["rounds"] == 2 and result.setting["warmup_s"] == 0.0
-    assert result.crops == {"source": "crops of crops", "count": 6, "unreadable": 0, "seed": None}
+    assert result.crops == {"source": "crops of crops", "count": 6, "unreadable": 0}
     assert len(steps) == 3 and "batch 3" in steps[1]
     (note,) = [note for note in result.notes if note.startswith("not settled")]
     assert (
@@ -215,9 +220,9 @@ def test_the_whole_measurement(crops: Path, tmp_path: Path) -> None:
 
 def test_too_few_calls_for_a_percentile_are_noted(crops: Path, tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "a.onnx")
-    with open_crops(crops, 4, seed=0) as chosen:
+    with open_crops(crops, 4) as chosen:
         slow = Slow()
-        result = bench([Opened(path, slow, 0.0)], chosen, batch_sizes=(2,), plan=Plan(0.0, 0.01))
+        result = bench([Opened(path, slow, 0.0)], chosen, batch_sizes=(2,), schedule=Schedule(0.0, 0.01))
     told = result.models[0].engine[0].latency
     assert told.calls < 100 and "p99" not in told.percentiles_ms
     (note,) = [note for note in result.notes if note.startswith("too few calls")]
@@ -226,9 +231,9 @@ def test_too_few_calls_for_a_percentile_are_noted(crops: Path, tmp_path: Path) -
 
 def test_an_engine_on_simulated_devices_tells_its_steps(crops: Path, tmp_path: Path) -> None:
     simulated = Simulated(tmp_path, batch=(2, 4, 8))
-    with simulated.open() as engine, open_crops(crops, 6, seed=0) as chosen:
+    with simulated.open() as engine, open_crops(crops, 6) as chosen:
         model = Opened(simulated.path, engine, 0.1)
-        result = bench([model], chosen, batch_sizes=(1, 9), plan=Plan(0.0, 0.1, rounds=3))
+        result = bench([model], chosen, batch_sizes=(1, 9), schedule=Schedule(0.0, 0.1, rounds=3))
     (figures,) = result.models
     for item in figures.engine:
         assert item.split_ms is not None and list(item.split_ms) == ["copy_in", "run", "copy_out"]

@@ -43,10 +43,11 @@ def test_a_folder_of_crops(san: San, crops: Path, model: Path) -> None:
     assert [line[:8] for line in result.err.splitlines()] == ["batch 1:", "batch 3:", "batch 3:"]
 
 
-def test_without_a_folder_people_are_drawn_and_it_says_so(san: San, model: Path) -> None:
-    result = san("bench", "-m", model, *QUICK, "--crops", 2, "--seed", 5)
-    assert "drawing 2 crops of people, seed 5" in result.err
-    assert "2 drawn people, seed 5" in result.out
+def test_without_a_folder_the_sample_crops_are_taken_and_it_says_so(san: San, model: Path) -> None:
+    result = san("bench", "-m", model, *QUICK, "--crops", 2)
+    assert "sample crops" in result.err
+    assert "2 sample crops" in result.out
+    assert "--seed is not there any more" in san("bench", "-m", model, *QUICK, "--seed", 5, code=2).err
 
 
 def test_json_says_all_that_it_takes_to_repeat_it(san: San, crops: Path, model: Path, tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_json_says_all_that_it_takes_to_repeat_it(san: San, crops: Path, model: 
         == told["setting"]
     )
     assert told["setting"]["tolerance"] > 0 and told["setting"]["window_s"] > 0
-    assert told["crops"] == {"source": "crops of crops", "count": 11, "unreadable": 0, "seed": None}
+    assert told["crops"] == {"source": "crops of crops", "count": 11, "unreadable": 0}
     assert {"onnxruntime", "numpy", "san-deploy"} <= told["versions"].keys()
     assert {"processor", "cores", "load_average", "governor", "system", "python"} <= told["machine"].keys()
     first, second = told["models"]

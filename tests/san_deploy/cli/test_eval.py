@@ -98,8 +98,6 @@ def test_every_layout(san: San, model: Path, tmp_path: Path) -> None:
         (["--boxes", "detected"], 2, "--boxes"),
         (["--layout", "market"], 2, "market1501"),
         (["--pattern", "{person}_{}.png"], 2, "--no-camera"),
-        (["--rank-device", "cuda:9"], 1, "cuda:9"),
-        (["--rank-device", "cup"], 2, "--rank-device cup is unknown. Did you mean cpu?"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -121,7 +119,6 @@ def test_options_that_do_not_fit(
         (["--rerank", "--lambda", "nan"], 2, "makes no sense"),
         (["--rerank", "--k1", "0"], 2, "makes no sense"),
         (["--query-expansion", "--alpha", "1e308"], 2, "an alpha from 0 to 100"),
-        (["--rank-device", "foo"], 2, "--rank-device foo"),
     ],
 )
 def test_the_command_line_and_the_model_come_before_the_data(
@@ -137,20 +134,9 @@ def test_draws_of_what_is_re_ranked_are_refused(san: San, model: Path, tmp_path:
     assert "--seed is not for" in result.err and "without --rerank" in result.err
 
 
-def test_a_gpu_that_ranks_is_named(
-    san: San, data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from san_deploy import metrics
-    from san_deploy.metrics import device, scores
-
-    monkeypatch.setattr(device.cuda, "devices", lambda: [object()])
-    monkeypatch.setattr(device, "torch_has_cuda", lambda: True)
-    # The GPU is a stand-in, the choice is not.
-    monkeypatch.setattr(scores, "TorchProducts", lambda query, gallery, _: metrics.Products(query, gallery))
-    result = san("eval", data, "-m", model, "--json")
-    assert "Similarities are computed on cuda." in result.err
-    assert json.loads(result.out)["protocol"]["rank_device"] == "cuda"
-    assert "Similarities" not in san("eval", data, "-m", model, "--rank-device", "cpu").err
+def test_the_rank_device_is_refused_in_one_line(san: San, data: Path, model: Path) -> None:
+    (line,) = san("eval", data, "-m", model, "--rank-device", "cuda", code=2).err.splitlines()
+    assert line.startswith("Error: --rank-device is not there any more") and "CPU" in line
 
 
 def test_a_checkpoint_by_its_option_alone(san: San, data: Path, model: Path, tmp_path: Path) -> None:
@@ -217,4 +203,4 @@ def test_pytorch_missing_is_one_line(data: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("Error: torch is not installed. ") and "pip install 'san-deploy[train]'" in last
+    assert last.startswith("Error: torch is not installed. ") and "pip install '.[train]'" in last

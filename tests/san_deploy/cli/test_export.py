@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from san_export.crops import CheckCrops, draw_crops
+from san_export.verify import CheckCrops, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.evaluate import embed
@@ -55,7 +55,7 @@ def san(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> S
 
 @pytest.fixture(scope="module")
 def crops() -> CheckCrops:
-    return draw_crops(SIZE_HW, 20)
+    return sample_crops(SIZE_HW, 20)
 
 
 @pytest.fixture(scope="module")

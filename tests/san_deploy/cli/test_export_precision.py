@@ -14,9 +14,9 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
-from san_export.crops import CheckCrops
 from san_export.precision import convert as convert_module
 from san_export.precision.fp16 import to_fp16
+from san_export.verify import CheckCrops
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.models import SharpAttentionNetwork
 
@@ -24,6 +24,7 @@ from san_deploy.artefact import read_sidecar, sha256_file
 from san_deploy.backends import STARTER, open_backend, trt
 from san_deploy.io.cpu import saturates_int8
 from tests.conftest import Result
+from tests.san_deploy.data.sample_folder import write_samples
 from tests.san_export.conftest import bilinear, crops, make_network, network, one_thread  # noqa: F401  fixtures
 
 San = Callable[..., Result]
@@ -45,12 +46,8 @@ def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Six people before two cameras: 48 crops of drawn people, with labels."""
-    from san_deploy.drawn import draw_cameras
-
-    folder = tmp_path / "site"
-    draw_cameras(folder, people=6, cameras=2, seed=4, split="train")
-    return folder
+    """Six people before two cameras: 96 of the sample crops, with labels."""
+    return write_samples(tmp_path / "site", people=6, cameras=2)
 
 
 def test_the_known_command_without_tensorrt(

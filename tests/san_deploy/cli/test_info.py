@@ -20,14 +20,15 @@ from onnx import TensorProto, helper
 from san_deploy.artefact import (
     Calibration,
     Engine,
-    Operands,
+    PrecisionStats,
     Threshold,
     read_sidecar,
     sidecar_path,
     write_sidecar,
 )
-from san_deploy.backends import KINDS, STARTER, plan
+from san_deploy.backends import BACKENDS, STARTER, plan
 from san_deploy.backends.cuda import Device
+from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
 from tests.conftest import Result
 from tests.tiny_models import tiny_artefact, tiny_model
@@ -70,14 +71,15 @@ def write_plan(path: Path, *, engine: Engine = ENGINE, **changes: Any) -> Path:
 
 def installed(monkeypatch: pytest.MonkeyPatch, version: str, gpus: list[Device], why: str = "") -> None:
     """Pretend that this TensorRT and these GPUs are here."""
-    from san_deploy.backends import compatibility as runs_here
+    from san_deploy.backends import tensorrt
+    from san_deploy.backends.spec import BackendSpec, Installed
 
-    def loaded(runtime: str) -> runs_here.Runtime:
-        if runtime == "tensorrt" and version:
-            return runs_here.Runtime(runtime, version)
-        return runs_here.Runtime(runtime, "", SanError(f"{runtime} is not installed", do="pip install it"))
+    def look(spec: BackendSpec) -> Installed:
+        if spec.name == "tensorrt" and version:
+            return Installed(spec.name, version)
+        return Installed(spec.name, "", SanError(f"{spec.name} is not installed", do="pip install it"))
 
-    monkeypatch.setattr(runs_here, "loaded", loaded)
+    monkeypatch.setattr(tensorrt, "installed", look)
     monkeypatch.setattr("san_deploy.backends.cuda.probe", lambda: (gpus, why))
 
 
@@ -113,7 +115,7 @@ def test_everything_that_it_says_of_itself(san: San, tmp_path: Path, monkeypatch
         "precision": "int8",
         "mask": "argmax",
         "threshold": dataclasses.asdict(THRESHOLD),
-        "operands": dataclasses.asdict(Operands(20, 0.1, 0.3, 0.6)),
+        "operands": dataclasses.asdict(PrecisionStats(20, 0.1, 0.3, 0.6)),
         "calibration": dataclasses.asdict(
             Calibration(
                 512,
@@ -176,7 +178,7 @@ def test_json(san: San, model: Path) -> None:
     assert told["output"] == {"name": "embedding", "shape": ["N", 8], "type": "float32", "row_norm": 1.0}
     assert (told["path"], told["kind"], told["sidecar"]) == (str(model), "ONNX", "")
     assert told["bytes"] == model.stat().st_size and told["artefact"]["arch"] == "tiny"
-    assert {item["backend"] for item in told["runs"]} == set(KINDS)
+    assert {item["backend"] for item in told["runs"]} == set(BACKENDS)
     assert verdict(told, "onnxruntime", "cpu")["runs"]
 
 
@@ -210,7 +212,7 @@ def test_int8_of_the_cpus_form_is_none_for_tensorrt(
     assert verdict(told, "tensorrt")["do"].endswith(": san export --int8 --calib DIR")
 
 
-FP16 = {"precision": "fp16", "operands": dataclasses.asdict(Operands(2, 0.0, 1.0, 0.0))}
+FP16 = {"precision": "fp16", "operands": dataclasses.asdict(PrecisionStats(2, 0.0, 1.0, 0.0))}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ FP16 = {"precision": "fp16", "operands": dataclasses.asdict(Operands(2, 0.0, 1.0
         (FP16, "says that it has 100% FP16 of 2 operands, but has 100% FP32 of 2 operands"),
         ({"precision": "fp16"}, "says that it is FP16, but has 100% FP32 of 2 operands"),
         (
-            {"operands": dataclasses.asdict(Operands(2, 1.0, 0.0, 0.0, "engine"))},
+            {"operands": dataclasses.asdict(PrecisionStats(2, 1.0, 0.0, 0.0, "engine"))},
             "but has 100% FP32 of 2 operands",
         ),
     ],
@@ -233,7 +235,7 @@ def test_a_file_that_lies_of_its_precision(
 
 
 def test_the_precision_is_counted_again(san: San, tmp_path: Path) -> None:
-    told = {"operands": dataclasses.asdict(Operands(2, 1.0, 0.0, 0.0))}
+    told = {"operands": dataclasses.asdict(PrecisionStats(2, 1.0, 0.0, 0.0))}
     path = tiny_model(tmp_path / "a.onnx", told=told)
     assert (
         "FP32 asked for; 100% FP32 of the 2 operands of convolutions and products, counted again here"
@@ -246,18 +248,22 @@ def test_an_onnx_file_that_a_gpu_may_run_is_opened_there(
     san: San, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, "10.16.1.11", [T4])
-    monkeypatch.setattr("san_deploy.backends.compatibility.missing_provider", lambda name: "")
+    monkeypatch.setattr("san_deploy.backends.onnxruntime.missing_provider", lambda name: "")
     opened: list[int] = []
+    real = OnnxRuntime
 
     class Opened:
         name = "onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)"
 
-        def __init__(self, path: Path, *, device: int) -> None:
+        def __init__(self, path: Path, *, device: int | None = None, threads: int | None = None) -> None:
+            if device is None:
+                self.artefact = real(path, threads=threads).artefact
+                return
             opened.append(device)
             if len(opened) > 1:
                 raise SanError("it cannot be opened with CUDA", why="cuDNN is not there", do="install cuDNN")
 
-    monkeypatch.setattr("san_deploy.backends.compatibility.OnnxRuntime", Opened)
+    monkeypatch.setattr("san_deploy.backends.onnxruntime.OnnxRuntime", Opened)
     told = json.loads(san("info", model, "--json").out)
     assert verdict(told, "onnxruntime", "cuda")["runs"] and verdict(told, "onnxruntime-tensorrt")["runs"]
     # TensorRT would run an engine of it.
@@ -286,7 +292,7 @@ def test_an_engine_on_the_machine_that_it_was_built_for(
     san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, "10.16.1.11", [T4])
-    path = write_plan(tmp_path / "a.engine", precision="fp16", operands=Operands(20, 0, 1, 0, "engine"))
+    path = write_plan(tmp_path / "a.engine", precision="fp16", operands=PrecisionStats(20, 0, 1, 0, "engine"))
     result = san("info", path)
     for part in (
         "a.engine: TensorRT engine, ",

@@ -284,7 +284,16 @@ def test_interrupt_leaves_nothing(san: San, site: Path, backend: ColourBackend) 
 
 
 def test_real_model(san: San, site: Path, model: Path) -> None:
-    arguments = ("match", site / "cam1", site / "cam2", "-m", model, "--threshold", "0.2")
+    arguments = (
+        "match",
+        site / "cam1",
+        site / "cam2",
+        "-m",
+        model,
+        "--threshold",
+        "0.2",
+        "--full-similarity",
+    )
     for name, batch in (("one", 1), ("two", 4)):
         san(*arguments, "-o", site / name, "--batch", batch, "--workers", "2")
     rows = [(site / name / "matches.csv").read_text().splitlines() for name in ("one", "two")]

@@ -33,7 +33,7 @@ def test_the_choice_is_told(san: San, crops: Path, model: Path, tmp_path: Path) 
     assert json.loads(result.out)["note"] == note
     result = san("embed", crops, "-o", tmp_path / "b.npz", "-m", model, "--device", "cpu", "--json")
     assert "auto" not in result.err and json.loads(result.out)["note"] == ""
-    result = san("demo", "-o", tmp_path / "demo", "--people", 2, "--cameras", 2, "--distractors", 0)
+    result = san("demo", "-o", tmp_path / "demo")
     assert result.err.startswith("Running on onnxruntime (CPU, ") and note in result.err
     cameras = tmp_path / "demo" / "cameras"
     result = san(
@@ -111,7 +111,7 @@ def test_what_was_named_is_never_replaced(
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     result = san("embed", crops, "-o", tmp_path / "a.npz", "-m", model, *options, code=1)
-    assert message in result.err and "onnxruntime-gpu" in result.err
+    assert message in result.err and "pip uninstall -y onnxruntime && pip install '.[cuda]'" in result.err
     monkeypatch.setattr(
         "onnxruntime.get_available_providers",
         lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from san_deploy.datasets import Dataset, Options, evaluation_set, read_dataset, right_answers
+from san_deploy.datasets import Dataset, Options, count_positives, evaluation_set, read_dataset
 from san_deploy.errors import SanError, UsageError
 from san_deploy.images import read_image
 from tests.san_deploy.datasets.layouts import market_folders, touch
@@ -166,7 +166,7 @@ def test_old_protocol(root: Path) -> None:
     assert first.rows()[0]["people"] + first.rows()[1]["people"] == sum(PEOPLE)
     chosen = evaluation_set(first)
     assert chosen.single_shot and chosen.split == "test" and len(chosen.query) == 20
-    assert right_answers(chosen).tolist() == [5] * 20
+    assert count_positives(chosen).tolist() == [5] * 20
 
 
 def test_new_protocol(root: Path) -> None:
@@ -178,7 +178,7 @@ def test_new_protocol(root: Path) -> None:
         *((1001, "c1"), (1001, "c2"), (2001, "c1"), (2001, "c2"))
     ]
     chosen = evaluation_set(dataset)
-    assert right_answers(chosen).tolist() == [4] * 4 and not chosen.single_shot
+    assert count_positives(chosen).tolist() == [4] * 4 and not chosen.single_shot
 
 
 def test_the_files_may_lie_together(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_cuhk03_np(tmp_path: Path, inside: str) -> None:
     dataset = read_dataset(tmp_path, Options(boxes="detected"))
     assert dataset.name == "CUHK03-NP detected, new protocol"
     assert dataset.splits["query"][0].path.parent == tmp_path / inside / "detected" / "query"
-    assert right_answers(evaluation_set(dataset)).tolist() == [1, 1]
+    assert count_positives(evaluation_set(dataset)).tolist() == [1, 1]
     with pytest.raises(UsageError, match="--protocol old is not there"):
         read_dataset(tmp_path, OLD)
     # One kind of boxes is a data set in Market-1501's layout by itself.
@@ -302,12 +302,12 @@ def test_nothing_is_left_of_an_extraction_that_fails(root: Path, monkeypatch: py
 
 def test_a_missing_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(SanError, match=r"needs h5py.*pip install 'san-deploy\[cuhk03\]'"):
+    with pytest.raises(SanError, match=r"needs h5py.*pip install '\.\[cuhk03\]'"):
         read_dataset(root, OLD)
     monkeypatch.delitem(sys.modules, "h5py")
     read_dataset(root, OLD)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(SanError, match=r"needs scipy.*san-deploy\[cuhk03\]"):
+    with pytest.raises(SanError, match=r"needs scipy.*\.\[cuhk03\]"):
         read_dataset(root, NEW)
 
 

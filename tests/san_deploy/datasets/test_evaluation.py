@@ -14,12 +14,12 @@ from san_deploy.datasets import (
     Dataset,
     EvaluationSet,
     Options,
+    count_positives,
+    diagnose,
     evaluation_set,
     labels,
     notes,
     read_dataset,
-    right_answers,
-    why_not,
 )
 from san_deploy.errors import SanError
 from tests.san_deploy.datasets.layouts import crop_folder, market_folders
@@ -65,8 +65,8 @@ def test_every_crop_against_all_others(tmp_path: Path) -> None:
     assert [chosen.gallery[row] for row in chosen.query_rows] == chosen.query
     assert {crop.person for crop in chosen.query} == {7}
     assert "every crop against all others" in chosen.summary()
-    assert right_answers(chosen).tolist() == [2, 2, 2, 2]
-    assert why_not(chosen) is None and notes(chosen) == []
+    assert count_positives(chosen).tolist() == [2, 2, 2, 2]
+    assert diagnose(chosen) is None and notes(chosen) == []
 
 
 def test_splits(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_crop_in_two_splits_is_one(tmp_path: Path) -> None:
 
 
 def explained(chosen: EvaluationSet) -> str:
-    error = why_not(chosen)
+    error = diagnose(chosen)
     assert isinstance(error, SanError)
     assert "\n" not in str(error)
     return str(error)
@@ -102,7 +102,7 @@ def test_one_camera() -> None:
 def test_one_person() -> None:
     assert "one person alone (4)" in explained(evaluation_set(dataset(test=crops((4, "a"), (4, "b")))))
     # Distractors are somebody to confuse the person with.
-    assert why_not(evaluation_set(dataset(test=crops((4, "a"), (4, "b"), (0, "b"))))) is None
+    assert diagnose(evaluation_set(dataset(test=crops((4, "a"), (4, "b"), (0, "b"))))) is None
 
 
 def test_query_that_shares_nothing_with_the_gallery() -> None:
@@ -126,7 +126,7 @@ def test_no_query() -> None:
 def test_queries_without_a_right_answer_are_counted() -> None:
     query = crops((1, "a"), (1, "b"), (2, "a"), (3, "a"), (3, "a"))
     chosen = evaluation_set(dataset(query=query, gallery=crops((1, "a"), (2, "a"), (2, "a"))))
-    assert right_answers(chosen).tolist() == [0, 1, 0, 0, 0] and why_not(chosen) is None
+    assert count_positives(chosen).tolist() == [0, 1, 0, 0, 0] and diagnose(chosen) is None
     assert notes(chosen) == [
         "4 of 5 queries have no right answer and are left out: people without a crop in the gallery: 1, "
         "people without a crop by another camera: 2."
@@ -138,8 +138,8 @@ def test_no_camera_drops_nothing_but_the_crop_itself(tmp_path: Path) -> None:
     with_cameras = evaluation_set(read_dataset(root))
     assert "one camera (cam1)" in explained(with_cameras)
     chosen = evaluation_set(read_dataset(root, Options(no_camera=True)))
-    assert why_not(chosen) is None
-    assert right_answers(chosen).tolist() == [3, 3, 3, 3, 1, 1]
+    assert diagnose(chosen) is None
+    assert count_positives(chosen).tolist() == [3, 3, 3, 3, 1, 1]
     assert chosen.name == "crop folder, cameras ignored"
 
 
@@ -154,8 +154,8 @@ def test_right_answers_are_those_of_the_rule(
     want = [
         sum(person == q.person and camera != q.camera for person, camera in gallery) for q in chosen.query
     ]
-    assert right_answers(chosen).tolist() == want
-    if why_not(chosen) is None:
+    assert count_positives(chosen).tolist() == want
+    if diagnose(chosen) is None:
         assert np.any(want)
     elif any(want):
         # One person is the only reason to refuse where there is a right answer.

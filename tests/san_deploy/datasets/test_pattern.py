@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from san_deploy.datasets import Dataset, Options, evaluation_set, read_dataset, right_answers
+from san_deploy.datasets import Dataset, Options, count_positives, evaluation_set, read_dataset
 from san_deploy.datasets.pattern import compile_pattern
 from san_deploy.errors import SanError, UsageError
 from tests.san_deploy.datasets.layouts import touch
@@ -121,7 +121,7 @@ def test_without_cameras(tmp_path: Path) -> None:
     dataset = read(root, "{person}/{}.jpg", no_camera=True)
     assert dataset.name.endswith("cameras ignored")
     assert [crop.camera for crop in dataset.splits["train"][:2]] == ["1/0.jpg", "1/1.jpg"]
-    assert right_answers(evaluation_set(dataset)).tolist() == [2] * 6
+    assert count_positives(evaluation_set(dataset)).tolist() == [2] * 6
     # A camera that the pattern names is ignored just as well.
     again = read(root, "{person}/{camera}.jpg", no_camera=True)
     assert again.splits == dataset.splits

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from san_deploy.datasets import Options, evaluation_set, read_dataset, right_answers, ward
+from san_deploy.datasets import Options, count_positives, evaluation_set, read_dataset, ward
 from san_deploy.errors import SanError
 from tests.san_deploy.datasets.layouts import touch
 
@@ -32,7 +32,7 @@ def test_layout(tmp_path: Path, inside: str) -> None:
     ]
     assert dataset.rows()[0]["tracklets"] == 6
     # Nothing names a split: everybody is evaluated, each crop against the four by the other cameras.
-    assert right_answers(evaluation_set(dataset)).tolist() == [4] * 12
+    assert count_positives(evaluation_set(dataset)).tolist() == [4] * 12
 
 
 @pytest.mark.parametrize("name", ["00010001001.png", "0001000100011.png", "000000010001.png", "a.png"])

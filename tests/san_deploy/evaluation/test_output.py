@@ -45,7 +45,6 @@ def test_json_repeats_the_evaluation(tmp_path: Path, model: Path) -> None:
             single_shot=protocol["single_shot"],
             draws=protocol["draws"],
             seed=protocol["seed"],
-            rank_device=protocol["rank_device"],
         ),
         batch=told["runtime"]["batch"],
     )

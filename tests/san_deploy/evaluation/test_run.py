@@ -13,7 +13,7 @@ from san_deploy.errors import SanError, UsageError
 from san_deploy.evaluation import (
     TTA,
     EvalConfig,
-    Evaluation,
+    EvaluationResult,
     Expansion,
     Rerank,
     evaluate_set,
@@ -44,7 +44,7 @@ def rows_of(crops: list, backend: Backend) -> np.ndarray:  # type: ignore[type-a
     return np.concatenate([backend(read_crop(crop.path, (32, 16))[None]) for crop in crops])
 
 
-def assert_figures(result: Evaluation, chosen: EvaluationSet, backend: Backend) -> None:
+def assert_figures(result: EvaluationResult, chosen: EvaluationSet, backend: Backend) -> None:
     expected = slow_figures(chosen, rows_of(chosen.query, backend), rows_of(chosen.gallery, backend))
     assert result.crops.queries == expected.queries
     np.testing.assert_allclose(result.crops.cmc[:20], expected.cmc, atol=1e-9)
@@ -57,7 +57,7 @@ def test_query_against_gallery(tmp_path: Path, backend: Backend) -> None:
     chosen = chosen_of(market(tmp_path / "market"))
     result = evaluate_set(chosen, backend, EvalConfig())
     assert_figures(result, chosen, backend)
-    assert (result.crops.absent, result.crops.same_camera, result.crops.strangers) == (1, 1, 0)
+    assert (result.crops.absent, result.crops.same_camera, result.crops.distractors) == (1, 1, 0)
     assert result.tracklets is None and result.single_shot is None
 
 

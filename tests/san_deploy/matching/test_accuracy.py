@@ -10,7 +10,8 @@ import pytest
 
 from san_deploy.errors import SanError
 from san_deploy.matching.accuracy import Accuracy, pids_from_labels, same_person, score
-from san_deploy.matching.match import Camera, Matching, match_cameras
+from san_deploy.matching.cameras import Camera
+from san_deploy.matching.match import Matching, match_cameras
 
 
 def matching(similarity: list[list[float]], threshold: float = 0.5) -> Matching:

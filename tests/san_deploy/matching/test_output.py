@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from san_deploy.artefact import Threshold
-from san_deploy.matching.match import Camera, Matching, match_cameras
+from san_deploy.matching.cameras import Camera
+from san_deploy.matching.match import Matching, match_cameras
 from san_deploy.matching.output import COLUMNS, write_matches
 
 
-def found(tracks: tuple[str, ...] = ("t1", "t2")) -> Matching:
+def found(tracks: tuple[str, ...] = ("t1", "t2"), *, full: bool = False) -> Matching:
     rng = np.random.default_rng(0)
     people = rng.normal(size=(4, 8))
 
@@ -32,6 +33,7 @@ def found(tracks: tuple[str, ...] = ("t1", "t2")) -> Matching:
         threshold=0.6,
         calibration=Threshold(0.6, 0.01, 0.95, 1000, 90, "drawn people"),
         top=2,
+        full=full,
         model={"arch": "san-test"},
         parameters={"batch": 32},
     )
@@ -46,7 +48,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_csv(tmp_path: Path) -> None:
-    matching = found()
+    matching = found(full=True)
     write_matches(tmp_path, matching)
     rows = read_csv(tmp_path / "matches.csv")
     matched = {
@@ -87,18 +89,46 @@ def test_name_that_is_not_utf8(tmp_path: Path) -> None:
     json.loads((tmp_path / "matches.json").read_text(encoding="utf-8"))
 
 
-def test_npz(tmp_path: Path) -> None:
-    matching = found()
+ARRAYS = (
+    "rows",
+    "columns",
+    "nearest_rows",
+    "nearest_rows_similarity",
+    "nearest_columns",
+    "nearest_columns_similarity",
+    "edges",
+    "edges_similarity",
+)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_npz(tmp_path: Path, full: bool) -> None:
+    matching = found(full=full)
     write_matches(tmp_path, matching)
+    matrix = matching.cameras[0].embedding @ matching.cameras[1].embedding.T
     with np.load(tmp_path / "similarity.npz", allow_pickle=False) as arrays:
+        pairs = ("a|b", "a|c", "b|c")
         assert set(arrays) == {
-            key + end for key in ("a|b", "a|c", "b|c") for end in ("", "|rows", "|columns")
+            "threshold",
+            *(f"{pair}|{name}" for pair in pairs for name in ARRAYS),
+            *(pairs if full else ()),
         }
-        assert arrays["a|b"].dtype == np.float32
-        assert np.array_equal(arrays["a|b"], matching.pairs[0].similarity)
+        if full:
+            assert arrays["a|b"].dtype == np.float32
+            assert np.array_equal(arrays["a|b"], matrix)
         assert arrays["a|b|rows"].tolist() == ["t1", "t2"]
         assert arrays["a|b|columns"].tolist() == ["u1", "u2", "u3"]
         assert arrays["a|b|rows"].dtype.kind == "U"
+        row, column = arrays["a|b|edges"].T
+        assert {*zip(row.tolist(), column.tolist(), strict=True)} == {
+            *zip(
+                *(axis.tolist() for axis in np.nonzero(matrix >= np.float32(arrays["threshold"]))),
+                strict=True,
+            )
+        }
+        assert np.array_equal(arrays["a|b|edges_similarity"], matrix[row, column])
+        nearest, values = arrays["a|b|nearest_columns"], arrays["a|b|nearest_columns_similarity"]
+        assert np.array_equal(np.take_along_axis(matrix.T, nearest.astype(int), axis=1), values)
 
 
 def test_json(tmp_path: Path) -> None:

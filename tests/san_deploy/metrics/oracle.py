@@ -22,7 +22,7 @@ def market(
     """For every query: sort the gallery, drop what does not count, walk down the list.
 
     Zheng et al., ICCV 2015: gallery crops of the query's person from the query's camera are junk, and so is
-    person -1. Of equal similarities the wrong answer stands first. Person 0 is nobody's right answer.
+    person -1. Of equal similarities the wrong answer stands first. Person 0 is nobody's positive.
     """
     cmc, aps, inps = np.zeros(20), [], []
     left_out = {"strangers": 0, "absent": 0, "same_camera": 0}

@@ -10,7 +10,7 @@ import pytest
 
 from san_deploy import metrics
 from san_deploy.errors import SanError
-from san_deploy.metrics import RankingLabels, draw_single_shot, products, single_shot
+from san_deploy.metrics import RankingLabels, Similarity, draw_single_shot, single_shot
 
 RANKS = 6
 
@@ -89,11 +89,11 @@ def test_equals_the_mean_of_all_draws(
     query, gallery, labels = case(seed, distractors=distractors)
     every = {"person": every_draw_by_person, "query": every_draw_by_query}[by]
     expected = curve(list(every(query, gallery, labels)))
-    result = single_shot(products(query, gallery), RankingLabels(**labels), by=by, ranks=RANKS)
+    result = single_shot(Similarity(query, gallery), RankingLabels(**labels), by=by, ranks=RANKS)
     assert np.allclose(result.cmc, expected, atol=1e-12)
     assert (result.queries, result.people, result.draws) == (5, 2, 0)
     monkeypatch.setattr(metrics.cuhk03, "_BLOCK_CELLS", 1)
-    assert single_shot(products(query, gallery), RankingLabels(**labels), by=by, ranks=RANKS).cmc == (
+    assert single_shot(Similarity(query, gallery), RankingLabels(**labels), by=by, ranks=RANKS).cmc == (
         pytest.approx(result.cmc)
     )
 
@@ -101,7 +101,7 @@ def test_equals_the_mean_of_all_draws(
 @pytest.mark.parametrize("seed", range(3))
 def test_literal_draws_have_that_mean(seed: int) -> None:
     query, gallery, labels = case(seed, distractors=1)
-    scores, answers = products(query, gallery), RankingLabels(**labels)
+    scores, answers = Similarity(query, gallery), RankingLabels(**labels)
     exact = single_shot(scores, answers, ranks=RANKS)
     drawn = draw_single_shot(scores, answers, draws=3000, seed=seed, ranks=RANKS)
     error = 5 * np.array(drawn.spread) / 3000**0.5 + 1e-9
@@ -111,7 +111,7 @@ def test_literal_draws_have_that_mean(seed: int) -> None:
 
 def test_a_seed_gives_one_result() -> None:
     query, gallery, labels = case(0)
-    scores, answers = products(query, gallery), RankingLabels(**labels)
+    scores, answers = Similarity(query, gallery), RankingLabels(**labels)
     first, again, other = (draw_single_shot(scores, answers, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
     assert (first.draws, first.by) == (20, "person")
@@ -126,14 +126,16 @@ def test_one_query_by_hand() -> None:
         query_camera=np.array([0]),
         gallery_camera=np.ones(6, int),
     )
-    result = single_shot(products(np.ones((1, 1), np.float32), gallery), answers, ranks=4)
+    result = single_shot(Similarity(np.ones((1, 1), np.float32), gallery), answers, ranks=4)
     assert result.cmc == pytest.approx((1 / 3, 1 / 3 + 1 / 2, 1.0, 1.0))
     assert result.rank(20) == pytest.approx(1.0)
 
 
 def test_nobody_to_find_is_an_error() -> None:
     rows, label = np.eye(2, dtype=np.float32), np.array([1, 2])
-    answers = RankingLabels(query_person=label, gallery_person=label, query_camera=label, gallery_camera=label)
+    answers = RankingLabels(
+        query_person=label, gallery_person=label, query_camera=label, gallery_camera=label
+    )
     for metric in (single_shot, draw_single_shot):
         with pytest.raises(SanError, match="no query has a right answer"):
-            metric(products(rows, rows), answers)
+            metric(Similarity(rows, rows), answers)

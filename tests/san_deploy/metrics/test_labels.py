@@ -25,10 +25,10 @@ def test_right_and_ignored(seed: int, names: bool) -> None:
         own = [c == camera for c in labels["gallery_camera"]]
         right = [g for g in range(30) if same[g] and not own[g]]
         ignored = [g for g in range(30) if (same[g] and own[g]) or labels["gallery_person"][g] == -1]
-        assert sorted(answers.right(query).tolist()) == right
+        assert sorted(answers.positives_of(query).tolist()) == right
         assert sorted(answers.ignored(query).tolist()) == ignored
         assert answers.positives[query] == len(right)
-        assert (answers.lacking[query] == 0) == bool(right)
+        assert (answers.excluded[query] == 0) == bool(right)
 
 
 def test_labels_of_other_lengths_are_refused() -> None:

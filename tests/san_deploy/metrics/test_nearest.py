@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from san_deploy import metrics
-from san_deploy.metrics import products
+from san_deploy.metrics import Similarity
 from san_deploy.metrics.nearest import nearest
 
 
@@ -25,7 +25,7 @@ def test_against_a_sort(seed: int, rows: int, columns: int, count: int, values: 
     query, gallery = (rng.integers(-values, values + 1, (n, 3)).astype(np.float32) for n in (rows, columns))
     similarity = query @ gallery.T
     expected = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    column, score, lowest = nearest(products(query, gallery), count)
+    column, score, lowest = nearest(Similarity(query, gallery), count)
     assert column.dtype == np.int32
     assert (column == expected).all()
     assert (score == np.take_along_axis(similarity, expected, axis=1)).all()
@@ -34,7 +34,7 @@ def test_against_a_sort(seed: int, rows: int, columns: int, count: int, values: 
 
 def test_tiles_and_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    scores = products(*(rng.integers(-9, 9, (n, 3)).astype(np.float32) for n in (40, 300)))
+    scores = Similarity(*(rng.integers(-9, 9, (n, 3)).astype(np.float32) for n in (40, 300)))
     whole = nearest(scores, 5)
     monkeypatch.setattr(metrics.scores, "_TILE_ROWS", 7)
     done: list[int] = []

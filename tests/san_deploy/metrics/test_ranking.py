@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from san_deploy import metrics
 from san_deploy.errors import SanError
-from san_deploy.metrics import RankingLabels, evaluate, products, rank_positives, rank_queries
+from san_deploy.metrics import RankingLabels, Similarity, evaluate, rank_positives, rank_queries
 from san_deploy.metrics.ranking import count_not_below
 from tests.san_deploy.metrics import oracle
 
@@ -41,7 +41,7 @@ def test_evaluate_against_the_oracle(seed: int, queries: int, entries: int, peop
 
 @pytest.mark.parametrize("values", [3, 50, 10**6])
 def test_long_lists_are_counted_before_they_are_sorted(values: int) -> None:
-    # More entries than are sorted at once; people with few and with very many right answers; many ties and few.
+    # More entries than are sorted at once; people with few and with very many positives; many ties and few.
     rng = np.random.default_rng(values)
     labels = oracle.labels(rng, 12, 6_000, 3)
     labels["gallery_person"][rng.random(6_000) < 0.5] = 0
@@ -90,7 +90,7 @@ def test_rank_positives(similarity: list[float], positive: list[bool], expected:
 def test_known_figures() -> None:
     # Right answers at ranks 1 and 3: (1/1 + 2/3) / 2, and 2 of 3 for the inverse negative penalty.
     result = rank_queries(
-        products(np.array([[1.0]], np.float32), np.array([[0.9], [0.8], [0.7]], np.float32)),
+        Similarity(np.array([[1.0]], np.float32), np.array([[0.9], [0.8], [0.7]], np.float32)),
         RankingLabels(
             query_person=np.array([1]),
             gallery_person=np.array([1, 2, 1]),
@@ -107,7 +107,7 @@ def test_known_figures() -> None:
 
 
 def test_cmc_at_any_rank() -> None:
-    # The right answer of query k stands at rank k + 1; the last one beyond the curve.
+    # The positive of query k stands at rank k + 1; the last one beyond the curve.
     gallery = np.arange(5, 0, -1, dtype=np.float32)[:, None]
     labels: dict[str, Any] = {
         "query_person": np.arange(1, 6),
@@ -115,7 +115,7 @@ def test_cmc_at_any_rank() -> None:
         "query_camera": np.zeros(5),
         "gallery_camera": np.ones(5),
     }
-    ranks = rank_queries(products(np.ones((5, 1), np.float32), gallery), RankingLabels(**labels))
+    ranks = rank_queries(Similarity(np.ones((5, 1), np.float32), gallery), RankingLabels(**labels))
     assert ranks.summary(ranks=4).cmc == pytest.approx((0.2, 0.4, 0.6, 0.8))
     curve = ranks.summary()
     assert (curve.rank(1), curve.rank(3), curve.rank(1000)) == pytest.approx((0.2, 0.6, 1.0))
@@ -123,7 +123,7 @@ def test_cmc_at_any_rank() -> None:
 
 def test_what_is_left_out_is_explained() -> None:
     ranks = rank_queries(
-        products(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)),
+        Similarity(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)),
         RankingLabels(
             query_person=np.array([1, 0, 7, 2]),
             gallery_person=np.array([1, 0, 2, 2]),

@@ -170,7 +170,7 @@ def test_it_ranks_like_any_scores() -> None:
     expected = literal(query, gallery)
     ranks = rank_queries(scores, answers)
     for q in range(30):
-        right = np.isin(np.arange(120), answers.right(q))
+        right = np.isin(np.arange(120), answers.positives_of(q))
         nearest_right = expected[q][right].min()
         assert ranks.first[q] == 1 + int((expected[q][~right] < nearest_right - 1e-6).sum())
 

@@ -12,7 +12,7 @@ import pytest
 
 from san_deploy.backends import open_backend
 from san_deploy.datasets import Options, evaluation_set, read_dataset
-from san_deploy.evaluation import EvalConfig, Evaluation, Rerank, evaluate_set
+from san_deploy.evaluation import EvalConfig, EvaluationResult, Rerank, evaluate_set
 from san_deploy.evaluation.output import as_dict
 from san_deploy.evaluation.rank_lists import LENGTH, worst_and_best
 from san_deploy.reports.evaluation_files import write_evaluation
@@ -36,12 +36,14 @@ class Page(HTMLParser):
         self.sources += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data")]
 
 
-def evaluated(root: Path, model: Path, choices: EvalConfig | None = None, **options: object) -> Evaluation:
+def evaluated(
+    root: Path, model: Path, choices: EvalConfig | None = None, **options: object
+) -> EvaluationResult:
     chosen = evaluation_set(read_dataset(root, Options(**options)))  # type: ignore[arg-type]
     return evaluate_set(chosen, open_backend(model), choices or EvalConfig())
 
 
-def written(folder: Path, result: Evaluation, model: Path, **more: object) -> str:
+def written(folder: Path, result: EvaluationResult, model: Path, **more: object) -> str:
     folder.mkdir(exist_ok=True)
     told = as_dict(result, open_backend(model), Options(), model=model, split=None, batch=32)
     write_evaluation(folder, result, told, Options(), **more)  # type: ignore[arg-type]

@@ -15,7 +15,8 @@ from PIL import Image
 
 from san_deploy.artefact import Threshold
 from san_deploy.matching.accuracy import pids_from_labels, score
-from san_deploy.matching.match import Camera, Matching, match_cameras
+from san_deploy.matching.cameras import Camera
+from san_deploy.matching.match import Matching, match_cameras
 from san_deploy.reports import match_report as report
 from san_deploy.reports.match_report import evenly_spaced, write_report
 
@@ -111,7 +112,7 @@ def test_every_tracklet_is_shown(tmp_path: Path) -> None:
     assert len(page.all("li", "matched")) == 3
     assert len(page.all("li", "none")) == 1
     assert "No match" in page.text and "Best candidate, below the threshold" in page.text
-    for row in matching.pairs[0].similarity.diagonal():
+    for row in matching.pairs[0].similarity_of_a.tolist():
         assert f"{row:.3f}" in page.text
     assert "Next in cam2 for t0" in page.text and "Next in cam1 for t0" in page.text
     assert "7 tracklets from 2 cameras: 3 matches , and 1 time a tracklet was left without one" in page.text

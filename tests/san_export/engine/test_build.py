@@ -23,7 +23,7 @@ from san_export.engine.builder import known_targets
 from san_export.engine.progress import Phases
 from san_export.graph.precision_stats import count_operands
 
-from san_deploy.artefact import Artefact, Operands, read_sidecar, sha256_file
+from san_deploy.artefact import Artefact, PrecisionStats, read_sidecar, sha256_file
 from san_deploy.backends import STARTER, cuda, trt
 from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import OnnxRuntime
@@ -116,7 +116,7 @@ def test_the_starter_becomes_an_engine(rtx: Any, no_gpu: None, tmp_path: Path) -
         assert getattr(written, field) == getattr(source, field)
     # As many as there are in the ONNX file, counted by other means there.
     counted = count_operands(onnx.load(STARTER))
-    assert written.operands == Operands(counted.count, 1.0, 0.0, 0.0, "network")
+    assert written.operands == PrecisionStats(counted.count, 1.0, 0.0, 0.0, "network")
     # All but Turing, which NVIDIA advises to build for alone.
     assert engine.sm == tuple(sm for sm in known_targets(rtx) if sm != "sm75") and "sm86" in engine.sm
     text = "\n".join(lines)
@@ -140,7 +140,9 @@ def test_precision_is_counted_as_in_the_onnx_file(
     assert written.engine is not None
     assert written.engine.sm == ("sm86", "sm120") and written.engine.batch == (2, 2, 2)
     counted = count_operands(onnx.load(path))
-    assert written.operands == Operands(counted.count, counted.fp32, counted.fp16, counted.int8, "network")
+    assert written.operands == PrecisionStats(
+        counted.count, counted.fp32, counted.fp16, counted.int8, "network"
+    )
     share = {"fp32": 1.0, "fp16": 1.0, "int8": 0.5}[precision]
     assert getattr(counted, precision) == share and counted.count == 8
 
@@ -188,7 +190,9 @@ def test_the_gpu_that_is_here_is_the_target(
     path, out = product_model(tmp_path / "model.onnx"), tmp_path / "model.engine"
     here = [Device("NVIDIA RTX A2000", "sm86", 0), Device("NVIDIA L4", "sm89", 1)]
     monkeypatch.setattr(engine_target, "devices", lambda: here)
-    monkeypatch.setattr(module, "count_in_engine", lambda *_, **__: Operands(8, 1.0, 0.0, 0.0, "engine"))
+    monkeypatch.setattr(
+        module, "count_in_engine", lambda *_, **__: PrecisionStats(8, 1.0, 0.0, 0.0, "engine")
+    )
     written = build_engine(path, out, runtime="tensorrt-rtx")
     assert written.engine is not None and written.operands is not None
     assert written.engine.sm == ("sm86", "sm89") and written.engine.gpu == "NVIDIA RTX A2000"
@@ -370,7 +374,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_without_tensorrt_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "_is_installed", lambda module: False)
-    assert "pip install 'tensorrt-cu12>=10.3,<12'" in str(refused(tmp_path))
+    assert "pip install '.[tensorrt-cu12]'" in str(refused(tmp_path))
 
 
 # TensorRT 10 and 11, simulated
@@ -400,7 +404,7 @@ def test_one_path_for_tensorrt_10_and_11(
     path, out = product_model(tmp_path / "model.onnx", precision="fp16"), tmp_path / "model.engine"
     written = build_engine(path, out, runtime="tensorrt", batch=(1, 8, 32), report=lines.append)
     assert out.read_bytes().startswith(fake_trt.MAGIC) and read_sidecar(out) == written
-    assert written.operands == Operands(2, 0.0, 1.0, 0.0, "engine")
+    assert written.operands == PrecisionStats(2, 0.0, 1.0, 0.0, "engine")
     engine = written.engine
     assert engine is not None and (engine.gpu, engine.sm, engine.version) == ("Orin", ("sm87",), version)
     # The flag's number differs.
@@ -492,7 +496,7 @@ def test_an_inspector_that_says_nothing_leaves_the_networks_word(
     path = product_model(tmp_path / "model.onnx", precision="fp16")
     written = build_engine(path, tmp_path / "model.engine", runtime="tensorrt", report=lines.append)
     # The simulation's parser knows Conv and MatMul.
-    assert written.operands == Operands(4, 0.0, 1.0, 0.0, "network")
+    assert written.operands == PrecisionStats(4, 0.0, 1.0, 0.0, "network")
     assert "in the typed network; the engine itself does not say" in lines[-1]
 
 

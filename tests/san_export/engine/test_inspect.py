@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from san_export.engine.inspect import count_in_inspection
 
-from san_deploy.artefact import Operands
+from san_deploy.artefact import PrecisionStats
 
 
 def tensor(text: str, schema: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_products_are_counted_and_nothing_else(schema: int) -> None:
         layer("gemm", ["Half", "Half"], schema),
         layer("CaskPooling", ["Half"], schema),
     ]
-    assert count_in_inspection(information(layers, schema)) == Operands(10, 0.2, 0.6, 0.2, "engine")
+    assert count_in_inspection(information(layers, schema)) == PrecisionStats(10, 0.2, 0.6, 0.2, "engine")
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_products_are_counted_and_nothing_else(schema: int) -> None:
 )
 def test_types_by_any_name(text: str, kind: str) -> None:
     counted = count_in_inspection(information([layer("CaskConvolution", [text], 10)], 10))
-    assert counted == Operands(1, *(float(kind == name) for name in ("fp32", "fp16", "int8")), "engine")
+    assert counted == PrecisionStats(1, *(float(kind == name) for name in ("fp32", "fp16", "int8")), "engine")
 
 
 def test_weights_tell_where_shapes_are_not_known() -> None:
     entry = layer("CaskConvolution", ["N/A due to dynamic shapes"], 10, "Half")
-    assert count_in_inspection(information([entry], 10)) == Operands(1, 0.0, 1.0, 0.0, "engine")
+    assert count_in_inspection(information([entry], 10)) == PrecisionStats(1, 0.0, 1.0, 0.0, "engine")
 
 
 @pytest.mark.parametrize("schema", [10, 11])

@@ -8,10 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.graph.mask_branches import MaskBranch, find_branches
 from san_export.onnx_writer import to_onnx
 from san_export.precision.fp16 import to_fp16
+from san_export.verify import CheckCrops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SharpAttentionNetwork
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
-from san_export.crops import CheckCrops
 from san_export.graph.precision_stats import count_operands
+from san_export.onnx_writer import write_onnx
 from san_export.precision.fp16 import to_fp16
-from san_export.write import write_onnx
+from san_export.verify import CheckCrops
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.describe import describe
 from san_train.models import SharpAttentionNetwork

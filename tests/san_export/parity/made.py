@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from san_export.crops import draw_crops
 from san_export.parity.result import (
     STAGES,
     ArtefactFigures,
@@ -24,6 +23,7 @@ from san_export.parity.result import (
     RankingFigures,
     Stage,
 )
+from san_export.verify import sample_crops
 
 SIZE_HW = (128, 64)
 #: Channels, height, width of the masks of a half-width ResNet-18 at that size.
@@ -36,7 +36,7 @@ TARGET = {"file": "runs/first/starter-fp16.onnx", **_RUN, "precision": "FP16"}
 @functools.cache
 def images(count: int) -> np.ndarray:
     """Drawn people, `(count, 128, 64, 3)` uint8 BGR."""
-    return draw_crops(SIZE_HW, count).images
+    return sample_crops(SIZE_HW, count).images
 
 
 def artefact(*, precision: str = "fp16") -> Stage:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from san_export.crops import CheckCrops
 from san_export.parity.models import ModelPair, ParityModel, has_fp16, open_pair
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
+from san_export.verify import CheckCrops
 from san_train.evaluate import embed
 from san_train.models import SharpAttentionNetwork
 
@@ -58,7 +58,7 @@ def test_fp16_rounds_as_a_gpu_does(files: Files, crops: CheckCrops) -> None:
     target = open_pair(files.fp32, files.fp16).target
     assert target.as_it_is is not None and target.model is not None and has_fp16(target.model)
     half, rounded = (
-        run(model, crops.images) for model in (target.model, rounding_fp16(onnx.load(str(files.fp16))))
+        run(model, crops.images) for model in (target.model, emulate_fp16(onnx.load(str(files.fp16))))
     )
     np.testing.assert_allclose(target.as_it_is(crops.images), half, atol=1e-6)
     np.testing.assert_allclose(target.rows(crops.images), rounded, atol=1e-6)

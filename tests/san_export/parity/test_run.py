@@ -197,7 +197,8 @@ def test_flips_and_what_explains_them(
     files: Files, sample: Sample, fakes: dict[str, Any], flipped: int, predicted: float, failed: set[str]
 ) -> None:
     fakes["masks"] = MaskFigures("argmax", (block(0, 0.0), block(flipped, predicted)), ())
-    run = parity(open_pair(files.fp32, files.fp32), sample, "flipped=0.05", "unexplained_flips=3")
+    gates = Gates({"flipped": 0.05, "unexplained_flips": 3.0}, frozenset({"flipped", "unexplained_flips"}))
+    run = run_parity(open_pair(files.fp32, files.fp32), sample, gates)
     assert {check.gate for check in run.failed} == failed
 
 
@@ -233,13 +234,16 @@ def test_the_finding_is_what_explains_most(files: Files, sample: Sample, fakes: 
     pair = broken(open_pair(files.fp32, files.fp32))
     fakes["masks"] = MaskFigures("ramp:0.25", (block(5, 4.0),), (), missing=("stage4",))
     error = gate_error(parity(pair, sample))
-    assert error is not None and error.why == "the target has other sharp masks: stage4 of the reference is missing"
-    other = replace(pair.target, artefact=replace(pair.target.artefact, mask="argmax"))
-    error = gate_error(parity(replace(pair, target=other), sample))
-    assert error is not None and "the masks differ: ramp:0.25 in the reference, argmax" in error.why
-    stale = replace(other.artefact, checkpoint_sha256="f" * 64)
-    error = gate_error(parity(replace(pair, target=replace(other, artefact=stale)), sample))
-    assert error is not None and "checkpoint is ffffffffffff, not" in error.why
+    assert (
+        error is not None
+        and error.why == "the target has other sharp masks: stage4 of the reference is missing"
+    )
+    other = replace(pair.reference, artefact=replace(pair.reference.artefact, mask="argmax"))
+    error = gate_error(parity(replace(pair, reference=other), sample))
+    assert error is not None and "the masks differ: argmax in the reference, ramp:0.25" in error.why
+    stale = replace(other, artefact=replace(other.artefact, checkpoint_sha256="f" * 64))
+    error = gate_error(parity(replace(pair, reference=stale), sample))
+    assert error is not None and f"not {'f' * 12}" in error.why and "checkpoint: " in error.why
 
 
 def test_graphs_that_cannot_be_compared_are_said_and_the_rest_goes_on(

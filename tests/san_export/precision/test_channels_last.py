@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.precision.channels_last import normalise_channels_last
+from san_export.verify import CheckCrops
 
 
 def run(model: onnx.ModelProto, crops: np.ndarray) -> np.ndarray:

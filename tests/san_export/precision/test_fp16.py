@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.graph.mask_branches import find_branches
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
-from san_export.verify import row_cosine
+from san_export.verify import CheckCrops, row_cosine
 
 from san_deploy.errors import SanError
 
@@ -122,7 +121,7 @@ def test_rows_stay(request: pytest.FixtureRequest, fixture: str, crops: CheckCro
     cosine = row_cosine(run(half, batch)[0], run(model, batch)[0])
     assert cosine.min() > (0.8 if flips else 0.999) and np.median(cosine) > 0.999
     # Kept out of the way by ONNX Runtime on a CPU, this rounding shows in the other form.
-    cosine = row_cosine(run(rounding_fp16(half), batch)[0], run(model, batch)[0])
+    cosine = row_cosine(run(emulate_fp16(half), batch)[0], run(model, batch)[0])
     assert cosine.min() > (0.8 if flips else 0.997) and np.median(cosine) > 0.998
 
 
@@ -264,7 +263,7 @@ def test_rounding_form_rounds_every_value() -> None:
     one = np.ones((1, 1, 1, 1), np.float32)
     constants = {"w": one, "one": one, "step": one * np.float32(2**-11)}
     half = to_fp16(small(nodes, ["N", 1, 1, 1], constants))
-    assert run(rounding_fp16(half), {"x": one})[0].item() == 0
+    assert run(emulate_fp16(half), {"x": one})[0].item() == 0
 
 
 OPERATORS = {
@@ -302,5 +301,5 @@ def test_any_graph_stays_valid_and_near(data: st.DataObject) -> None:
     half = to_fp16(model)
     assert types(half)["y"] == FP32
     x = rng.normal(size=(4, 4)).astype(np.float32)
-    for form in (half, rounding_fp16(half)):
+    for form in (half, emulate_fp16(half)):
         np.testing.assert_allclose(run(form, {"x": x})[0], run(model, {"x": x})[0], atol=0.03)

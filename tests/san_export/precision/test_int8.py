@@ -9,14 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from san_export.crops import CheckCrops, draw_crops
 from san_export.graph.mask_branches import find_branches
 from san_export.graph.precision_stats import count_operands
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import METHOD, never_quantised, quantise, within
 from san_export.precision.ranges import METHODS
-from san_export.verify import row_cosine
+from san_export.verify import CheckCrops, row_cosine, sample_crops
 
 from san_deploy.backends import STARTER
 from san_deploy.errors import GateError, SanError
@@ -83,7 +82,7 @@ def test_rows_of_untrained_networks_stay_near(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_of_a_trained_network_stay(form: str) -> None:
-    drawn = draw_crops((128, 64), 64).images
+    drawn = sample_crops((128, 64), 64).images
     model = onnx.load(STARTER)
     rows = run(model, drawn)
     int8 = quantise(model, drawn[::2], form=form)
@@ -91,7 +90,7 @@ def test_rows_of_a_trained_network_stay(form: str) -> None:
     assert cosine.mean() > 0.995 and cosine.min() > 0.95
     if form == "tensorrt":
         mixed = to_fp16(int8)
-        cosine = row_cosine(run(rounding_fp16(mixed), drawn), rows)
+        cosine = row_cosine(run(emulate_fp16(mixed), drawn), rows)
         assert cosine.mean() > 0.995 and cosine.min() > 0.95
         assert mixed.ByteSize() < 0.3 * model.ByteSize()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from ...graph.graph import PRODUCTS, Graph
+from ...graph.graph import WEIGHTED_OPS, Graph
 
 #: Standard deviations of the sum of independent roundings that are allowed.
 LAMBDA = 2.0
@@ -161,7 +161,7 @@ def noise(
 
 def origin(graph: Graph, name: str, stop: frozenset[str] | set[str] | dict[str, str] = frozenset()) -> str:
     """The value that `name` is a cast or a rounding of; what is in `stop` is not looked behind."""
-    while name not in stop and (index := graph.maker.get(name)) is not None:
+    while name not in stop and (index := graph.producer.get(name)) is not None:
         node = graph.nodes[index]
         if node.op_type not in ROUNDING or not node.input[0] or name in graph.constants:
             break
@@ -178,7 +178,7 @@ def _summands(graph: Graph, node: NodeProto) -> int:
     """How many numbers are added up to one of a node's result; 0 where that is not known."""
     if node.op_type in ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool"):
         return int(np.prod([size or 1 for size in graph.shapes.get(node.input[0], ())[2:]], dtype=np.int64))
-    if node.op_type not in PRODUCTS:
+    if node.op_type not in WEIGHTED_OPS:
         return 0
     weight = graph.constants.get(origin(graph, node.input[1]))
     if weight is None or not weight.dims:
@@ -203,8 +203,12 @@ def _grid(graph: Graph, name: str, nodes: Iterable[int]) -> _Grid | None:
         node = graph.nodes[index]
         if node.op_type != "QuantizeLinear" or origin(graph, node.input[0], {name}) != name:
             continue
-        scale = graph.number(node.input[1])
-        zero = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
+        scale = graph.constant_value(node.input[1])
+        zero = (
+            graph.constant_value(node.input[2])
+            if len(node.input) > 2 and node.input[2]
+            else np.zeros(1, np.uint8)
+        )
         if scale is None or zero is None or zero.dtype.kind not in "iu":
             continue
         step, middle, ends = float(scale.max()), float(zero.flat[0]), np.iinfo(zero.dtype)
@@ -218,14 +222,14 @@ def _weight_error(graph: Graph, name: str, nodes: Iterable[int]) -> float:
     largest = 0.0
     for index in nodes:
         node = graph.nodes[index]
-        if node.op_type in PRODUCTS and origin(graph, node.input[0], {name}) == name:
+        if node.op_type in WEIGHTED_OPS and origin(graph, node.input[0], {name}) == name:
             largest = max(largest, _quantisation_error(graph, node.input[1]))
     return largest
 
 
 def _quantisation_error(graph: Graph, weight: str) -> float:
     """Root mean square of the error of rounding a weight to its grid, over that of its values."""
-    while (index := graph.maker.get(weight)) is not None and graph.nodes[index].op_type in (
+    while (index := graph.producer.get(weight)) is not None and graph.nodes[index].op_type in (
         "Cast",
         "Identity",
     ):
@@ -233,8 +237,8 @@ def _quantisation_error(graph: Graph, weight: str) -> float:
     if index is None or graph.nodes[index].op_type != "DequantizeLinear":
         return 0.0
     node = graph.nodes[index]
-    levels, scale = graph.number(node.input[0]), graph.number(node.input[1])
-    zero = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    levels, scale = graph.constant_value(node.input[0]), graph.constant_value(node.input[1])
+    zero = graph.constant_value(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
     options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     if levels is None or scale is None or zero is None or options.get("block_size"):
         return 0.0

@@ -13,7 +13,7 @@ from san_deploy.artefact import (
     INPUT_NAME,
     OUTPUT_NAME,
     Artefact,
-    Operands,
+    PrecisionStats,
     read_sidecar,
     sha256_file,
     sidecar_path,
@@ -105,7 +105,7 @@ def _of_engine(pair: ModelPair) -> list[Fact]:
     return facts
 
 
-def _precision(artefact: Artefact, found: Operands) -> list[Fact]:
+def _precision(artefact: Artefact, found: PrecisionStats) -> list[Fact]:
     """Asked against built."""
     share = getattr(found, artefact.precision)
     enough = LEAST_SHARE.get(artefact.precision, _FP32_SHARE)

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from san_deploy.errors import SanError
 
-from ...graph.graph import PRODUCTS, Graph, new_name
+from ...graph.graph import WEIGHTED_OPS, Graph, new_name
 from .allowance import Precision, count_roundings, is_exact, noise, origin, precision
 from .subgraph import Subgraph, tensor_type
 
@@ -72,8 +72,8 @@ def segment(graph: Graph, end: str, paired: Iterable[str]) -> Segment:
         name = stack.pop()
         if name in stops:
             given[name] = None
-        elif name in graph.maker and name not in graph.constants:
-            index = graph.maker[name]
+        elif name in graph.producer and name not in graph.constants:
+            index = graph.producer[name]
             if index not in nodes:
                 nodes.add(index)
                 stack += [item for item in graph.nodes[index].input if item]
@@ -83,12 +83,12 @@ def segment(graph: Graph, end: str, paired: Iterable[str]) -> Segment:
     loose = {
         source
         for index in ordered
-        if graph.nodes[index].op_type in PRODUCTS
-        for name in graph.changing(graph.nodes[index])
+        if graph.nodes[index].op_type in WEIGHTED_OPS
+        for name in graph.dynamic(graph.nodes[index])
         if (source := origin(graph, name, stops)) not in stops
         and source not in graph.constants
         and graph.types.get(source) in FLOATING
-        and source in graph.maker
+        and source in graph.producer
     }
     how = precision(graph, ordered)
     return Segment(

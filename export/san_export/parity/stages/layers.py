@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 from san_deploy.artefact import Artefact
 from san_deploy.errors import SanError
 
-from ...graph.graph import LAYOUT, PRODUCTS, Graph, view
+from ...graph.graph import LAYOUT, WEIGHTED_OPS, Graph, view
 from ...graph.mask_branches import find_branches
 from ..result import LayerError, LayerFigures
 from .allowance import ROUNDING, allowed, origin
@@ -73,10 +73,14 @@ def compare_layers(reference: GraphRun, target: GraphRun, *, same_masks: bool = 
     Raises:
         SanError: the graphs have no layer in common, or the reference does not run.
     """
-    left_out: set[str] = set()
-    if not same_masks:
-        left_out = _mask_values(reference) | _mask_values(target)
+    left_out = set() if same_masks else _mask_values(reference) | _mask_values(target)
     pairs = pair_layers(reference.graph, target.graph, left_out=left_out)
+    if not same_masks:
+        pairs = {
+            name: known
+            for name, known in pairs.items()
+            if _same_module(reference.graph, known, target.graph, name)
+        }
     if reference.input != target.input:
         # Pixels are in another order of channels, as are the weights that read them.
         raw = _pixels(reference.graph) | _pixels(target.graph)
@@ -123,11 +127,11 @@ def pair_layers(
     for name, output in zip(target.outputs, reference.outputs, strict=False):
         if output not in pairs.values() and _comparable(reference, output, target, name):
             pairs[name] = output
-    return dict(sorted(pairs.items(), key=lambda pair: target.maker[pair[0]]))
+    return dict(sorted(pairs.items(), key=lambda pair: target.producer[pair[0]]))
 
 
 def _comparable(reference: Graph, known: str, target: Graph, name: str) -> bool:
-    if known not in reference.maker or name not in target.maker:
+    if known not in reference.producer or name not in target.producer:
         return False
     if known in reference.constants or name in target.constants:
         return False
@@ -136,11 +140,18 @@ def _comparable(reference: Graph, known: str, target: Graph, name: str) -> bool:
     return kinds <= FLOATING or kinds == {_BOOL}
 
 
+def _same_module(reference: Graph, known: str, target: Graph, name: str) -> bool:
+    """Whether two values are made by the operators of one module: other names prove little between other graphs."""
+    nodes = _made_by(reference, known), _made_by(target, name)
+    modules = _module(reference, nodes[0]), _module(target, nodes[1])
+    return modules[0] == modules[1] != "" and nodes[0].op_type == nodes[1].op_type
+
+
 def _nearest(graph: Graph, name: str, paired: Collection[str]) -> set[str]:
     """The nearest paired values that a value is made of; graph inputs as their place."""
     found: set[str] = set()
     seen = {name}
-    stack = [item for item in graph.nodes[graph.maker[name]].input if item]
+    stack = [item for item in graph.nodes[graph.producer[name]].input if item]
     while stack:
         value = stack.pop()
         if value in seen or value in graph.constants:
@@ -150,8 +161,8 @@ def _nearest(graph: Graph, name: str, paired: Collection[str]) -> set[str]:
             found.add(value)
         elif value in graph.inputs:
             found.add(f"input {graph.inputs.index(value)}")
-        elif value in graph.maker:
-            stack += [item for item in graph.nodes[graph.maker[value]].input if item]
+        elif value in graph.producer:
+            stack += [item for item in graph.nodes[graph.producer[value]].input if item]
     return found
 
 
@@ -159,8 +170,8 @@ def _pixels(graph: Graph) -> set[str]:
     """The values that no weighted operator has touched: pixels, normalised or not."""
     found = set(graph.inputs)
     for node in graph.nodes:
-        read = [name for name in graph.changing(node) if name in found]
-        if read and node.op_type not in PRODUCTS and found.issuperset(graph.changing(node)):
+        read = [name for name in graph.dynamic(node) if name in found]
+        if read and node.op_type not in WEIGHTED_OPS and found.issuperset(graph.dynamic(node)):
             found.update(filter(None, node.output))
     return found
 
@@ -269,12 +280,12 @@ def _or_nothing(values: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray
 def _made_by(graph: Graph, name: str) -> NodeProto:
     """The node that makes a value; casts and roundings are looked through where there is a node behind."""
     behind = origin(graph, name)
-    return graph.nodes[graph.maker[behind if behind in graph.maker else name]]
+    return graph.nodes[graph.producer[behind if behind in graph.producer else name]]
 
 
 def _module(graph: Graph, node: NodeProto) -> str:
     """The module of the network that a weighted operator is, by the name of its weight; empty for others."""
-    if node.op_type not in PRODUCTS or origin(graph, node.input[1]) not in graph.constants:
+    if node.op_type not in WEIGHTED_OPS or origin(graph, node.input[1]) not in graph.constants:
         return ""
     name = origin(graph, node.input[1])
     for ending in (".int8", ".fp16", ".fp32"):

@@ -176,7 +176,7 @@ def graph_input(model: onnx.ModelProto, artefact: Artefact) -> Input | None:
     name = None if first is None else _before(graph, first)
     if name is None:
         return None
-    needed = ancestors(graph, [graph.maker[name]], set(range(graph.maker[name])))
+    needed = ancestors(graph, [graph.producer[name]], set(range(graph.producer[name])))
     nodes = [graph.nodes[index] for index in sorted(needed)]
     read = {item for node in nodes for item in node.input}
     weights = [tensor for tensor in model.graph.initializer if tensor.name in read]
@@ -212,14 +212,14 @@ def _first_convolution(graph: Graph) -> NodeProto | None:
 def _before(graph: Graph, node: NodeProto) -> str | None:
     """What a convolution reads, or what was quantised to be read by it; before it is turned."""
     name = start = node.input[0]
-    while (maker := graph.maker.get(name)) is not None and graph.nodes[maker].op_type in _QUANTISING:
+    while (maker := graph.producer.get(name)) is not None and graph.nodes[maker].op_type in _QUANTISING:
         name = graph.nodes[maker].input[0]
         if graph.nodes[maker].op_type == "QuantizeLinear":
             start = name
-    while (maker := graph.maker.get(start)) is not None and graph.nodes[maker].op_type in _TURNING:
+    while (maker := graph.producer.get(start)) is not None and graph.nodes[maker].op_type in _TURNING:
         start = graph.nodes[maker].input[0]
     # The input itself: nothing is normalised.
-    return start if start in graph.maker else None
+    return start if start in graph.producer else None
 
 
 def _reference_input(pair: ModelPair) -> Input | None:
@@ -235,7 +235,7 @@ def _trained_pixels(pair: ModelPair, sample: Sample, rows: np.ndarray) -> np.nda
     """As training reads crops to validate on them; without PyTorch the same by `read_image` and `resize_crop`."""
     paths = [sample.paths[row] for row in rows]
     if not pair.reference.checkpoint:
-        return np.stack([resize_crop(read_image(path), sample.size_hw) for path in paths])
+        return np.stack([resize_crop(read_image(path), sample.size_hw, sample.resize) for path in paths])
     from san_train.evaluate import load_crops
 
     from san_deploy.datasets import Crop

@@ -54,7 +54,7 @@ def onnx_probe(model: onnx.ModelProto, artefact: Artefact, *, threads: int | Non
     """Look into the masks of an ONNX graph, in ONNX Runtime on the CPU.
 
     The branches are found by what they compute, in FP32, FP16 and quantised graphs alike: none of our forms
-    quantises a mask branch. An FP16 graph is to be given in its rounded form (`rounding.rounding_fp16`).
+    quantises a mask branch. An FP16 graph is to be given in its rounded form (`emulate_fp16.emulate_fp16`).
 
     Args:
         model: as `san export` writes it; not changed.
@@ -157,7 +157,7 @@ def _shown(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 def _threshold(model: onnx.ModelProto, graph: Graph, branch: MaskBranch) -> onnx.ModelProto:
     """The part from X to the mask, as a graph of its own."""
-    nodes = [graph.nodes[graph.maker[name]] for name in branch.threshold]
+    nodes = [graph.nodes[graph.producer[name]] for name in branch.threshold]
     read = dict.fromkeys(name for node in nodes for name in node.input)
     # Its length tells ONNX Runtime the rank, which the type alone would leave open.
     given = helper.make_tensor_value_info(

@@ -34,8 +34,8 @@ _DIGITS = 9
 FEW_PEOPLE = 10
 #: Two similarities this many of their standard deviations apart are not equal.
 _DEVIATIONS = 2.0
-#: Pairs of crops that the noise is measured on, and draws of the bootstrap.
-_PAIRS, _DRAWS = 20_000, 2_000
+#: Draws of the bootstrap.
+_DRAWS = 2_000
 _SCORES = (
     ("rank1_drop", "rank1", "rank-1"),
     ("map_drop", "mean_ap", "mAP"),
@@ -75,8 +75,7 @@ def compare_ranking(
     target = (target / length).astype(np.float32)
     notes: list[str] = []
     won_and_lost = None if labels is None else _ranked(reference, target, labels, notes)
-    noise = similarity_noise(reference, target, gates)
-    alike = _compare_neighbours(reference, target, tracks, noise, notes)
+    alike = _compare_neighbours(reference, target, tracks, gates, notes)
     figures = RankingFigures(
         labelled=won_and_lost is not None,
         queries=won_and_lost.queries if won_and_lost else 0,
@@ -86,7 +85,7 @@ def compare_ranking(
         interval=won_and_lost.interval if won_and_lost else {},
         won=won_and_lost.won if won_and_lost else 0,
         lost=won_and_lost.lost if won_and_lost else 0,
-        noise=noise,
+        noise=alike.noise,
         top1_agreement=alike.top1,
         top10_overlap=alike.top10,
         ties=alike.ties,
@@ -97,33 +96,28 @@ def compare_ranking(
     return Stage("ranking", figures, tuple(checks), notes=tuple(notes))
 
 
-def similarity_noise(reference: np.ndarray, target: np.ndarray, gates: Gates) -> float:
+def similarity_noise(before: np.ndarray, after: np.ndarray, dim: int, gates: Gates) -> float:
     """Standard deviation of how far the target's rounding moves the similarity of two crops.
 
-    Measured over random pairs, robustly: a few rows that are far off do not count as noise. At most what rows give
-    that just hold their gate: an error vector of length e = sqrt(2 - 2 cos) in each of two rows of D numbers, in any
-    direction, moves their inner product by sqrt(2 / D) e.
+    Measured over pairs, robustly: a few rows that are far off do not count as noise. At most what rows give that just
+    hold their gate: an error vector of length e = sqrt(2 - 2 cos) in each of two rows of D numbers, in any direction,
+    moves their inner product by sqrt(2 / D) e.
 
     Args:
-        reference: `(N, D)` unit rows, N >= 2.
-        target: likewise.
+        before: similarities of pairs of crops in the reference.
+        after: of the same pairs in the target.
+        dim: D.
         gates: on the rows' cosines.
     """
-    rng = np.random.default_rng(0)
-    first = rng.integers(0, len(reference), _PAIRS)
-    second = (first + rng.integers(1, len(reference), _PAIRS)) % len(reference)
-    before, after = (
-        np.einsum("nd,nd->n", rows[first], rows[second], dtype=np.float64) for rows in (reference, target)
-    )
     # The median of a normal distribution's absolute values is at 0.6745 standard deviations.
-    measured = float(np.median(np.abs(after - before))) / 0.6745
+    measured = float(np.median(np.abs(after.astype(np.float64) - before))) / 0.6745
     cosines = [
         gates.limits[name] for name in ("min_cosine", "mean_cosine", "p1_cosine") if name in gates.limits
     ]
     if not cosines:
         return measured
     error = np.sqrt(max(0.0, 2.0 - 2.0 * max(cosines)))
-    return min(measured, float(np.sqrt(2.0 / reference.shape[1]) * error))
+    return min(measured, float(np.sqrt(2.0 / dim) * error))
 
 
 class _Ranked(NamedTuple):
@@ -173,7 +167,7 @@ def _ranks(rows: np.ndarray, labels: SampleLabels) -> metrics.QueryRanks:
         query_camera=labels.camera[query],
         gallery_camera=labels.camera[gallery],
     )
-    return metrics.rank_queries(metrics.products(rows[query], rows[gallery]), known)
+    return metrics.rank_queries(metrics.Similarity(rows[query], rows[gallery]), known)
 
 
 def _values(ranks: metrics.QueryRanks, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -204,7 +198,7 @@ class _Others:
     """Scores of each crop with the crops of other tracklets; its own tracklet is below all."""
 
     def __init__(self, rows: np.ndarray, track: np.ndarray) -> None:
-        self._scores = metrics.products(rows, rows)
+        self._scores = metrics.Similarity(rows, rows)
         self._track = track
         self.shape = self._scores.shape
 
@@ -215,13 +209,14 @@ class _Others:
 
 
 class _Alike(NamedTuple):
+    noise: float
     top1: float
     top10: float
     ties: int
 
 
 def _compare_neighbours(
-    reference: np.ndarray, target: np.ndarray, tracks: Sequence[str], noise: float, notes: list[str]
+    reference: np.ndarray, target: np.ndarray, tracks: Sequence[str], gates: Gates, notes: list[str]
 ) -> _Alike:
     """What both models have in common of each crop's nearest crops of other tracklets."""
     _, track = np.unique(np.array(tracks), return_inverse=True)
@@ -230,6 +225,10 @@ def _compare_neighbours(
         notes.append(f"With fewer than {_TRACKLETS} tracklets, each crop stands for a tracklet of its own.")
     count = min(_NEAREST, len(reference) - 1)
     first, second = (nearest(_Others(rows, track), count) for rows in (reference, target))
+    # Of neighbours, since the similarity of crops that are alike moves less.
+    after = np.einsum("nd,nkd->nk", target, target[first.column])
+    others = first.score > _OWN
+    noise = similarity_noise(first.score[others], after[others], reference.shape[1], gates)
     # The difference of two similarities has sqrt(2) of the noise of one.
     equal = _DEVIATIONS * np.sqrt(2.0) * noise
     # How near the reference finds the target's neighbours.
@@ -243,7 +242,7 @@ def _compare_neighbours(
             "Neighbours are of other tracklets, and crops of one tracklet count as one: the very same crop is the "
             f"nearest for {exact:.1%}."
         )
-    return _Alike(float((same | tied).mean()), float(np.mean(overlap)), int(tied.sum()))
+    return _Alike(noise, float((same | tied).mean()), float(np.mean(overlap)), int(tied.sum()))
 
 
 def _shared(
@@ -254,13 +253,14 @@ def _shared(
     there = int((first.score[row] > _OWN).sum())
     wanted = Counter(track[first.column[row, :there]].tolist())
     last = first.score[row, there - 1] - equal
+    own = set(first.column[row, :there].tolist())
     shared = 0
     for column, score in zip(second.column[row, :there], known, strict=False):
-        mine = int(track[column])
-        if wanted[mine] > 0:
-            wanted[mine] -= 1
+        of = int(track[column])
+        if wanted[of] > 0:
+            wanted[of] -= 1
             shared += 1
-        elif score >= last:
+        elif score >= last and column not in own:
             shared += 1
     return shared / there
 
@@ -283,8 +283,8 @@ def _label_checks(figures: RankingFigures, gates: Gates) -> list[Check]:
         limit = max(gates.limits.get(gate, one), one)
         if gates.limits.get(gate, one) < one:
             message += f"; {gates.limits[gate]:g} points are less than one query, which may be lost"
-        if gate not in gates.asked and loss > limit and low <= 0:
-            message += ": other people may well lose nothing"
+        if gate not in gates.asked and loss > limit and low < 0:
+            message += ": other people may as well gain"
             limit = loss
         checks += gates.check(gate, loss, message, limit=limit)
     return checks

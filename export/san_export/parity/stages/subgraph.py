@@ -98,7 +98,7 @@ def steps(
     step_of = _assign(graph, plan)
     last_use: dict[str, int] = {}
     for index, step in step_of.items():
-        for name in graph.changing(graph.nodes[index]):
+        for name in graph.dynamic(graph.nodes[index]):
             last_use[name] = max(last_use.get(name, 0), step)
     for step, names in enumerate(plan):
         for name in names:
@@ -108,7 +108,7 @@ def steps(
         indices = sorted(index for index, at in step_of.items() if at == step)
         nodes = [graph.nodes[index] for index in indices]
         made = {name for node in nodes for name in node.output if name}
-        read = {name for node in nodes for name in graph.changing(node)} - made
+        read = {name for node in nodes for name in graph.dynamic(node)} - made
         wanted = [name for name in dict.fromkeys(names) if name in made]
         wanted += sorted(name for name in made - set(wanted) if last_use.get(name, 0) > step)
         if nodes and wanted:
@@ -123,13 +123,15 @@ def _assign(graph: Graph, plan: Sequence[Sequence[str]]) -> dict[int, int]:
     """The first step that needs each node, of those that any needs."""
     found: dict[int, int] = {}
     for step, names in enumerate(plan):
-        stack = [graph.maker[name] for name in names if name in graph.maker]
+        stack = [graph.producer[name] for name in names if name in graph.producer]
         while stack:
             index = stack.pop()
             if index in found:
                 continue
             found[index] = step
-            stack += [graph.maker[name] for name in graph.changing(graph.nodes[index]) if name in graph.maker]
+            stack += [
+                graph.producer[name] for name in graph.dynamic(graph.nodes[index]) if name in graph.producer
+            ]
     return found
 
 

@@ -11,7 +11,7 @@ from san_export.parity.models import ModelPair, ParityModel, open_pair
 from san_export.parity.result import ArtefactFigures, Stage
 from san_export.parity.stages.artefact import check_artefact
 
-from san_deploy.artefact import Engine, Operands, sidecar_path
+from san_deploy.artefact import Engine, PrecisionStats, sidecar_path
 from tests.san_export.parity.conftest import Files
 
 
@@ -43,7 +43,7 @@ def test_good_files_agree(files: Files) -> None:
     [
         # An FP32 file that says that it is FP16: what was asked for was not built.
         ({"precision": "fp16"}, "precision"),
-        ({"operands": Operands(10, 0.0, 1.0, 0.0)}, "operands"),
+        ({"operands": PrecisionStats(10, 0.0, 1.0, 0.0)}, "operands"),
         ({"checkpoint_sha256": "f" * 64}, "checkpoint"),
         ({"input": "float"}, "input"),
         ({"mean_rgb": (0.5, 0.5, 0.5)}, "mean_rgb"),
@@ -91,9 +91,9 @@ def test_an_engine_by_what_was_counted_when_it_was_built(files: Files) -> None:
     engine = Engine("tensorrt", "10", "", "", ("sm86",), (1, 8, 16), "0" * 64, False, "none", False, "")
     opened = open_pair(files.fp32, files.fp32)
     for operands, precision, expected in (
-        (Operands(20, 0.0, 1.0, 0.0, "engine"), "fp16", set()),
+        (PrecisionStats(20, 0.0, 1.0, 0.0, "engine"), "fp16", set()),
         # It was asked for FP16, and TensorRT built FP32.
-        (Operands(20, 1.0, 0.0, 0.0, "engine"), "fp16", {"precision"}),
+        (PrecisionStats(20, 1.0, 0.0, 0.0, "engine"), "fp16", {"precision"}),
         (None, "fp16", {"precision"}),
     ):
         artefact = dataclasses.replace(

@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.crops import CheckCrops
 from san_export.graph.graph import view
 from san_export.onnx_writer import to_onnx
 from san_export.parity.result import LayerFigures
 from san_export.parity.stages import layers as module
 from san_export.parity.stages.layers import GraphRun, compare_layers, pair_layers
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
+from san_export.verify import CheckCrops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SharpAttentionNetwork
 
@@ -53,7 +53,7 @@ def lower(crops: CheckCrops) -> dict[str, Change]:
     """What brings a graph to each precision."""
     return {
         "fp32": lambda model: model,
-        "fp16": lambda model: rounding_fp16(to_fp16(model)),
+        "fp16": lambda model: emulate_fp16(to_fp16(model)),
         "tensorrt": lambda model: quantise(model, crops.images[:8], form="tensorrt"),
         "cpu": lambda model: quantise(model, crops.images[:8], form="cpu"),
     }
@@ -102,7 +102,7 @@ def test_a_sound_export_is_not_accused(
 def test_typed_fp16_and_int8_with_the_rest_in_fp16(argmax_model: onnx.ModelProto, crops: CheckCrops) -> None:
     assert compare(argmax_model, to_fp16(argmax_model), crops).first is None
     mixed = to_fp16(quantise(argmax_model, crops.images, form="tensorrt"))
-    assert compare(argmax_model, rounding_fp16(mixed), crops).first is None
+    assert compare(argmax_model, emulate_fp16(mixed), crops).first is None
 
 
 def test_other_input_forms_are_no_difference(
@@ -267,8 +267,8 @@ def test_a_name_counts_where_the_values_behind_it_have_the_same(argmax_model: on
     pairs = pair_layers(graph, view(faults.with_names_exchanged(argmax_model, one, two)))
     assert {one, two} & set(pairs) != {one, two}
     whole = pair_layers(graph, graph)
-    assert whole == {name: name for name in graph.maker if name not in graph.constants and name in whole}
-    assert len(whole) > 100 and list(whole) == sorted(whole, key=lambda name: graph.maker[name])
+    assert whole == {name: name for name in graph.producer if name not in graph.constants and name in whole}
+    assert len(whole) > 100 and list(whole) == sorted(whole, key=lambda name: graph.producer[name])
 
 
 def test_pieces_say_the_same_as_the_whole(

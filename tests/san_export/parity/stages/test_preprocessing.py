@@ -8,15 +8,15 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from san_export.crops import CheckCrops
 from san_export.parity.gates import make_gates
 from san_export.parity.models import ModelPair, open_pair
 from san_export.parity.result import PreprocessingFigures, Stage
 from san_export.parity.sample import Sample, choose
 from san_export.parity.stages.preprocessing import compare_preprocessing, graph_input
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
+from san_export.verify import CheckCrops
 from san_train.data import normalise
 
 from san_deploy.preprocess import MEAN_RGB, STD_RGB
@@ -63,7 +63,7 @@ def test_every_form_sees_the_normalised_crop(
         "cpu": (quantise(argmax_model, crops.images, form="cpu"), "uint8"),
     }
     for name in ("tensorrt", "cpu"):
-        forms[f"{name}, the rest in FP16"] = (rounding_fp16(to_fp16(forms[name][0])), "uint8")
+        forms[f"{name}, the rest in FP16"] = (emulate_fp16(to_fp16(forms[name][0])), "uint8")
     for name, (model, form) in forms.items():
         seen = graph_input(model, dataclasses.replace(files.artefact, input=form))
         assert seen is not None

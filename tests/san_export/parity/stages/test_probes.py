@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from san_export.crops import CheckCrops
 from san_export.onnx_writer import to_onnx
 from san_export.parity.stages.probes import MaskProbe, onnx_probe
-from san_export.precision.emulate_fp16 import rounding_fp16
+from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
+from san_export.verify import CheckCrops
 from san_export.wrapper import OnnxWrapper
 from san_train.models import SharpAttentionNetwork
 
@@ -44,7 +44,7 @@ def forms(argmax_model: onnx.ModelProto, crops: CheckCrops) -> dict[str, tuple[o
     }
     return {
         "fp32": (argmax_model, artefact()),
-        "fp16": (rounding_fp16(to_fp16(argmax_model)), artefact(precision="fp16")),
+        "fp16": (emulate_fp16(to_fp16(argmax_model)), artefact(precision="fp16")),
         "unrounded": (to_fp16(argmax_model), artefact(precision="fp16")),
         **{
             f"int8 {form}": (
@@ -54,7 +54,7 @@ def forms(argmax_model: onnx.ModelProto, crops: CheckCrops) -> dict[str, tuple[o
             for form, model in quantised.items()
         },
         "int8 fp16": (
-            rounding_fp16(to_fp16(quantised["tensorrt"])),
+            emulate_fp16(to_fp16(quantised["tensorrt"])),
             artefact(precision="int8", calibration=calibration("tensorrt", "fp16")),
         ),
     }

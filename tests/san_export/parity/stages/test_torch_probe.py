@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.crops import CheckCrops
 from san_export.parity.stages.probes import onnx_probe
 from san_export.parity.stages.torch_probe import torch_probe
+from san_export.verify import CheckCrops
 from san_train.data import normalise
 from san_train.models import SharpAttentionNetwork
 

@@ -1,0 +1,1 @@
+"""Networks that others trained, as artefacts of ours: `san import`."""
