@@ -39,6 +39,10 @@ class Threshold:
         true_match_rate: share of pairs of the same person at or above it, likewise.
         impostor_pairs, genuine_pairs: how many pairs those shares were counted on.
         source: whose people they were, in words.
+        mask: of the network that they were embedded with, see `Artefact.mask`; empty in files from before it was
+            written, whose threshold is that of the mask that the file names.
+        center: whether each camera's mean was taken off the embeddings.
+        curve: rates at other thresholds: similarity, false and true match rate, in ascending order.
     """
 
     similarity: float
@@ -47,6 +51,9 @@ class Threshold:
     impostor_pairs: int
     genuine_pairs: int
     source: str
+    mask: str = ""
+    center: bool = False
+    curve: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,19 @@ class Calibration:
     rest: str = "fp32"
     left: tuple[str, ...] = ()
     reverted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Int8Rule:
+    """What an architecture says of INT8; the row of `san_train.models.ARCHITECTURES` as the file carries it.
+
+    Attributes:
+        floating: modules of soft masks and gates, by their name alone, whose layers stay in floating point.
+        min_share: least fraction, 0..1, of the operands that INT8 must reach.
+    """
+
+    floating: tuple[str, ...] = ()
+    min_share: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -155,6 +175,7 @@ class Artefact:
         threshold: calibrated on people that the network was not trained on; None where it never was.
         operands: the precision that the file has; None in files from before it was counted, which are FP32.
         calibration: of an INT8 file.
+        int8: what its architecture says of INT8; in files from before it was kept, nothing in particular.
         engine: of a TensorRT plan; None for ONNX.
         checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
         sha256: of the model file itself; empty until it is read from disk or written beside it.
@@ -175,6 +196,7 @@ class Artefact:
     threshold: Threshold | None = None
     operands: PrecisionStats | None = None
     calibration: Calibration | None = None
+    int8: Int8Rule = Int8Rule()
     engine: Engine | None = None
     checks: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -269,6 +291,35 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return printable(value) if isinstance(value, str) else value
+
+
+def parse_mask(name: str) -> tuple[str, float]:
+    """`argmax` -> (`argmax`, 0), `expected` -> (`expected`, 0), `ramp:0.0625` -> (`ramp`, 0.0625).
+
+    Raises:
+        ValueError: any other name, or EPS outside (0, 1].
+    """
+    kind, _, width = name.partition(":")
+    if kind in ("argmax", "expected") and not width:
+        return kind, 0.0
+    if kind == "ramp":
+        try:
+            eps = float(width)
+        except ValueError:
+            eps = 0.0
+        if 0.0 < eps <= 1.0:
+            return kind, eps
+    raise ValueError(f"mask '{name}' is none of argmax, expected, ramp:EPS with 0 < EPS <= 1")
+
+
+def mask_name(name: str) -> str:
+    """A mask's name as it is written down: `ramp:1e-1` -> `ramp:0.1`.
+
+    Raises:
+        ValueError: of `parse_mask`.
+    """
+    kind, eps = parse_mask(name)
+    return f"{kind}:{eps:g}" if kind == "ramp" else kind
 
 
 def sidecar_path(path: Path) -> Path:

@@ -51,19 +51,14 @@ class CheckpointInfo:
         return str(self.recipe.get("deploy_mask", _DEFAULT_MASK))
 
     @property
-    def deploy_mask(self) -> str:
-        """The mask that it is deployed with where nobody asks for another; empty where its masks are not sharp.
+    def recommended_mask(self) -> str:
+        """The mask that the recipe names where it is not the default, argmax; empty where there is no choice.
 
-        Only the network itself knows its masks for sure, and PyTorch alone can build it. Architecture `san` tells
-        by its settings, and another by a recipe that names something else than the default, which every recipe
-        has.
+        Only the network itself knows its masks for sure, and PyTorch alone can build it: a soft gate and a network
+        without attention are told by their settings.
         """
-        named = self.named_mask
-        if self.arch != "san":
-            return named if named != _DEFAULT_MASK else ""
-        # What is not recorded was the default: a sharp block after each stage.
         sharp = self.settings.get("gate", "sharp") == "sharp" and self.settings.get("attention", True)
-        return named if sharp else ""
+        return self.named_mask if sharp and self.named_mask != _DEFAULT_MASK else ""
 
 
 @dataclass(frozen=True)

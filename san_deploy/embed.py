@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .artefact import Artefact
 from .backends import Backend
 from .errors import SanError, UsageError
 from .images import UnreadableImage, list_crops, track_of
@@ -54,7 +53,7 @@ class Embeddings:
     """The crops of one folder, in the order of their paths.
 
     Attributes:
-        embedding: `(N, D)` float32, unit rows.
+        embedding: `(N, D)` float32, norm 1.
         path: `(N,)` str, relative to the folder, with `/`.
         track: `(N,)` str, the tracklet of each crop: its folder, or itself where it lies loose.
         model: the model's identity, `Artefact.as_dict()`.
@@ -80,16 +79,49 @@ class Embeddings:
         return sorted({track_of(Path(item.path)) for item in self.unreadable} - set(self.track.tolist()))
 
 
+@dataclass(frozen=True, eq=False)
+class EmbeddedFiles:
+    """Listed files as embeddings.
+
+    Attributes:
+        embedding: `(N, D)` float32, norm 1, of the files that were readable, in their order.
+        kept: `(N,)` int64, which of the files they are.
+        unreadable: files that were left out.
+        seconds: that it took, decoding included.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    kept: npt.NDArray[np.int64]
+    unreadable: list[Unreadable]
+    seconds: float
+
+
+class Views(Protocol):
+    """Test-time augmentation, as `evaluation.TTA`: several views of a crop, whose embeddings are pooled."""
+
+    @property
+    def count(self) -> int:
+        """Views of one crop."""
+
+    def read(self, path: Path, size_hw: tuple[int, int], resize: str) -> np.ndarray:
+        """`(count, H, W, 3)` uint8 BGR, or UnreadableImage."""
+
+    def pool(self, rows: np.ndarray) -> np.ndarray:
+        """`(N x count, D)` to `(N, D)`."""
+
+
 def embed_folder(
     folder: StrPath,
     backend: Backend,
     *,
     batch: int = 32,
     workers: int | None = None,
+    per_track: int | None = None,
     strict: bool = False,
     progress: Callable[[int], Any] | None = None,
+    crops: Iterable[Path] | None = None,
 ) -> Embeddings:
-    """Embed every crop below `folder`.
+    """Embed every crop below `folder`, or those named.
 
     The result does not depend on how fast which thread is: files are taken in sorted order, and only the
     last batch is smaller than `batch`.
@@ -99,45 +131,34 @@ def embed_folder(
         backend: the opened model. It is called by two threads at a time.
         batch: crops per call.
         workers: threads that decode; None takes one for each core.
+        per_track: crops of a tracklet at most, spread evenly over it; None takes all.
         strict: raise at the first unreadable crop instead of leaving it out.
         progress: called in this thread with the number of files that are done since its last call.
+        crops: those to embed, relative to `folder`; None takes all.
 
     Raises:
         SanError: `folder` is missing or holds no readable crop, the model fails, or `strict`.
     """
-    if batch < 1 or (workers is not None and workers < 1):
-        raise UsageError(f"batch and workers are at least 1; received {batch} and {workers}")
     folder = Path(folder)
     start = time.perf_counter()
-    workers = workers or usable_cores()
-    told = progress or (lambda count: None)
-    unreadable: list[Unreadable] = []
-    paths: list[str] = []
-    rows: list[np.ndarray] = []
+    names: list[str] = []
 
-    def read(chunk: list[Path]) -> list[_Crop | Unreadable]:
-        return _read_chunk(folder, chunk, backend.artefact)
+    def listed() -> Iterator[Path]:
+        for crop in list_crops(folder, per_track=per_track) if crops is None else crops:
+            names.append(crop.as_posix())
+            yield folder / crop
 
-    def call(group: tuple[list[str], np.ndarray]) -> tuple[list[str], np.ndarray]:
-        names, crops = group
-        return names, backend(crops)
-
-    with threads(workers, "san-decode") as decoders, threads(CALLS, "san-embed") as callers:
-        # Two batches and a task for each thread wait decoded at most, however long the network takes.
-        ahead = -(-2 * batch // _CHUNK) + workers
-        decoded = chain.from_iterable(in_order(decoders, read, _chunks(list_crops(folder)), ahead=ahead))
-        groups = _batches(_readable(decoded, folder, unreadable, strict, told), batch)
-        for names, embedding in in_order(callers, call, groups, ahead=CALLS):
-            rows.append(embedding)
-            paths.extend(names)
-            told(len(names))
-    if not paths:
+    stream = _Stream(backend, batch=batch, workers=workers, strict=strict, progress=progress)
+    kept, embedding = stream.embed(listed())
+    unreadable = [Unreadable.of(error, folder / names[k], names[k]) for k, error in stream.unreadable]
+    if not len(kept):
         raise SanError(
             f"none of the {len(unreadable)} crops in {folder} is readable",
             why=f"the first, {unreadable[0].path}, {unreadable[0].reason}",
         )
+    paths = [names[k] for k in kept.tolist()]
     return Embeddings(
-        np.concatenate(rows),
+        embedding,
         np.array(paths, dtype=np.str_),
         np.array([track_of(Path(path)) for path in paths], dtype=np.str_),
         backend.artefact.as_dict(),
@@ -146,46 +167,157 @@ def embed_folder(
     )
 
 
-_Crop = tuple[str, np.ndarray]
+def embed_files(
+    paths: Sequence[Path],
+    backend: Backend,
+    views: Views | None = None,
+    *,
+    batch: int = 32,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> EmbeddedFiles:
+    """Embed image files, in bounded memory and in order as `embed_folder`.
+
+    Args:
+        paths: of the files.
+        backend: the opened model. It is called by two threads at a time.
+        views: test-time augmentation; None is none.
+        batch: crops per call; with several views so many that they fit, at least those of one crop.
+        workers: threads that decode; None takes one for each core.
+        strict: raise at the first unreadable crop instead of leaving it out.
+        progress: called in this thread with the number of files that are done since its last call.
+
+    Raises:
+        SanError: no crop is readable, the model fails, or `strict`.
+    """
+    start = time.perf_counter()
+    stream = _Stream(backend, views, batch=batch, workers=workers, strict=strict, progress=progress)
+    kept, embedding = stream.embed(iter(paths))
+    unreadable = [Unreadable.of(error, paths[k], str(paths[k])) for k, error in stream.unreadable]
+    if not len(kept):
+        raise SanError(
+            f"none of the {len(unreadable)} crops is readable",
+            why=f"the first, {unreadable[0].path}, {unreadable[0].reason}" if unreadable else "",
+        )
+    return EmbeddedFiles(embedding, kept, unreadable, time.perf_counter() - start)
 
 
-def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
-    while chunk := list(islice(paths, _CHUNK)):
-        yield chunk
+#: The first file's number, its place in the slab (the memory of whole batches), the files, the slab.
+_Part = tuple[int, int, list[Path], np.ndarray]
+_Failure = tuple[int, UnreadableImage]
 
 
-def _read_chunk(folder: Path, chunk: list[Path], artefact: Artefact) -> list[_Crop | Unreadable]:
-    found: list[_Crop | Unreadable] = []
-    for path in chunk:
-        try:
-            found.append((path.as_posix(), read_crop(folder / path, artefact.size_hw, artefact.resize)))
-        except UnreadableImage as error:
-            found.append(Unreadable.of(error, folder / path, path.as_posix()))
-    return found
+class _Stream:
+    """Files to embeddings. Threads decode into the memory of batches, other threads call the network.
 
+    Attributes:
+        unreadable: number of a file, and what was wrong with it, in order.
+    """
 
-def _readable(
-    items: Iterable[_Crop | Unreadable],
-    folder: Path,
-    unreadable: list[Unreadable],
-    strict: bool,
-    told: Callable[[int], Any],
-) -> Iterator[_Crop]:
-    for item in items:
-        if not isinstance(item, Unreadable):
-            yield item
-            continue
-        if strict:
-            raise SanError(
-                f"{folder / item.path} {item.reason}", do="mend or remove it, or leave out --strict"
-            )
-        unreadable.append(item)
-        told(1)
+    def __init__(
+        self,
+        backend: Backend,
+        views: Views | None = None,
+        *,
+        batch: int,
+        workers: int | None,
+        strict: bool,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        if batch < 1 or (workers is not None and workers < 1):
+            raise UsageError(f"batch and workers are at least 1; received {batch} and {workers}")
+        self._backend = backend
+        self._views = views if views is not None and views.count > 1 else None
+        self._count = views.count if self._views and views else 1
+        # In files from here on.
+        self._batch = max(1, batch // self._count)
+        self._part = max(1, _CHUNK // self._count)
+        self._workers = workers or usable_cores()
+        self._strict = strict
+        self._progress = progress or (lambda count: None)
+        self.unreadable: list[_Failure] = []
 
+    def embed(self, paths: Iterator[Path]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Numbers of the readable files, and their embeddings."""
+        kept: list[np.ndarray] = []
+        embeddings: list[np.ndarray] = []
+        with threads(self._workers, "san-decode") as decoders, threads(CALLS, "san-embed") as callers:
+            # Two batches and a task for each thread wait decoded at most, however long the network takes.
+            ahead = -(-2 * self._batch // self._part) + self._workers
+            decoded = in_order(decoders, self._read, self._parts(paths), ahead=ahead)
+            for numbers, embedding in in_order(callers, self._call, self._batches(decoded), ahead=CALLS):
+                kept.append(numbers)
+                embeddings.append(embedding)
+                self._progress(len(numbers))
+        if not kept:
+            return np.empty(0, np.int64), np.empty((0, self._backend.artefact.embedding_dim), np.float32)
+        return np.concatenate(kept), np.concatenate(embeddings)
 
-def _batches(crops: Iterator[_Crop], batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    while group := list(islice(crops, batch)):
-        yield [name for name, _ in group], np.stack([crop for _, crop in group])
+    def _parts(self, paths: Iterator[Path]) -> Iterator[_Part]:
+        """Memory for whole batches, in parts that one thread fills at a time."""
+        height, width = self._backend.artefact.size_hw
+        # Of small batches several, so that a part is worth handing over.
+        size = self._batch * -(-self._part // self._batch)
+        number = 0
+        while files := list(islice(paths, size)):
+            slab = np.empty((len(files) * self._count, height, width, 3), np.uint8)
+            for place in range(0, len(files), self._part):
+                yield number + place, place, files[place : place + self._part], slab
+            number += len(files)
+
+    def _read(self, part: _Part) -> tuple[_Part, list[_Failure]]:
+        number, place, files, slab = part
+        artefact, count = self._backend.artefact, self._count
+        size_hw, resize = artefact.size_hw, artefact.resize
+        failed: list[_Failure] = []
+        for k, path in enumerate(files):
+            try:
+                if self._views is None:
+                    slab[place + k] = read_crop(path, size_hw, resize)
+                else:
+                    slab[(place + k) * count : (place + k + 1) * count] = self._views.read(
+                        path, size_hw, resize
+                    )
+            except UnreadableImage as error:
+                failed.append((number + k, error))
+        return part, failed
+
+    def _batches(
+        self, parts: Iterable[tuple[_Part, list[_Failure]]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers of files and their crops: `batch` of them, but for the last."""
+        count, size = self._count, self._batch
+        numbers, crops = np.empty(0, np.int64), np.empty(0, np.uint8)  # what did not fill a batch
+        lost: list[int] = []
+        for (number, place, files, slab), failed in parts:
+            for index, error in failed:
+                if self._strict:
+                    raise SanError(str(error), do="mend or remove it, or leave out --strict")
+                self.unreadable.append((index, error))
+                self._progress(1)
+            lost += [place + index - number for index, _ in failed]
+            if (place + len(files)) * count < len(slab):
+                continue
+            found, filled = np.arange(number - place, number + len(files)), slab
+            if lost:
+                found = np.delete(found, lost)
+                filled = np.delete(slab.reshape(-1, count, *slab.shape[1:]), lost, axis=0)
+                filled = filled.reshape(-1, *slab.shape[1:])
+                lost = []
+            if len(numbers):
+                found, filled = np.concatenate([numbers, found]), np.concatenate([crops, filled])
+            whole = len(found) // size * size
+            for low in range(0, whole, size):
+                yield found[low : low + size], filled[low * count : (low + size) * count]
+            numbers, crops = found[whole:], filled[whole * count :]
+        if len(numbers):
+            yield numbers, crops
+
+    def _call(self, group: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        numbers, crops = group
+        rows = self._backend(crops)
+        return numbers, rows if self._views is None else self._views.pool(rows)
 
 
 def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -> None:

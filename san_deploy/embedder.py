@@ -280,6 +280,7 @@ def match(
         SanError: a folder is missing, empty or wholly unreadable; the model fails.
     """
     from .matching.match import match_folders
+    from .matching.sources import Reading
 
     embedder = model if isinstance(model, Embedder) else Embedder(model)
     return match_folders(
@@ -287,7 +288,5 @@ def match(
         embedder.backend,
         threshold=threshold,
         top=top,
-        batch=embedder.batch,
-        workers=workers,
-        strict=strict,
+        reading=Reading(embedder.batch, workers, strict),
     )

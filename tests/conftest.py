@@ -13,6 +13,8 @@ from PIL import Image
 from san_deploy.cli import main
 from tests.tiny_models import tiny_model
 
+pytest_plugins = ("tests.networks",)
+
 
 class Result(NamedTuple):
     """What one call of `san` gave."""

@@ -41,7 +41,7 @@ _STEADIER = "ramp:0.0625"
 
 
 @dataclass(frozen=True)
-class Graph:
+class CheckedGraph:
     """An FP32 graph that gives what the trained network gives.
 
     Attributes:
@@ -65,7 +65,7 @@ def export_graph(
     gate: Gate | None,
     opset: int,
     report: Callable[[str], None],
-) -> Graph:
+) -> CheckedGraph:
     """Write a checkpoint's graph as ONNX and check it against PyTorch, crop by crop.
 
     Args:
@@ -121,7 +121,7 @@ def export_graph(
     write_onnx(model, artefact, path)
     # The file was written again, with the figures in it: one more look at what lies on the disk.
     open_checked(path)(chosen.images[:1])
-    return Graph(artefact, parity, sum(parameter.numel() for parameter in network.parameters()))
+    return CheckedGraph(artefact, parity, sum(parameter.numel() for parameter in network.parameters()))
 
 
 def compare(network: Network, path: Path, crops: CheckCrops, *, mask: str) -> Parity:

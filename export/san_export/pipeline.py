@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from san_deploy.artefact import Artefact, sha256_file, sidecar_path, write_sidecar
+from san_deploy.artefact import Artefact, mask_name, sha256_file, sidecar_path, write_sidecar
 from san_deploy.backends.onnxruntime import export_int8
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_pair
 
-from .request import Plan, Request, plan
+from .request import ExportPlan, ExportRequest, plan
 from .verify import Parity, open_checked
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Exported:
 
 
 def export(
-    request: Request, *, report: Report = lambda line: None, progress: Progress | None = None
+    request: ExportRequest, *, report: Report = lambda line: None, progress: Progress | None = None
 ) -> Exported:
     """Export a checkpoint or an ONNX file of ours.
 
@@ -96,11 +97,6 @@ def export(
         with atomic_pair(todo.onnx, sidecar_path, force=request.force) as temporary:
             with _fp32(request, todo, temporary, report) as base:
                 artefact = base.artefact
-                if artefact.precision != "fp32":
-                    raise UsageError(
-                        f"{todo.source} is {artefact.precision} already",
-                        do="give the FP32 file or the checkpoint, or build its engine: --engine alone",
-                    )
                 if todo.precision in (None, "fp32"):
                     if base.path != temporary:
                         temporary.write_bytes(base.path.read_bytes())
@@ -143,31 +139,64 @@ class _Base:
 
 
 @contextlib.contextmanager
-def _fp32(request: Request, todo: Plan, target: Path, report: Report) -> Iterator[_Base]:
+def _fp32(request: ExportRequest, todo: ExportPlan, target: Path, report: Report) -> Iterator[_Base]:
     """The FP32 graph as a file: the source itself, `target`, or a temporary one that is gone afterwards."""
-    if not todo.is_checkpoint:
-        yield _Base(todo.source, open_checked(todo.source).artefact)
-        return
+    with contextlib.ExitStack() as stack:
+        path = target
+        if todo.precision not in (None, "fp32"):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="san-export-"))) / "fp32.onnx"
+        yield (_from_checkpoint if todo.is_checkpoint else _from_onnx)(request, todo, path, report)
+
+
+def _from_onnx(request: ExportRequest, todo: ExportPlan, path: Path, report: Report) -> _Base:
+    """The source itself, or `path` with another mask."""
+    artefact = open_checked(todo.source).artefact
+    if artefact.precision != "fp32":
+        command = shlex.join(["san", "export", "FP32.onnx", *_arguments(request)])
+        raise UsageError(
+            f"{todo.source} is {artefact.precision.upper()} already"
+            + (", and its masks are quantised with it" if request.mask else ""),
+            do=f"start from the FP32 file or the checkpoint: {command}; or build its engine: --engine alone",
+        )
+    if request.mask is None:
+        return _Base(todo.source, artefact)
+    mask = mask_name(request.mask)
+    if mask == artefact.mask:
+        if todo.precision in (None, "fp32"):
+            raise UsageError(
+                f"{todo.source} has the mask {mask} already", do="ask for another, or for --fp16"
+            )
+        return _Base(todo.source, artefact)
+    from .mask_change import change_mask
+
+    return _Base(path, change_mask(todo.source, path, artefact, mask, crops=request.crops, report=report))
+
+
+def _arguments(request: ExportRequest) -> list[str]:
+    """The options that made a refused request what it is, to be typed again."""
+    words = {"fp16": ["--fp16"], "int8": ["--int8", "--calib", str(request.calib or "DIR")]}
+    given = words.get(request.precision or "", [])
+    if request.precision == "int8" and request.rest == "fp16":
+        given = ["--fp16", *given]
+    return [*given, *(["--mask", request.mask] if request.mask else [])]
+
+
+def _from_checkpoint(request: ExportRequest, todo: ExportPlan, path: Path, report: Report) -> _Base:
     from .checkpoint import export_graph
     from .onnx_writer import OPSET
 
-    # A gate that the user gives is for the precision that was asked for.
-    final = todo.precision == "fp32"
-    with contextlib.ExitStack() as stack:
-        path = target
-        if not final:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="san-export-"))) / "fp32.onnx"
-        graph = export_graph(
-            todo.source,
-            path,
-            mask=request.mask,
-            input_form=request.input_form or "uint8",
-            crops=request.crops,
-            gate=request.gate if final else None,
-            opset=request.opset or OPSET,
-            report=report,
-        )
-        yield _Base(path, graph.artefact, graph.parity, graph.parameters)
+    graph = export_graph(
+        todo.source,
+        path,
+        mask=request.mask,
+        input_form=request.input_form or "uint8",
+        crops=request.crops,
+        # A gate that the user gives is for the precision that was asked for.
+        gate=request.gate if todo.precision == "fp32" else None,
+        opset=request.opset or OPSET,
+        report=report,
+    )
+    return _Base(path, graph.artefact, graph.parity, graph.parameters)
 
 
 def _refuse_form(artefact: Artefact, path: Path) -> None:
@@ -178,7 +207,7 @@ def _refuse_form(artefact: Artefact, path: Path) -> None:
         )
 
 
-def _build(request: Request, todo: Plan, report: Report, progress: Progress | None) -> Artefact:
+def _build(request: ExportRequest, todo: ExportPlan, report: Report, progress: Progress | None) -> Artefact:
     from .engine.build import build_engine
 
     assert todo.engine is not None

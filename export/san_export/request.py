@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from san_deploy.artefact import sidecar_path
+from san_deploy.artefact import mask_name, sidecar_path
 from san_deploy.backends import PLANS, STARTER, trt
 from san_deploy.backends.cuda import devices
 from san_deploy.errors import SanError, UsageError
@@ -52,7 +52,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What to export, and how.
 
     Attributes:
@@ -60,12 +60,14 @@ class Request:
         out: the ONNX file or the plan; None names it after the source.
         precision: `fp32`, `fp16` or `int8`; None keeps what an ONNX source has, and is FP32 for a checkpoint.
         rest: what INT8 leaves alone: `fp32`, or `fp16` for TensorRT.
-        mask, input_form, opset: of a checkpoint; None takes the default.
+        mask: `argmax`, `expected` or `ramp:EPS`, of a checkpoint or an FP32 ONNX file; None is argmax for the one,
+            and what it has for the other.
+        input_form, opset: of a checkpoint; None takes the default.
         crops: a folder of crops to check on.
         gate: what the asked precision must reach against FP32, or FP32 against PyTorch.
         runtime: that the file is for: `auto`, `tensorrt`, `tensorrt-rtx`, or `cpu`, ONNX Runtime's own form of
             INT8, which TensorRT refuses.
-        engine: True wants a plan, False none, None one where TensorRT is installed.
+        engine: True wants a plan, False none, None one where TensorRT is installed or `runtime` names it.
         options: of the plan.
         calib: a folder of crops to calibrate on.
         calib_count: crops of it that are used.
@@ -94,7 +96,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What an export will do.
 
     Attributes:
@@ -120,7 +122,7 @@ class Plan:
     missing: str = ""
 
 
-def plan(request: Request) -> Plan:
+def plan(request: ExportRequest) -> ExportPlan:
     """Decide on the files, and refuse what does not fit together.
 
     Raises:
@@ -140,13 +142,14 @@ def plan(request: Request) -> Plan:
     _check_int8(request)
     runtime, missing = _builder(request)
     # The starter lies in the installed package, where nothing of a user's is written.
-    keep = not is_checkpoint and request.precision is None and request.source is not None
+    changed = request.precision is not None or request.mask is not None
+    keep = not is_checkpoint and not changed and request.source is not None
     onnx, engine = _names(request, source, keep=keep)
     if keep and not runtime:
         raise SanError(
             f"{source} is an ONNX file already, and there is nothing to do to it",
             why=missing.partition(";")[0] or "neither a precision nor an engine is asked for",
-            do="build an engine where TensorRT is installed; a file in FP32 also takes --fp16 or --int8 --calib DIR",
+            do="build an engine where TensorRT is installed; an FP32 file takes --mask, --fp16 or --int8 --calib DIR",
         )
     if not keep and onnx.exists() and source.samefile(onnx):
         raise UsageError(f"{onnx} is the source itself", do="name another output: -o FILE.onnx")
@@ -155,7 +158,7 @@ def plan(request: Request) -> Plan:
         if path.is_dir():
             raise SanError(f"{path} is a folder", do="name another output")
         refuse_existing(path, force=request.force)
-    return Plan(
+    return ExportPlan(
         source=source,
         is_checkpoint=is_checkpoint,
         precision=request.precision or ("fp32" if is_checkpoint else None),
@@ -168,8 +171,13 @@ def plan(request: Request) -> Plan:
     )
 
 
-def _check_source_options(request: Request, is_checkpoint: bool) -> None:
-    given = {"--mask": request.mask, "--input": request.input_form, "--opset": request.opset}
+def _check_source_options(request: ExportRequest, is_checkpoint: bool) -> None:
+    if request.mask is not None:
+        try:
+            mask_name(request.mask)
+        except ValueError as error:
+            raise UsageError(f"--mask: {error}") from error
+    given = {"--input": request.input_form, "--opset": request.opset}
     fixed = [name for name, value in given.items() if value is not None]
     if fixed and not is_checkpoint:
         what = "the starter model ships" if request.source is None else f"{request.source} is"
@@ -179,7 +187,7 @@ def _check_source_options(request: Request, is_checkpoint: bool) -> None:
         )
 
 
-def _check_int8(request: Request) -> None:
+def _check_int8(request: ExportRequest) -> None:
     if request.precision == "int8":
         if request.calib is None:
             raise UsageError(
@@ -202,7 +210,7 @@ def _check_int8(request: Request) -> None:
             raise UsageError(f"{name} is for --int8", do="add --int8, or leave it out")
 
 
-def _builder(request: Request) -> tuple[str, str]:
+def _builder(request: ExportRequest) -> tuple[str, str]:
     """The runtime that builds the plan, empty for none; and one line on what a plan would need, with a place
     for the command.
     """
@@ -228,8 +236,8 @@ def _builder(request: Request) -> tuple[str, str]:
     able = [runtime for runtime in installed if runtime != "tensorrt" or devices()]
     if able or (installed and (wanted or request.runtime != "auto")):
         return (able or installed)[0], ""
-    if wanted:
-        # Says what is missing and how to get it.
+    if wanted or request.runtime != "auto":
+        # An explicit choice is never downgraded: this says what is missing and how to get it.
         trt.load(choices[0])
     if installed:
         return (
@@ -244,7 +252,7 @@ def _builder(request: Request) -> tuple[str, str]:
     )
 
 
-def _names(request: Request, source: Path, *, keep: bool) -> tuple[Path, Path]:
+def _names(request: ExportRequest, source: Path, *, keep: bool) -> tuple[Path, Path]:
     """The ONNX file and the plan: as asked, else named after the source and lying beside it."""
     ending = PLANS[0]
     out = request.out
@@ -264,7 +272,10 @@ def _names(request: Request, source: Path, *, keep: bool) -> tuple[Path, Path]:
         return source, (source if request.out is None else request.out).with_suffix(ending)
     if out is None:
         folder = Path() if request.source is None else source.parent
-        suffix = "" if request.precision in (None, "fp32") else f"-{request.precision}"
+        # A file beside the one that it was made from says what is different about it.
+        other = request.mask is not None and source.suffix == ".onnx"
+        suffix = f"-{mask_name(request.mask).replace(':', '-')}" if other and request.mask else ""
+        suffix += "" if request.precision in (None, "fp32") else f"-{request.precision}"
         if request.precision == "int8":
             suffix += "-cpu" if request.runtime == "cpu" else "-fp16" if request.rest == "fp16" else ""
         out = folder / f"{source.stem}{suffix}.onnx"

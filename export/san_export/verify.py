@@ -11,8 +11,8 @@ import numpy as np
 
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
-from san_deploy.images import UnreadableImage, list_crops, read_image
-from san_deploy.preprocess import resize_crop
+from san_deploy.images import UnreadableImage, list_crops, spread
+from san_deploy.preprocess import read_crop, resize_crop
 
 #: Crops per call: one, an odd few, and more than any runtime handles as a special case.
 BATCHES = (1, 3, 16)
@@ -49,10 +49,10 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
     """
     paths = list(list_crops(folder))
     images, names, unreadable = [], [], 0
-    for place in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)):
+    for path in spread(paths, count):
         try:
-            images.append(resize_crop(read_image(folder / paths[place]), size_hw))
-            names.append(paths[place].as_posix())
+            images.append(read_crop(folder / path, size_hw))
+            names.append(path.as_posix())
         except UnreadableImage:
             unreadable += 1
     if not images:

@@ -68,6 +68,14 @@ _ROWS = (
         made_by=_ENGINE,
     ),
     BackendSpec(
+        "openvino",
+        ".openvino",
+        (".onnx",),
+        ("cpu",),
+        packages=("openvino",),
+        int8_form="cpu",
+    ),
+    BackendSpec(
         "torch",
         ".torch",
         (".safetensors",),

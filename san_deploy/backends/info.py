@@ -65,7 +65,9 @@ class FileInfo:
             if self.artefact is None
             else {"input": input_of(self.artefact), "output": output_of(self.artefact)}
         )
-        mask = {} if self.checkpoint is None else {"deploy_mask": self.checkpoint.deploy_mask or None}
+        mask = (
+            {} if self.checkpoint is None else {"recommended_mask": self.checkpoint.recommended_mask or None}
+        )
         return asdict(self) | {"path": printable(self.path)} | ports | mask
 
 

@@ -103,10 +103,7 @@ class OnnxRuntime:
         self._path = path
         # On the CPU first, in any case: whether the file is whole does not depend on what a GPU makes of it.
         self._session = open_cpu(data, path, optimise=device is None)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.artefact: Artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
-        check_sidecar(self.artefact, path)
-        _check_graph(self._session, self.artefact, path)
+        self.artefact: Artefact = _describe(self._session, data, path)
         if device is None and (entries := int8_entries(self.artefact)):
             self._session = open_cpu(data, path, entries=entries)
         self.note = _note(self.artefact, path, asked)
@@ -145,6 +142,26 @@ class OnnxRuntime:
                 f"{self._path} failed in ONNX Runtime", why=first_line(error), do=_EXPORT
             ) from error
         return output
+
+
+def read_onnx(path: Path) -> tuple[bytes, Artefact]:
+    """The bytes of an ONNX file of `san export`, and what it says of itself, for another runtime to run.
+
+    Raises:
+        SanError: as `OnnxRuntime`.
+    """
+    data = _read(path)
+    session = open_cpu(data, path, optimise=False)
+    return data, _describe(session, data, path)
+
+
+def _describe(session: onnxruntime.InferenceSession, data: bytes, path: Path) -> Artefact:
+    """What the file says of itself, held against its sidecar and its graph."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
+    check_sidecar(artefact, path)
+    _check_graph(session, artefact, path)
+    return artefact
 
 
 def missing_provider(name: str) -> str:

@@ -40,7 +40,7 @@ class TorchNetwork:
     Args:
         path: the checkpoint, .safetensors.
         device: `cpu`, `cuda` or `cuda:1`, as PyTorch names it.
-        mask: `argmax`, `expected` or `ramp:EPS`; None is what the checkpoint was trained for.
+        mask: `argmax`, `expected` or `ramp:EPS`; None is argmax where there is a choice.
         threads: of PyTorch while it runs here on the CPU; None leaves them as they are.
 
     Attributes:

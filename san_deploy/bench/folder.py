@@ -18,8 +18,8 @@ from ..backends import Backend
 from ..data.samples import extract_samples
 from ..embed import CALLS, embed_folder
 from ..errors import SanError
-from ..images import UnreadableImage, list_crops, open_rgb
-from ..preprocess import resize_rgb
+from ..images import UnreadableImage, list_crops, read_image, spread
+from ..preprocess import resize_crop
 from . import latency
 from .engine import batches
 from .interleaved import Schedule, interleave
@@ -97,17 +97,17 @@ def open_crops(folder: Path | None, count: int) -> Iterator[Crops]:
 
 def _chosen(folder: Path, count: int, source: str) -> Crops:
     found = list(list_crops(folder))
-    places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
+    tried = spread(found, count)
     readable = []
-    for path in (folder / found[place] for place in places):
+    for path in (folder / crop for crop in tried):
         try:
-            open_rgb(path)
+            read_image(path)
             readable.append(path.resolve())
         except UnreadableImage:
             continue
     if not readable:
-        raise SanError(f"none of the crops in {folder} can be read", why=f"{len(places)} were tried")
-    return Crops(readable, source, len(places) - len(readable))
+        raise SanError(f"none of the crops in {folder} can be read", why=f"{len(tried)} were tried")
+    return Crops(readable, source, len(tried) - len(readable))
 
 
 def measure_folders(
@@ -191,9 +191,9 @@ def decoding_cpu_ms(paths: Sequence[Path], size_hw: tuple[int, int]) -> tuple[fl
     decode_s = resize_s = 0.0
     for path in paths:
         start = time.thread_time()
-        image = open_rgb(path)
+        image = read_image(path)
         decoded = time.thread_time()
-        resize_rgb(image, size_hw)
+        resize_crop(image, size_hw)
         decode_s += decoded - start
         resize_s += time.thread_time() - decoded
     return 1e3 * decode_s / len(paths), 1e3 * resize_s / len(paths)

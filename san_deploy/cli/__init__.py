@@ -25,10 +25,12 @@ COMMANDS = {
     "embed": "Embed a folder of crops.",
     "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",
     "export": "Turn a checkpoint into an ONNX file and an engine that the edge runs.",
+    "gallery": "Keep tracklets, to search for people and to know them again.",
     "import": "Wrap an embedding network that others trained, so that all commands take it.",
     "info": "Say what a model file is and where it runs, or what this machine has.",
     "match": "Match people across cameras, write the report.",
     "parity": "Say whether a deployed model ranks as the trained network does, and where it differs.",
+    "search": "Find where a person was seen, in a gallery.",
     "train": "Train a Sharp Attention Network.",
 }
 

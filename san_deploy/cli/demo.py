@@ -84,8 +84,11 @@ def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tu
     from ..datasets.crop_folder import IDENTITIES, read_identities
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
+    from ..matching.identities import find_people
+    from ..matching.identity_accuracy import score_people
     from ..matching.match import match_folders
     from ..matching.output import write_matches
+    from ..matching.sources import Reading
     from ..reports.match_report import write_report
 
     root = folder / "cameras"
@@ -93,12 +96,14 @@ def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tu
     extract_samples(root)
     labels = {key: person for key, (person, _) in read_identities(root / IDENTITIES).items()}
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    matching = match_folders(folders, backend, threshold=threshold, progress=bar)
+    matching = match_folders(folders, backend, threshold=threshold, reading=Reading(progress=bar))
     track_to_pid = pids_from_labels(matching, labels, root / IDENTITIES)
     accuracy = score(matching, track_to_pid)
+    people = find_people(matching)
     # The folder has a temporary name while it is written; what is written down is where it will be.
     shown = {camera.name: f"cameras/{camera.name}" for camera in matching.cameras}
-    write_matches(folder, matching, accuracy=accuracy, shown=shown)
+    judged = score_people(matching, people, track_to_pid)
+    write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged, shown=shown)
     title = f"{len(set(labels.values()))} drawn people, {len(folders)} cameras"
     write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy, title=title)
     return matching, accuracy

@@ -29,6 +29,7 @@ _NAMED = 10
 )
 @options.model
 @options.running
+@options.per_track
 @options.reading
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @options.as_json
@@ -39,6 +40,7 @@ def command(
     model: Path | None,
     backend: str,
     device: str,
+    per_track: int | None,
     batch: int,
     workers: int | None,
     strict: bool,
@@ -62,13 +64,21 @@ def command(
     from ..images import list_crops
     from ..io.progress import bar
 
-    files = sum(1 for _ in list_crops(folder))
+    files = sum(1 for _ in list_crops(folder, per_track=per_track))
     runtime = open_backend(model, backend=backend, device=device)
     identity = _identity(model or STARTER, runtime.artefact.as_dict())
     note = f"; {runtime.note}" if runtime.note else ""
     click.echo(f"Embedding {files} crops with {identity} on {runtime.name}{note}", err=True)
     with bar(files, "embedding", "crop") as advance:
-        result = embed_folder(folder, runtime, batch=batch, workers=workers, strict=strict, progress=advance)
+        result = embed_folder(
+            folder,
+            runtime,
+            batch=batch,
+            workers=workers,
+            per_track=per_track,
+            strict=strict,
+            progress=advance,
+        )
     write_embeddings(result, output, force=force)
     for line in _complaints(result):
         click.echo(line, err=True)

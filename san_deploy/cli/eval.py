@@ -15,6 +15,7 @@ from . import options
 if TYPE_CHECKING:
     from ..datasets import Options
     from ..evaluation import EvalConfig
+    from ..reports.evaluation_page import DrawMasks
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -172,6 +173,7 @@ def command(
                 read_options,
                 lists=8 if lists is None else lists,
                 embeddings=save_embeddings,
+                draw_masks=_draw_masks(checkpoint or model or STARTER, runtime.artefact.mask),
             )
     if as_json:
         click.echo(json.dumps(told, indent=2, allow_nan=False))
@@ -179,6 +181,15 @@ def command(
         click.echo(as_text(result, read_options))
         if out:
             click.echo(f"page      {out / PAGE}")
+
+
+def _draw_masks(model: Path, mask: str) -> DrawMasks | None:
+    """What shows a checkpoint's masks, which PyTorch has run already; None for an exported file."""
+    if model.suffix != ".safetensors":
+        return None
+    from san_train.masks import draw_masks
+
+    return lambda crops: draw_masks(model, crops, mask=mask)
 
 
 def _options(given: dict[str, Any]) -> Options:

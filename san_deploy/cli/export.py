@@ -113,7 +113,7 @@ class _Grouped(click.Command):
 @click.option(
     "--mask",
     metavar="argmax|expected|ramp:EPS",
-    help="How features are gated.  [default: what the checkpoint was trained for]",
+    help="How features are gated, of a checkpoint or an FP32 ONNX file.  [default: argmax; an ONNX file's own]",
 )
 @click.option(
     "--input",
@@ -214,13 +214,13 @@ def command(
             raise click.BadParameter("nan is no number", param_hint=name)
 
     from san_export.pipeline import export
-    from san_export.request import EngineOptions, Request
+    from san_export.request import EngineOptions, ExportRequest
     from san_export.verify import Gate
 
     from ..io.progress import bar
 
     exported = export(
-        Request(
+        ExportRequest(
             source=source,
             out=output,
             precision="int8" if int8 else "fp16" if fp16 else None,
@@ -298,7 +298,7 @@ def _text(exported: Exported, source: str) -> str:
     if artefact.threshold is None:
         # san match refuses to guess; the command that is printed must run as it stands.
         threshold = " --threshold 0.5"
-        rows.append(("", "no threshold was calibrated for this checkpoint; 0.5 below is a guess"))
+        rows.append(("", f"no threshold was calibrated for the mask {artefact.mask}; 0.5 below is a guess"))
     name = shlex.quote(str(model))
     rows.append(("next", f"san embed CROPS -o crops.npz -m {name}"))
     rows.append(("", f"san match CAM1 CAM2 -o report -m {name}{threshold}"))

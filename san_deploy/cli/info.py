@@ -141,11 +141,15 @@ def _engine(engine: Engine) -> list[words.Row]:
     ]
 
 
+def _recommended(mask: str) -> str:
+    return f"argmax unless --mask asks for another; its recipe recommends --mask {mask}"
+
+
 def _checkpoint(info: CheckpointInfo, parameters: int) -> list[words.Row]:
     rows = [
         ("network", f"{info.arch}: {_settings(info.settings)}"),
         ("", f"{parameters / 1e6:.2f} M parameters"),
-        *([("mask", f"{info.deploy_mask}, unless --mask asks for another")] if info.deploy_mask else []),
+        *([("mask", _recommended(info.recommended_mask))] if info.recommended_mask else []),
         ("trained", f"{info.epoch} epochs, resize {info.resize}"),
     ]
     rows += [("", f"on {line}") for line in info.data]

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import SanError
 from . import options
 
 if TYPE_CHECKING:
+    from ..backends import Backend
     from ..matching.accuracy import Accuracy
+    from ..matching.cameras import Camera
+    from ..matching.identities import Identities
+    from ..matching.identity_accuracy import IdentityAccuracy
     from ..matching.match import Matching
+    from ..matching.site import Site
+    from ..matching.sources import Source
 
 
 @click.command(short_help="Match people across cameras, write the report.")
-@click.argument(
-    "cameras", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CAM1 CAM2 [CAM3 ...]"
-)
+@click.argument("cameras", nargs=-1, required=True, metavar="CAM1 CAM2 [CAM3 ...]")
 @click.option(
     "-o",
     "--output",
     "out",
-    required=True,
     type=click.Path(path_type=Path),
-    help="Folder to write; must be new.",
+    help="Folder to write; must be new.  [default: matches, matches-2, ...]",
 )
 @options.model
 @options.running
+@click.option(
+    "--pattern",
+    default="",
+    metavar="NAME",
+    help="Read tracklets off file names: '{track}_{}.jpg'; also {camera}, {person}.  [default: recognised]",
+)
 @click.option(
     "--threshold",
     type=float,
     help="Cosine similarity from which two tracklets can match. Default: what the model was calibrated to.",
 )
+@click.option("--center", is_flag=True, help="Take each camera's mean off its tracklets first.")
 @click.option(
     "--top",
     type=click.IntRange(0, 100),
@@ -42,6 +55,29 @@ if TYPE_CHECKING:
     help="Runners-up kept for each tracklet.",
 )
 @click.option(
+    "--people",
+    "method",
+    type=click.Choice(("average", "greedy")),
+    default="average",
+    show_default=True,
+    help="How people are made of three cameras and more: average linkage, or the matches, best first.",
+)
+@click.option(
+    "--same-camera",
+    type=click.Choice(("apart", "overlap")),
+    help="Tracklets of one camera are never one person, or only where they do not overlap in time.  "
+    "[default: overlap where every camera has a tracks.csv]",
+)
+@click.option(
+    "--topology",
+    type=click.Path(path_type=Path),
+    help="site.csv (camera_a,camera_b,overlap,min_s,max_s): forbid what the way between cameras rules out.",
+)
+@click.option(
+    "--clock", multiple=True, metavar="CAM=SECONDS", help="Add to a camera's times; may be repeated."
+)
+@click.option("--corrections", type=click.Path(path_type=Path), help="marks.json saved from the report.")
+@click.option(
     "--labels",
     type=click.Path(path_type=Path),
     help="identities.csv (camera,track,person): judge the matches and mark them right or wrong.",
@@ -49,20 +85,29 @@ if TYPE_CHECKING:
 @click.option(
     "--full-similarity", "full", is_flag=True, help="Keep the similarity of every pair in similarity.npz."
 )
+@options.per_track
 @options.reading
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
 @options.as_json
 def command(
     *,
-    cameras: tuple[Path, ...],
-    out: Path,
+    cameras: tuple[str, ...],
+    out: Path | None,
     model: Path | None,
     backend: str,
     device: str,
+    pattern: str,
     threshold: float | None,
+    center: bool,
     top: int,
+    method: str,
+    same_camera: str | None,
+    topology: Path | None,
+    clock: tuple[str, ...],
+    corrections: Path | None,
     labels: Path | None,
     full: bool,
+    per_track: int | None,
     batch: int,
     workers: int | None,
     strict: bool,
@@ -71,70 +116,176 @@ def command(
 ) -> None:
     """Match people across cameras.
 
-    Each CAM is the folder of one camera: one sub-folder of crops per tracklet, or loose crops, each its own
-    tracklet. OUT gets matches.csv, matches.json, similarity.npz and report.html, which opens in a browser.
+    Each CAM is the folder of one camera, as PATH or NAME=PATH: one sub-folder of crops per tracklet, loose crops, or
+    another of the usual layouts, which one line names. A CAM.npz of san embed is not embedded again. OUT gets
+    matches.csv, identities.csv, matches.json, similarity.npz and report.html, which opens in a browser.
 
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
-    is left without a match.
+    is left without a match. identities.csv gives each tracklet the person that it is, over all cameras.
     """
-    from ..backends import open_backend
     from ..datasets.crop_folder import read_identities
     from ..io.atomic import atomic_folder
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
-    from ..matching.match import check_folders, match_folders
+    from ..matching.cameras import centred
+    from ..matching.identities import find_people
+    from ..matching.identity_accuracy import score_people
+    from ..matching.match import match_cameras, resolve_threshold
     from ..matching.output import OUTPUTS, write_matches
+    from ..matching.site import Marks, Site, check_marks, parse_clocks, read_marks, read_topology, with_times
+    from ..matching.sources import Reading, embed_sources, read_sources
     from ..reports.match_report import write_report
 
     # Everything that can be refused is refused before the first crop is embedded.
-    check_folders(cameras)
-    people = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    sources = read_sources(cameras, pattern)
+    pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    passages = read_topology(topology) if topology else {}
+    marks = read_marks(corrections) if corrections else Marks()
+    site = Site(passages, marks, same_camera or "")
+    clocks = parse_clocks(clock, [source.name for source in sources])
+    out = out or free_folder(Path("matches"))
     with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
-        runtime = open_backend(model, backend=backend, device=device)
-        options.say(runtime)
-        matching = match_folders(
-            cameras,
-            runtime,
-            threshold=threshold,
+        runtime = _open(sources, model, backend, device)
+        for source in sources:
+            _describe(source)
+        reading = Reading(batch, workers, strict, bar, per_track)
+        calibration = runtime.artefact.threshold if runtime else None
+        if runtime:
+            resolve_threshold(threshold, calibration, center=center)
+        embedded, identity = embed_sources(sources, runtime, reading)
+        if runtime is None:
+            calibration = _calibration(identity)
+        value, used = resolve_threshold(threshold, calibration, center=center)
+        embedded = [with_times(camera, clocks.get(camera.name)) for camera in embedded]
+        check_marks(marks, embedded, corrections or Path())
+        if center:
+            embedded = [centred(camera) for camera in embedded]
+        parameters = {
+            "batch": batch,
+            "top": top,
+            "strict": strict,
+            "per_track": per_track,
+            "backend": runtime.name if runtime else "embedded before",
+            "center": center,
+            "topology": str(topology) if topology else None,
+            "clock": clocks,
+            "corrections": str(corrections) if corrections else None,
+        }
+        matching = match_cameras(
+            embedded,
+            threshold=value,
+            calibration=used,
             top=top,
-            batch=batch,
-            workers=workers,
-            strict=strict,
+            model=identity,
+            parameters=parameters,
+            rules=site.rule,
             full=full,
-            progress=bar,
         )
-        track_to_pid = pids_from_labels(matching, people, labels or "") if people else None
+        people = find_people(matching, site, method)
+        track_to_pid = pids_from_labels(matching, pids, labels or "") if pids else None
         accuracy = score(matching, track_to_pid) if track_to_pid else None
-        write_matches(folder, matching, accuracy=accuracy)
+        judged = score_people(matching, people, track_to_pid) if track_to_pid else None
+        write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
         write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy)
     report = out / "report.html"
     if as_json:
-        click.echo(json.dumps(as_dict(matching, accuracy) | {"report": str(report)}, indent=2))
+        click.echo(
+            json.dumps(as_dict(matching, accuracy, people, judged) | {"report": str(report)}, indent=2)
+        )
     else:
-        click.echo(as_text(matching, accuracy))
+        click.echo(as_text(matching, accuracy, calibration))
+        click.echo(people_text(matching, people, judged))
         click.echo(f"report: {report}")
     if matching.unreadable:
         click.echo(f"{matching.unreadable} crops could not be read; matches.json names them.", err=True)
-    for camera in matching.cameras:
+    _warn(matching.cameras, site, center)
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, ... that is not there."""
+    candidates = (
+        path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1)
+    )
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _open(sources: Sequence[Source], model: Path | None, backend: str, device: str) -> Backend | None:
+    """The model, where a crop has to be embedded or a user named one."""
+    from ..backends import open_backend
+
+    if model is None and all(source.path.suffix == ".npz" for source in sources):
+        return None
+    runtime = open_backend(model, backend=backend, device=device)
+    options.say(runtime)
+    return runtime
+
+
+def _describe(source: Source) -> None:
+    if source.layout:
+        click.echo(f"{source.name}: {source.layout}", err=True)
+    if source.question:
+        click.echo(f"Check this: {source.question}.", err=True)
+
+
+def _calibration(model: dict[str, Any]) -> Any:
+    """The threshold in the model's description that embeddings keep."""
+    from ..artefact import Threshold
+    from ..io.typed_json import read_record
+
+    try:
+        return None if model.get("threshold") is None else read_record(Threshold, model["threshold"])
+    except ValueError as error:
+        raise SanError(
+            "the embeddings' threshold cannot be read", why=str(error), do="embed again"
+        ) from error
+
+
+def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
+    for camera in cameras:
         for track in camera.lost_tracks:
             click.echo(f"{camera.name}/{track} was left out: none of its crops could be read.", err=True)
+        if center and len(camera.tracks) < FEW_TRACKLETS:
+            click.echo(
+                f"{camera.name} has {len(camera.tracks)} tracklets: --center takes the people's own mean off it.",
+                err=True,
+            )
+    if site.mode(cameras) == "overlap" and any(camera.start is None for camera in cameras):
+        click.echo("Cameras without a tracks.csv keep their tracklets apart.", err=True)
 
 
-def as_text(matching: Matching, accuracy: Accuracy | None) -> str:
-    """The summary that is printed, without a newline at its end."""
+#: Cameras with fewer tracklets lose by --center.
+FEW_TRACKLETS = 10
+
+
+def as_text(matching: Matching, accuracy: Accuracy | None, calibration: Any = None) -> str:
+    """The summary that is printed, without a newline at its end.
+
+    Args:
+        matching: the result.
+        accuracy: judged by labels.
+        calibration: of the model; says what a threshold of the user's stands for.
+    """
+    from ..matching.threshold import rates_at
+
     width = max(len(pair.camera_a) + len(pair.camera_b) for pair in matching.pairs) + 3
-    lines = [f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'no match':>13s}"]
+    lines = [f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'unsure':>7s} {'no match':>13s}"]
     for pair in matching.pairs:
         names = f"{pair.camera_a} - {pair.camera_b}"
         sizes = f"{len(pair.tracks_a)} + {len(pair.tracks_b)}"
         left = f"{len(pair.tracks_a) - pair.matched} + {len(pair.tracks_b) - pair.matched}"
-        lines.append(f"{names:{width}s} {sizes:>13s} {pair.matched:8d} {left:>13s}")
+        lines.append(
+            f"{names:{width}s} {sizes:>13s} {pair.matched:8d} {int(pair.unsure.sum()):7d} {left:>13s}"
+        )
     message = f"threshold {matching.threshold:.4f}"
     if matching.calibration:
         message += f", reached by {matching.calibration.false_match_rate:.2%} of impostor pairs"
         message += f" ({matching.calibration.source})"
     else:
         message += ", given by the user"
+        rates = rates_at(calibration, matching.threshold) if calibration else None
+        if rates:
+            message += f"; the model's calibration: reached by {rates[0]:.2%} of impostor pairs"
+            message += f" and {rates[1]:.1%} of genuine pairs"
     lines.append(message)
     lines.append(
         f"{matching.crop_count} crops in {matching.seconds:.1f} s, {matching.crops_per_s:.1f} crops/s, "
@@ -142,6 +293,38 @@ def as_text(matching: Matching, accuracy: Accuracy | None) -> str:
     )
     if accuracy:
         lines += accuracy_lines(accuracy)
+    return "\n".join(lines)
+
+
+def people_text(matching: Matching, people: Identities, accuracy: IdentityAccuracy | None) -> str:
+    """The people over all cameras, in words."""
+    sizes = people.sizes
+    several = sum(size > 1 for size in sizes)
+    rule = {
+        "apart": "nobody twice before one camera",
+        "overlap": "nobody twice before one camera at a time",
+    }[people.same_camera]
+    lines = [
+        f"people     {people.count:7d}  over all cameras, {several} of them with more than one tracklet; "
+        f"{people.method}, {rule}"
+    ]
+    if people.floor is not None:
+        lines.append(f"{'':18s}  pairs that are not stored count as {people.floor:.4f}")
+    if accuracy:
+        if accuracy.pair_f1 is not None:
+            lines.append(
+                f"pairs F1   {accuracy.pair_f1:7.1%}  precision {accuracy.pair_precision or 0:.1%}, "
+                f"recall {accuracy.pair_recall or 0:.1%}"
+            )
+        lines.append(
+            f"B-cubed F1 {accuracy.b_cubed_f1:7.1%}  precision {accuracy.b_cubed_precision:.1%}, "
+            f"recall {accuracy.b_cubed_recall:.1%}"
+        )
+        if accuracy.people:
+            fraction = accuracy.whole / accuracy.people
+            lines.append(
+                f"whole      {fraction:7.1%}  {accuracy.whole} of {accuracy.people} people seen more than once"
+            )
     return "\n".join(lines)
 
 
@@ -172,9 +355,11 @@ def accuracy_lines(accuracy: Accuracy) -> list[str]:
     return lines
 
 
-def as_dict(matching: Matching, accuracy: Accuracy | None) -> dict[str, Any]:
+def as_dict(
+    matching: Matching, accuracy: Accuracy | None, people: Identities, judged: IdentityAccuracy | None
+) -> dict[str, Any]:
     """The same summary as plain data."""
-    from ..matching.output import summary, threshold_dict
+    from ..matching.output import people_dict, summary, threshold_dict
 
     return {
         "pairs": [summary(pair) for pair in matching.pairs],
@@ -184,4 +369,5 @@ def as_dict(matching: Matching, accuracy: Accuracy | None) -> dict[str, Any]:
         "crops_per_s": round(matching.crops_per_s, 1),
         "unreadable": matching.unreadable,
         "accuracy": accuracy.as_dict() if accuracy else None,
+        "people": people_dict(people, judged),
     }

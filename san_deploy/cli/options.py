@@ -59,6 +59,14 @@ def reading(command: _Command) -> _Command:
     return command
 
 
+per_track = click.option(
+    "--per-track",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Crops of each tracklet at most, spread evenly over it.  [default: all]",
+)
+
+
 def data_set(command: _Command) -> _Command:
     """How a data set is read where its folder does not tell: fields of `datasets.Options`."""
     for option in (

@@ -128,6 +128,11 @@ def checks(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if name == "accuracy" and _is_accuracy(value):
             yield _accuracy(value)
+        elif name == "mask" and isinstance(value, Mapping) and "replaced" in value:
+            yield (
+                f"mask put in place of {value['replaced']} and made again in NumPy; row cosine with that mask at "
+                f"least {value['min_cosine']}, mean {value['mean_cosine']}, on {value['crops']} {value['source']}"
+            )
         elif name not in known:
             yield f"{name}: {json.dumps(value, sort_keys=True)}"
 

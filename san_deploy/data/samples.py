@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SanError
+from ..images import spread
 
 PACK = "sample_crops.zip"
 IDENTITIES = "identities.csv"
@@ -64,8 +65,7 @@ def read_samples(count: int | None = None) -> list[SampleCrop]:
             rows = csv.DictReader(TextIOWrapper(file, encoding="utf-8", newline=""))
             person_of = {f"{row['camera']}/{row['track']}": int(row["person"]) for row in rows}
         names = sorted(name for name in pack.namelist() if name.endswith(".jpg"))
-        if count is not None and count < len(names):
-            names = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))]
+        names = names if count is None else spread(names, count)
         return [
             SampleCrop(name, person_of[PurePosixPath(name).parent.as_posix()], pack.read(name))
             for name in names

@@ -62,8 +62,12 @@ class Pattern:
         return found.groupdict()
 
 
-def compile_pattern(text: str) -> Pattern:
+def compile_pattern(text: str, needs: tuple[str, ...] = ("person",)) -> Pattern:
     """Compile a pattern, see above.
+
+    Args:
+        text: the pattern.
+        needs: fields of which it must have one.
 
     Raises:
         UsageError: it has no field for the person, an unknown field, a stray brace, or is no expression.
@@ -78,7 +82,7 @@ def compile_pattern(text: str) -> Pattern:
         expression = re.compile(source)
     except (re.error, OverflowError) as error:
         raise UsageError(f"--pattern '{text}' is no regular expression", why=str(error)) from error
-    _check_fields(text, set(expression.groupindex))
+    _check_fields(text, set(expression.groupindex), needs)
     return Pattern(text, expression, "/" in text, ending)
 
 
@@ -94,7 +98,7 @@ def _translate(text: str) -> str:
         # As little as fits, so that {person}_{}.jpg takes the person up to the first _.
         body = f"[^/]{{{width}}}" if width else "[^/]+?" if name else "[^/]*?"
         if name and name not in FIELDS:
-            _check_fields(text, {"person", name})
+            _check_fields(text, {*FIELDS, name})
         parts.append(f"(?P<{name}>{body})" if name else body)
         seen |= {name} - {""}
     return "".join([*parts, _literal(text, text[end:])])
@@ -109,14 +113,15 @@ def _literal(text: str, part: str) -> str:
 _EXAMPLE = "for example '{person}_c{camera}_{}.jpg'"
 
 
-def _check_fields(text: str, fields: set[str]) -> None:
+def _check_fields(text: str, fields: set[str], needs: tuple[str, ...] = FIELDS) -> None:
     unknown = sorted(fields - set(FIELDS))
     if unknown:
         raise UsageError(
             f"--pattern '{text}' has an unknown field {unknown[0]}", do=f"the fields are {', '.join(FIELDS)}"
         )
-    if "person" not in fields:
-        raise UsageError(f"--pattern '{text}' has no field {{person}}", do=_EXAMPLE)
+    if not fields & {*needs}:
+        wanted = " or ".join(f"{{{name}}}" for name in needs)
+        raise UsageError(f"--pattern '{text}' has no field {wanted}", do=_EXAMPLE)
 
 
 def matches(root: Path) -> bool:

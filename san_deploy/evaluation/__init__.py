@@ -1,12 +1,11 @@
 """A model on a labelled data set, by the field's protocols: figures, their page, and what repeats them.
 
 views = TTA("none")
-embedded = embed_crops([crop.path for crop in crops], model, views)
+embedded = embed_files([crop.path for crop in crops], model, views)
 result = evaluate_set(chosen, model, EvalConfig())
 """
 
 from .config import EvalConfig, Expansion, Rerank
-from .embedding import Embedded, embed_crops
 from .result import EvaluationResult, SingleShots, TrackletFigures
 from .run import evaluate_set
 from .test_time_augmentation import TTA, VIEWS
@@ -14,13 +13,11 @@ from .test_time_augmentation import TTA, VIEWS
 __all__ = [
     "TTA",
     "VIEWS",
-    "Embedded",
     "EvalConfig",
     "EvaluationResult",
     "Expansion",
     "Rerank",
     "SingleShots",
     "TrackletFigures",
-    "embed_crops",
     "evaluate_set",
 ]

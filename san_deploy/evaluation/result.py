@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..datasets import EvaluationSet
+from ..embed import EmbeddedFiles
 from ..metrics import QueryRanks, Ranking, RankingLabels, Scores, SingleShot
 from .config import EvalConfig
-from .embedding import Embedded
 
 #: The rule by which gallery crops count, with cameras and without; to be printed beside the figures.
 RULE = "gallery crops of the query's own person by its own camera do not count; distractors do, junk does not"
@@ -70,7 +70,7 @@ class EvaluationResult:
 
     chosen: EvaluationSet
     choices: EvalConfig
-    embedded: Embedded
+    embedded: EmbeddedFiles
     query_rows: np.ndarray
     gallery_rows: np.ndarray
     scores: Scores

@@ -12,10 +12,10 @@ import numpy as np
 from .. import metrics
 from ..backends import Backend
 from ..datasets import DISTRACTOR, Crop, EvaluationSet, diagnose, labels
+from ..embed import embed_files
 from ..errors import SanError, UsageError
 from ..io.progress import Progress, bar
 from .config import EvalConfig, Expansion
-from .embedding import embed_crops
 from .result import EvaluationResult, SingleShots, TrackletFigures
 
 
@@ -50,7 +50,7 @@ def evaluate_set(
     # A query that stands in the gallery, or in both under one path, is embedded once.
     paths = list(dict.fromkeys(crop.path for crop in (*chosen.query, *chosen.gallery)))
     with progress(len(paths), "embedding", "crop") as advance:
-        embedded = embed_crops(
+        embedded = embed_files(
             paths,
             backend,
             choices.views,

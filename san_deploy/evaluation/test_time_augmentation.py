@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SanError, UsageError
-from ..images import open_rgb
-from ..preprocess import RESIZE, read_crop, resize_rgb
+from ..preprocess import RESIZE, read_crop
 
 #: Name -> how many views.
 VIEWS = {"none": 1, "flip": 2, "ten-crop": 10}
@@ -64,7 +63,7 @@ class TTA:
             crops = read_crop(path, size_hw, resize)[None]
         else:
             large_hw = round(height * SCALE), round(width * SCALE)
-            large = np.asarray(resize_rgb(open_rgb(path), large_hw, resize))[:, :, ::-1]
+            large = read_crop(path, large_hw, resize)
             down, across = large_hw[0] - height, large_hw[1] - width
             corners = ((0, 0), (0, across), (down, 0), (down, across), (down // 2, across // 2))
             crops = np.stack([large[y : y + height, x : x + width] for y, x in corners])

@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import metrics
 from ..errors import SanError, UsageError
-from ..images import list_crops, track_of
 
 if TYPE_CHECKING:
     from ..embed import Embeddings, Unreadable
@@ -33,6 +32,7 @@ class Camera:
         half_difference: `(T, D)` float32, half the difference between the means of a tracklet's earlier and its
             later crops: how far its embedding would move with other crops. Zero where it has a single crop.
         start, end: `(T,)` float64 seconds, when a tracklet was seen; NaN where it is not known.
+        lost_tracks: tracklets that are not in `tracks` since none of their crops is readable, sorted.
         clock: whether these are seconds of a clock that other cameras share, not of the camera's own video.
     """
 
@@ -47,45 +47,24 @@ class Camera:
     start: np.ndarray | None = None
     end: np.ndarray | None = None
     clock: bool = False
+    lost_tracks: Sequence[str] = ()
 
     @property
     def crop_count(self) -> int:
         """Crops that were embedded."""
         return sum(map(len, self.crops))
 
-    @property
-    def lost_tracks(self) -> list[str]:
-        """Tracklets that are not in `tracks` since none of their crops is readable, sorted."""
-        return sorted({track_of(Path(item.path)) for item in self.unreadable} - set(self.tracks.tolist()))
 
-
-def check_folders(folders: Sequence[Path]) -> list[str]:
-    """Names of the cameras, the base names of their folders.
-
-    Raises:
-        UsageError: fewer than two folders, one given twice, two of one name, or a name with `|` in it.
-        SanError: a folder is missing or holds no image.
-    """
-    real = [Path(folder).resolve() for folder in folders]
-    for path, count in Counter(real).items():
-        if count > 1:
-            raise UsageError(f"{path} is given {count} times", do="give each camera's folder once")
-    check_names([path.name for path in real])
-    for folder in folders:
-        next(list_crops(Path(folder)))
-    return [path.name for path in real]
-
-
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], at_least: int = 2) -> None:
     """Refuse camera names that the output could not distinguish; UsageError."""
-    if len(names) < 2:
+    if len(names) < at_least:
         raise UsageError("matching needs two cameras or more", do="give one folder for each camera")
     for name, count in Counter(names).items():
         if count > 1:
             raise UsageError(
-                f"{count} folders are called {name}",
-                why="a camera is named by its folder",
-                do="rename one, or link to it under another name",
+                f"{count} cameras are called {name}",
+                why="a camera is named by its folder or file",
+                do="name them: NAME=PATH",
             )
         if "|" in name:
             raise UsageError(

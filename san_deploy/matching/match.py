@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..images import list_crops
 from .assignment import assign_all
-from .cameras import Camera, camera_from_embeddings, check_folders, check_names
+from .cameras import Camera, check_names
 from .similarity import NEAREST, Edges, Nearest, PairRule, full_matrix, search
+from .sources import Reading, embed_sources, read_sources
 
 if TYPE_CHECKING:
     from ..artefact import Threshold
@@ -382,11 +380,18 @@ def iter_rows(pair: PairMatching, top: int) -> Iterator[MatchRow]:
         )
 
 
-def resolve_threshold(given: float | None, calibration: Threshold | None) -> tuple[float, Threshold | None]:
+def resolve_threshold(
+    given: float | None, calibration: Threshold | None, *, center: bool = False
+) -> tuple[float, Threshold | None]:
     """The threshold to use, and what it stands for where that is known.
 
+    Args:
+        given: by the user.
+        calibration: of the model.
+        center: whether the cameras' means are taken off, which changes every similarity.
+
     Raises:
-        UsageError: none was given and the model brings none, or the given one is no cosine.
+        UsageError: none was given and the model brings none of that kind, or the given one is no cosine.
     """
     if given is not None:
         if not -1.0 <= given <= 1.0:  # also refuses NaN
@@ -394,6 +399,12 @@ def resolve_threshold(given: float | None, calibration: Threshold | None) -> tup
         return float(given), None
     if calibration is None:
         raise UsageError("the model brings no calibrated threshold", do="give one: --threshold 0.5")
+    if calibration.center != center:
+        kind, other = ("with", "without") if calibration.center else ("without", "with")
+        raise UsageError(
+            f"the model's threshold was calibrated {kind} --center, and you match {other}",
+            do=f"calibrate it: san threshold{' --center' if center else ''}, or give --threshold",
+        )
     return calibration.similarity, calibration
 
 
@@ -403,50 +414,29 @@ def match_folders(
     *,
     threshold: float | None = None,
     top: int = 5,
-    batch: int = 32,
-    workers: int | None = None,
-    strict: bool = False,
-    full: bool = False,
-    progress: Callable[[int, str, str], AbstractContextManager[Callable[[int], None]]] | None = None,
+    reading: Reading | None = None,
 ) -> Matching:
     """Embed the crops of every camera and match each pair: `san match` without its output.
 
     Args:
-        folders: one per camera, each with one folder per tracklet or with loose crops.
+        folders: one per camera, see `sources.read_sources`.
         backend: the opened model.
         threshold: None takes the one that the model was calibrated to.
         top: runners-up to keep for each tracklet.
-        batch: crops per call of the network.
-        workers: threads that decode; None lets `embed_folder` choose.
-        strict: stop at the first unreadable crop.
-        full: keep the similarity of every pair.
-        progress: `san_deploy.io.progress.bar` or the like: called for every camera with its number of crops, its
-            name and a unit.
+        reading: how to read crops.
 
     Raises:
-        UsageError: see `check_folders`, `resolve_threshold`.
+        UsageError: see `read_sources`, `resolve_threshold`.
         SanError: a folder is missing, empty or wholly unreadable; the model fails.
     """
-    from ..embed import embed_folder
-
     value, calibration = resolve_threshold(threshold, backend.artefact.threshold)
-    cameras = []
-    model: dict[str, Any] = {}
-    for name, folder in zip(check_folders(folders), folders, strict=True):
-        total = sum(1 for _ in list_crops(Path(folder))) if progress else 0
-        with progress(total, name, "crop") if progress else contextlib.nullcontext() as advance:
-            embedded = embed_folder(
-                Path(folder), backend, batch=batch, workers=workers, strict=strict, progress=advance
-            )
-        cameras.append(camera_from_embeddings(name, Path(folder), embedded))
-        model = embedded.model
-    parameters = {"batch": batch, "top": top, "strict": strict, "backend": backend.name}
+    reading = reading or Reading()
+    cameras, model = embed_sources(read_sources(folders), backend, reading)
     return match_cameras(
         cameras,
         threshold=value,
         calibration=calibration,
         top=top,
-        model=dict(model),
-        parameters=parameters,
-        full=full,
+        model=model,
+        parameters={"batch": reading.batch, "top": top, "strict": reading.strict, "backend": backend.name},
     )

@@ -17,9 +17,12 @@ from .match import Candidate, Matching, MatchRow, PairMatching, iter_rows
 
 if TYPE_CHECKING:
     from .accuracy import Accuracy
+    from .identities import Identities
+    from .identity_accuracy import IdentityAccuracy
 
 #: Everything in an output folder, the report included; only a folder of nothing else is ever replaced.
-OUTPUTS = ("matches.csv", "matches.json", "similarity.npz", "report.html")
+OUTPUTS = ("matches.csv", "matches.json", "identities.csv", "similarity.npz", "report.html")
+PEOPLE_COLUMNS = ("camera", "track", "person", "confidence", "margin")
 COLUMNS = (
     "camera_a",
     "track_a",
@@ -38,15 +41,19 @@ def write_matches(
     folder: Path,
     matching: Matching,
     *,
+    people: Identities,
     accuracy: Accuracy | None = None,
+    people_accuracy: IdentityAccuracy | None = None,
     shown: Mapping[str, str] | None = None,
 ) -> None:
-    """Write matches.csv, matches.json and similarity.npz into an existing folder.
+    """Write matches.csv, identities.csv, matches.json and similarity.npz into an existing folder.
 
     Args:
         folder: a temporary folder of `atomic_folder`, so that nothing half-written is ever seen.
         matching: the result.
-        accuracy: judged by labels, where there are some.
+        people: the identities over all cameras.
+        accuracy: of the matches, judged by labels where there are some.
+        people_accuracy: of the people, likewise.
         shown: camera name to the folder to write down, where that is not the one it was read from.
 
     Raises:
@@ -62,10 +69,41 @@ def write_matches(
             margin = _decimals(row.margin) if row.matched and math.isfinite(row.margin) else ""
             values = (row.camera_a, row.track_a, row.camera_b, row.track_b, _decimals(row.similarity))
             writer.writerow((*values, int(row.matched), int(row.unsure), margin, row.reason))
-    text = json.dumps(as_dict(matching, rows, accuracy=accuracy, shown=shown), indent=1, allow_nan=False)
+    _write_people(folder / "identities.csv", matching, people)
+    told = as_dict(matching, rows, accuracy=accuracy, shown=shown)
+    told["people"] = people_dict(people, people_accuracy)
+    text = json.dumps(told, indent=1, allow_nan=False)
     (folder / "matches.json").write_text(text + "\n", encoding="utf-8")
     with (folder / "similarity.npz").open("wb") as binary:
         np.savez_compressed(binary, allow_pickle=False, **_arrays(matching))
+
+
+def _write_people(path: Path, matching: Matching, people: Identities) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(PEOPLE_COLUMNS)
+        for camera, person, confidence, margin in zip(
+            matching.cameras, people.person, people.confidence, people.margin, strict=True
+        ):
+            for track, pid, sure, over in zip(
+                camera.tracks.tolist(), person.tolist(), confidence.tolist(), margin.tolist(), strict=True
+            ):
+                known = _decimals(sure) if math.isfinite(sure) else ""
+                writer.writerow(
+                    (camera.name, track, pid, known, _decimals(over) if math.isfinite(over) else "")
+                )
+
+
+def people_dict(people: Identities, accuracy: IdentityAccuracy | None) -> dict[str, Any]:
+    """How many people there are and how they were found, as plain data."""
+    return {
+        "count": people.count,
+        "tracklets_of_each": {str(size): people.sizes.count(size) for size in sorted(set(people.sizes))},
+        "method": people.method,
+        "same_camera": people.same_camera,
+        "floor": None if people.floor is None else round(people.floor, 6),
+        "accuracy": accuracy.as_dict() if accuracy else None,
+    }
 
 
 def _arrays(matching: Matching) -> dict[str, np.ndarray]:

@@ -20,8 +20,10 @@ NEAREST = 16
 class PairRule(Protocol):
     """What is known of two cameras' pairs besides their similarity."""
 
-    #: Pairs that must match, `(M,)` rows and columns. `allowed` leaves their tracklets no other partner.
-    must: tuple[np.ndarray, np.ndarray]
+    @property
+    def must(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs that must match, `(M,)` rows and columns. `allowed` leaves their tracklets no other partner."""
+        ...
 
     def allowed(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Whether pairs may match; integer arrays that broadcast against each other, bool of their shape."""

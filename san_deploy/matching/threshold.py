@@ -73,6 +73,7 @@ def choose_threshold(
     *,
     source: str,
     false_match_rate: float = FALSE_MATCH_RATE,
+    mask: str = "",
 ) -> Threshold:
     """The lowest threshold that no more than `false_match_rate` of the impostor pairs reach.
 
@@ -84,6 +85,7 @@ def choose_threshold(
         impostor: `(Q,)` float32, cosines of tracklet pairs of different people.
         source: whose people they are, in words; it is printed wherever the threshold is.
         false_match_rate: target, above 0 and below 1.
+        mask: that the embeddings were made with, see `Artefact.mask`; empty leaves it to the file.
 
     Returns:
         The threshold with the rates that were counted at it; `false_match_rate` is at most the target.
@@ -125,6 +127,7 @@ def choose_threshold(
         impostor_pairs=len(impostor),
         genuine_pairs=len(genuine),
         source=source,
+        mask=mask,
     )
 
 
@@ -140,3 +143,11 @@ def _between(low: float, high: float) -> float | None:
 def _fraction_reaching(values: np.ndarray, threshold: float) -> float:
     # float32, as `match.assign` compares.
     return float(np.mean(values >= np.float32(threshold)))
+
+
+def rates_at(calibration: Threshold, similarity: float) -> tuple[float, float] | None:
+    """False and true match rate that a calibration gives another threshold; None where it has no curve."""
+    if not calibration.curve:
+        return None
+    at, false, true = np.array(calibration.curve).T
+    return float(np.interp(similarity, at, false)), float(np.interp(similarity, at, true))

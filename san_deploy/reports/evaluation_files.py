@@ -12,7 +12,7 @@ import numpy as np
 from ..datasets import Options
 from ..evaluation.output import EMBEDDINGS, JSON, PAGE, PLOT, below
 from ..evaluation.result import EvaluationResult
-from .evaluation_page import write_page, write_plot
+from .evaluation_page import DrawMasks, write_page, write_plot
 
 
 def write_evaluation(
@@ -23,6 +23,7 @@ def write_evaluation(
     *,
     lists: int = 8,
     embeddings: bool = False,
+    draw_masks: DrawMasks | None = None,
 ) -> None:
     """Write eval.json, cmc.svg and eval.html, and embeddings.npz if asked for.
 
@@ -33,10 +34,11 @@ def write_evaluation(
         options: how the data set was read.
         lists: worst rank lists on the page, and as many of the best.
         embeddings: write them.
+        draw_masks: see `evaluation_page.write_page`.
     """
     (folder / JSON).write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_plot(folder / PLOT, result)
-    write_page(folder / PAGE, result, told, options, lists=lists)
+    write_page(folder / PAGE, result, told, options, lists=lists, draw_masks=draw_masks)
     if embeddings:
         _write_embeddings(folder / EMBEDDINGS, result, told)
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from .. import __version__
 from ..datasets import Crop, Options
 from ..evaluation.output import below, explained, table
 from ..evaluation.rank_lists import LENGTH, Answer, Listed, worst_and_best
 from ..evaluation.result import EvaluationResult
 from ..preprocess import read_crop
-from .evaluation_plot import INK, plot
-from .pictures import crop_uri, mask_uri
+from .html import environment, model_facts
+from .html import write_page as write_html
+from .pictures import BlockMasks, crop_uri, mask_uri
+from .svg import INK, plot
 
-if TYPE_CHECKING:
-    from san_train.masks import BlockMasks
+#: `(N, H, W, 3)` uint8 BGR crops -> the masks of each block, for each crop.
+DrawMasks = Callable[[np.ndarray], Sequence[Sequence[BlockMasks]]]
 
 #: Ranks of right answers that are named for each list.
 _RANKS_NAMED = 12
@@ -30,7 +30,13 @@ _PAGE_INK = {"ink": "var(--ink)", "soft": "var(--soft)", "line": "var(--line)", 
 
 
 def write_page(
-    path: Path, result: EvaluationResult, told: Mapping[str, Any], options: Options, *, lists: int = 8
+    path: Path,
+    result: EvaluationResult,
+    told: Mapping[str, Any],
+    options: Options,
+    *,
+    lists: int = 8,
+    draw_masks: DrawMasks | None = None,
 ) -> None:
     """Write the page. Crops of the lists are read from the data set again.
 
@@ -40,23 +46,22 @@ def write_page(
         told: `output.as_dict` of it.
         options: how the data set was read.
         lists: worst rank lists, and as many of the best.
+        draw_masks: of a checkpoint; None where the model is an exported file.
 
     Raises:
         OSError: no space, no permission; `atomic_folder` says it in words.
     """
     worst, best = worst_and_best(result, lists)
-    masks, why_no_masks = _masks([listed.crop for listed in (*worst, *best)], told["model"])
+    masks, why_no_masks = _masks([listed.crop for listed in (*worst, *best)], told["model"], draw_masks)
     pictures = _Pictures()
     shown = [_list_view(listed, result, options, pictures) for listed in (*worst, *best)]
     for view, drawn in zip(shown, masks, strict=True):
         view["blocks"] = drawn
-    environment = _environment()
+    jinja = environment()
     # Where papers draw a gallery, that is what a reader compares with.
     drawn_gallery = result.single_shot if result.chosen.single_shot else None
     context = {
         "title": f"{result.chosen.name} · {result.chosen.root.resolve().name}",
-        "version": __version__,
-        "made": datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         "crops": result.crops,
         "shots": drawn_gallery.expected if drawn_gallery else result.crops,
         "shot_name": ", single shot" if drawn_gallery else "",
@@ -65,9 +70,9 @@ def write_page(
         "with_cameras": not options.no_camera,
         "own_queries": result.chosen.query_rows is not None,
         "table": table(result),
-        "plot": Markup(_svg(environment, result, _PAGE_INK)),
+        "plot": Markup(_svg(jinja, result, _PAGE_INK)),
         "explained": explained(result, options),
-        "model": _model_view(told["model"], told["runtime"]),
+        "model": model_facts(told["model"], str(told["runtime"]["name"])),
         "data": [("Folder", told["data"]["root"]), ("Labels, SHA-256", told["data"]["labels_sha256"][:16])],
         "sections": [
             ("Worst rank lists", shown[: len(worst)]),
@@ -78,28 +83,15 @@ def write_page(
         "why_no_masks": why_no_masks,
         "has_masks": any(view["blocks"] for view in shown),
     }
-    # A name that is not UTF-8 on disk is shown with backslashes instead of stopping the run.
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for piece in environment.get_template("evaluation_page.html.j2").generate(context):
-            file.write(piece)
+    write_html(path, jinja.get_template("evaluation_page.html.j2"), context)
 
 
 def write_plot(path: Path, result: EvaluationResult) -> None:
     """Write the CMC curves as an SVG file."""
-    path.write_text(_svg(_environment(), result, INK), encoding="utf-8")
+    path.write_text(_svg(environment(), result, INK), encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-
-
-def _svg(environment: jinja2.Environment, result: EvaluationResult, ink: Mapping[str, str]) -> str:
+def _svg(jinja: jinja2.Environment, result: EvaluationResult, ink: Mapping[str, str]) -> str:
     curves: dict[str, Sequence[float]] = {"crops": result.crops.cmc}
     if result.single_shot:
         curves["single shot, expected"] = result.single_shot.expected.cmc
@@ -108,7 +100,7 @@ def _svg(environment: jinja2.Environment, result: EvaluationResult, ink: Mapping
     # Beyond the gallery's size a curve has nothing to say.
     most = max(2, min(max(map(len, curves.values())), result.scores.shape[1]))
     view = plot({name: curve[:most] for name, curve in curves.items()})
-    return environment.get_template("cmc.svg.j2").render(plot=view, ink=ink)
+    return jinja.get_template("cmc.svg.j2").render(plot=view, ink=ink)
 
 
 class _Pictures:
@@ -151,21 +143,20 @@ def _list_view(
     }
 
 
-def _masks(crops: Sequence[Crop], model: Mapping[str, Any]) -> tuple[list[list[dict[str, Any]]], str]:
+def _masks(
+    crops: Sequence[Crop], model: Mapping[str, Any], draw_masks: DrawMasks | None
+) -> tuple[list[list[dict[str, Any]]], str]:
     """For each crop the pictures of its blocks; and, where there are none, why."""
     none: list[list[dict[str, Any]]] = [[] for _ in crops]
     path = Path(model["file"])
-    if path.suffix != ".safetensors":
+    if draw_masks is None:
         return none, f"{path.name} gives embeddings alone; the masks need the checkpoint: --checkpoint"
     if model["mask"] == "none":
         return none, "the network has no attention, so no masks"
     if not crops:
         return none, ""
-    # PyTorch has run this checkpoint already.
-    from san_train.masks import draw_masks
-
     images = np.stack([read_crop(crop.path, tuple(model["size_hw"]), model["resize"]) for crop in crops])
-    drawn = draw_masks(path, images, mask=model["mask"])
+    drawn = draw_masks(images)
     if not any(drawn):
         return none, "the network shows none"
     return [
@@ -199,17 +190,3 @@ def _block_view(rgb: np.ndarray, block: BlockMasks) -> dict[str, Any]:
             None if block.sharp_mean is None else _stretched(block.sharp_mean),
         ),
     }
-
-
-def _model_view(model: Mapping[str, Any], runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
-    height, width = model["size_hw"]
-    return [
-        ("File", str(model["file"])),
-        ("Network", str(model["arch"])),
-        ("Input", f"{height} × {width} pixels"),
-        ("Embedding", f"{model['embedding_dim']} numbers"),
-        ("Attention mask", str(model["mask"])),
-        ("Precision", str(model["precision"])),
-        ("SHA-256", str(model["sha256"])[:16]),
-        ("Runs on", str(runtime["name"])),
-    ]

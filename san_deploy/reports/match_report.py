@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
-from .. import __version__
-from ..images import UnreadableImage, read_image
+from ..images import spread
 from ..matching.accuracy import Accuracy, same_person
 from ..matching.cameras import Camera
 from ..matching.match import Candidate, Matching, MatchRow, PairMatching, iter_rows
+from .html import environment, model_facts, write_page
+from .pictures import crop_uri
 
 if TYPE_CHECKING:
     from ..matching.accuracy import TrackToPid
@@ -35,9 +31,6 @@ MAX_ROWS = 4000
 #: Beyond this many rows only the first runners-up are shown.
 MANY_ROWS = 1500
 RUNNERS_UP_OF_MANY = 3
-#: Height of an embedded crop, and its greatest width, pixels.
-THUMB_H, THUMB_MAX_W = 120, 120
-_JPEG_QUALITY = 78
 _BINS = 28
 
 
@@ -73,23 +66,12 @@ def write_report(
     Raises:
         OSError: no space, no permission; `atomic_folder` says it in words.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     limits = _limits(matching)
     album = _Album(matching.cameras, limits, progress)
     context = _context(
         matching, limits=limits, album=album, track_to_pid=track_to_pid or {}, accuracy=accuracy, title=title
     )
-    # Streamed: the pictures of a large page never stand in memory together. A name that is not UTF-8
-    # on disk is shown with backslashes instead of stopping the run.
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for piece in environment.get_template("match_report.html.j2").generate(context):
-            file.write(piece)
+    write_page(path, environment().get_template("match_report.html.j2"), context)
 
 
 def _limits(matching: Matching) -> _Limits:
@@ -121,7 +103,7 @@ class _Album:
                 self.total[camera.name, track] = len(paths)
                 if len(self._files) >= limits.tracklets_with_pictures:
                     continue
-                chosen = [paths[k] for k in evenly_spaced(len(paths), limits.crops_per_tracklet)]
+                chosen = spread(paths, limits.crops_per_tracklet)
                 self._files[camera.name, track] = [
                     (number + k, camera.folder / crop) for k, crop in enumerate(chosen)
                 ]
@@ -156,8 +138,8 @@ class _Album:
     def _picture(self, number: int, path: Path, alt: str) -> Markup:
         if number in self._embedded:
             return Markup('<img data-i="{}" alt="{}">').format(number, alt)
-        source = None if number in self._failed else _data_uri(path)
-        if source is None:  # deleted since it was embedded by the network
+        source = "" if number in self._failed else crop_uri(path)
+        if not source:  # deleted since it was embedded by the network
             self._failed.add(number)
             return Markup('<span class="blank" role="img" aria-label="{}"></span>').format(
                 alt or "crop missing"
@@ -166,29 +148,6 @@ class _Album:
         if self._progress:
             self._progress(1)
         return Markup('<img id="i{}" src="{}" alt="{}" decoding="async">').format(number, source, alt)
-
-
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """`wanted` of the indices 0..count-1, first and last among them; the middle one where one is wanted."""
-    if count <= wanted:
-        return list(range(count))
-    if wanted == 1:
-        return [count // 2]
-    return [round(k * (count - 1) / (wanted - 1)) for k in range(wanted)]
-
-
-def _data_uri(path: Path) -> str | None:
-    try:
-        rgb = read_image(path)[:, :, ::-1]
-    except UnreadableImage:
-        return None
-    height, width = rgb.shape[:2]
-    scale = min(1.0, THUMB_H / height, THUMB_MAX_W / width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.fromarray(np.ascontiguousarray(rgb)).resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _context(
@@ -211,8 +170,6 @@ def _context(
     tracklets = sum(len(camera.tracks) for camera in matching.cameras)
     return {
         "title": title or " · ".join(camera.name for camera in matching.cameras),
-        "version": __version__,
-        "made": datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         "album": album,
         "pairs": pairs,
         "cameras": [
@@ -234,7 +191,7 @@ def _context(
         "threshold": matching.threshold,
         "calibration": matching.calibration,
         "accuracy": accuracy,
-        "model": _model_view(matching.model),
+        "model": model_facts(matching.model),
         "backend": matching.parameters.get("backend", ""),
         "unreadable": [
             (camera.name, item.path, item.reason) for camera in matching.cameras for item in camera.unreadable
@@ -246,21 +203,6 @@ def _context(
         "runners_up": limits.runners_up,
         "runners_up_in_all": matching.top,
     }
-
-
-def _model_view(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What of the model's identity a reader wants to see, as label and text."""
-    size = model.get("size_hw")
-    items = (
-        ("Network", model.get("arch")),
-        ("File", model.get("file")),
-        ("Input", f"{size[0]} × {size[1]} pixels" if size else None),
-        ("Embedding", f"{model['embedding_dim']} numbers" if model.get("embedding_dim") else None),
-        ("Attention mask", model.get("mask")),
-        ("Precision", model.get("precision")),
-        ("SHA-256", str(model.get("sha256") or "")[:16]),
-    )
-    return [(label, str(value)) for label, value in items if value]
 
 
 def _pair_view(

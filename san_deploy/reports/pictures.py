@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..images import UnreadableImage, open_rgb
+from ..images import UnreadableImage, read_image
 
 #: Height of a picture, and its greatest width, pixels.
 HEIGHT, MAX_WIDTH = 120, 120
@@ -18,12 +19,40 @@ _QUALITY = 80
 _DIM, _TINT, _TINT_SHARE = 0.22, np.array([255.0, 196.0, 60.0]), 0.18
 
 
-def crop_uri(path: Path) -> str:
-    """An image file as a data URI; empty where it cannot be read any more."""
+@dataclass(frozen=True, eq=False)
+class BlockMasks:
+    """What one attention block drew over one crop.
+
+    Attributes:
+        stage: of the block, from 1.
+        channels: of its features.
+        soft_mean: `(h, w)` float32 in 0..1, mean over the channels of pi_1 (eq. 3), or of a soft gate.
+        sharp_mean: the same of the sharp mask, 0 or 1 in each channel; None for a soft gate.
+        channel: the one whose attended features vary most over the crop, from 0.
+        soft: `(h, w)` float32, that channel's pi_1, or soft gate.
+        sharp: `(h, w)` float32, that channel's sharp mask, 0 or 1; None for a soft gate.
+    """
+
+    stage: int
+    channels: int
+    soft_mean: np.ndarray
+    sharp_mean: np.ndarray | None
+    channel: int
+    soft: np.ndarray
+    sharp: np.ndarray | None
+
+
+def crop_uri(crop: Path | np.ndarray) -> str:
+    """A crop as a data URI, at most `HEIGHT` by `MAX_WIDTH` pixels; empty for a file that cannot be read any more.
+
+    Args:
+        crop: an image file, or `(H, W, 3)` uint8 BGR.
+    """
     try:
-        image = open_rgb(path)
+        bgr = crop if isinstance(crop, np.ndarray) else read_image(crop)
     except UnreadableImage:
         return ""
+    image = Image.fromarray(np.ascontiguousarray(bgr[:, :, ::-1]))
     scale = min(1.0, HEIGHT / image.height, MAX_WIDTH / image.width)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return jpeg_uri(image.resize(size, Image.Resampling.LANCZOS))

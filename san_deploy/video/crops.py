@@ -19,9 +19,10 @@ from ..errors import SanError
 from .detections import Detections
 from .frames import Timeline, Video, opencv
 from .quality import overlaps, quality, sharpness, touches_border
+from .tracks import TRACKS
 
 #: Files at the top of a folder that `san crops` writes, beside one folder per track.
-TRACKS, SUMMARY = "tracks.csv", "crops.json"
+SUMMARY = "crops.json"
 #: Reasons for which a box gives no crop, in the order in which they are looked at.
 NO_FRAME, OUTSIDE, SMALL, COVERED, BLURRED = (
     "in frames that the video does not have",

@@ -54,7 +54,7 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arch", "settings", "recipe", "mask"),
     [
-        ("san", {}, {}, "argmax"),
+        ("san", {}, {}, ""),
         ("san", {"gate": "sharp", "attention": [1]}, {"deploy_mask": "ramp:0.0625"}, "ramp:0.0625"),
         ("san", {"gate": "soft"}, {"deploy_mask": "argmax"}, ""),
         ("san", {"attention": []}, {"deploy_mask": "ramp:0.0625"}, ""),
@@ -64,10 +64,10 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
         ("later", {}, {"deploy_mask": "expected"}, "expected"),
     ],
 )
-def test_the_mask_that_it_is_deployed_with(
+def test_the_mask_that_the_recipe_recommends(
     arch: str, settings: dict[str, Any], recipe: dict[str, Any], mask: str
 ) -> None:
-    assert CheckpointInfo(arch, settings, "", 1, recipe).deploy_mask == mask
+    assert CheckpointInfo(arch, settings, "", 1, recipe).recommended_mask == mask
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def test_order_does_not_depend_on_who_is_faster(tmp_path: Path, monkeypatch: pyt
     expected = flat_crops(tmp_path, 100)
     real, rng = embed.read_crop, random.Random(0)
 
-    def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+    def read_crop(path: Path, size_hw: tuple[int, int], resize: str) -> np.ndarray:
         time.sleep(rng.random() * 0.004)
-        return real(path, size_hw)
+        return real(path, size_hw, resize)
 
     monkeypatch.setattr(embed, "read_crop", read_crop)
     monkeypatch.setattr(embed, "_CHUNK", 3)
@@ -94,15 +94,15 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     real, real_list, lock = embed.read_crop, embed.list_crops, threading.Lock()
     decoded = listed = done = most_decoded = most_listed = 0
 
-    def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+    def read_crop(path: Path, size_hw: tuple[int, int], resize: str) -> np.ndarray:
         nonlocal decoded, most_decoded
-        crop = real(path, size_hw)
+        crop = real(path, size_hw, resize)
         with lock:
             decoded += 1
             most_decoded = max(most_decoded, decoded - done)
         return crop
 
-    def list_all(folder: Path) -> object:
+    def list_all(folder: Path, *, per_track: int | None) -> object:
         nonlocal listed, most_listed
         for path in real_list(folder):
             listed += 1

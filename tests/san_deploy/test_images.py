@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import warnings
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from san_deploy.errors import SanError
-from san_deploy.images import UnreadableImage, list_crops, open_rgb, read_image, track_of
+from san_deploy.images import UnreadableImage, decode, list_crops, read_image, spread, track_of
+from san_deploy.preprocess import read_crop, resize_crop
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 
@@ -40,6 +42,47 @@ def test_lossless_formats(tmp_path: Path, suffix: str) -> None:
 def test_lossy_formats(tmp_path: Path, suffix: str) -> None:
     flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
     assert np.abs(read_image(save(tmp_path / f"a.{suffix}", flat)).astype(int) - (50, 100, 200)).max() <= 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 16), (33, 17), (128, 64), (201, 67)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_have_the_pixels_that_pillow_gives(tmp_path: Path, size: tuple[int, int], mode: str) -> None:
+    """Every subsampling, quality and kind of scan; simplejpeg decodes them, not Pillow."""
+    rng = np.random.default_rng(1)
+    rough = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    smooth = rough.resize((4, 4)).resize(size[::-1], Image.Resampling.BICUBIC)
+    path = tmp_path / "a.jpg"
+    for image, quality, subsampling, progressive, restart in itertools.product(
+        (rough, smooth), (5, 50, 95, 100), (0, 1, 2, "4:1:1"), (False, True), (0, 3)
+    ):
+        image.convert(mode).save(
+            path,
+            quality=quality,
+            subsampling=subsampling,
+            progressive=progressive,
+            restart_marker_blocks=restart,
+        )
+        pixels = decode(path)
+        assert isinstance(pixels, np.ndarray) and pixels.flags.c_contiguous and pixels.flags.writeable
+        with Image.open(path) as expected:
+            assert np.array_equal(pixels[:, :, ::-1], np.asarray(expected.convert("RGB")))
+        assert np.array_equal(read_crop(path, (32, 16)), resize_crop(read_image(path), (32, 16)))
+
+
+def test_what_simplejpeg_does_not_decode_is_pillows(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = np.full((16, 24, 3), (200, 100, 50), np.uint8)
+    for name, mode, options in (("cmyk", "CMYK", {}), ("turned", "RGB", {"exif": exif})):
+        path = save(tmp_path / f"{name}.jpg", picture, mode, **options)
+        assert isinstance(decode(path), Image.Image)
+        assert np.abs(read_image(path).astype(int) - (50, 100, 200)).max() <= 6
+    assert read_image(tmp_path / "turned.jpg").shape == (24, 16, 3)
+    # A bad marker that libjpeg warns of and goes on: so does Pillow, and so it is read.
+    data = save(tmp_path / "a.jpg", RGB).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:-2] + b"\0\0\0\0" + data[-2:])
+    with Image.open(tmp_path / "a.jpg") as expected:
+        assert np.array_equal(read_image(tmp_path / "a.jpg")[:, :, ::-1], np.asarray(expected))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "1"])
@@ -158,9 +201,10 @@ def test_missing_and_not_a_file(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_open_rgb_outlives_its_file(tmp_path: Path) -> None:
+def test_a_picture_outlives_its_file(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", RGB)
-    image = open_rgb(path)
+    image = decode(path)
+    assert isinstance(image, Image.Image)
     path.unlink()
     assert np.array_equal(np.asarray(image.resize((5, 7))), RGB)
 
@@ -218,3 +262,11 @@ def test_list_crops_does_not_leave_out_a_folder_it_cannot_read(
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(SanError, match=r"cannot read folder .*/b: Permission denied"):
         list(list_crops(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "expected"),
+    [(1, 4, [0]), (4, 4, [0, 1, 2, 3]), (10, 4, [0, 3, 6, 9]), (9, 1, [4]), (5, 2, [0, 4]), (0, 4, [])],
+)
+def test_spread(count: int, wanted: int, expected: list[int]) -> None:
+    assert spread(range(count), wanted) == expected

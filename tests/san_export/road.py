@@ -20,7 +20,7 @@ from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
 from san_train.checkpoint import CheckpointInfo
 from san_train.data import normalise
-from san_train.models import Network
+from san_train.models import Network, architecture
 from torch import nn
 
 from san_deploy.artefact import Artefact, read_sidecar
@@ -127,7 +127,11 @@ class Road:
     @cached_property
     def quantised(self) -> onnx.ModelProto:
         """For TensorRT, the rest in FP32."""
-        return quantise(self.graph, self.images, form="tensorrt")
+        return self.quantise("tensorrt")
+
+    def quantise(self, form: str) -> onnx.ModelProto:
+        """INT8, with what the architecture's row leaves in floating point."""
+        return quantise(self.graph, self.images, form=form, floating=architecture(self.arch).floating)
 
     def furthest(self) -> float:
         return furthest(self.network, self.graph, self.images)

@@ -21,6 +21,7 @@ from san_export.precision.int8 import never_quantised, quantise
 from san_export.verify import CheckCrops, row_cosine, sample_crops
 from san_export.wrapper import OnnxWrapper
 from san_train.attention import MaskMode
+from san_train.models import architecture
 from san_train.models.ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
 from san_train.models.ha_cnn_crop import RegionCrop
 from san_train.models.ha_cnn_units import ConvUnit, HarmoniousAttention
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from tests.san_export.road import Road, calibrated, furthest, run
 
 SIZE_HW = (160, 64)
+FLOATING = architecture("ha-cnn").floating
 FP16, FP32 = TensorProto.FLOAT16, TensorProto.FLOAT
 #: What a graph with sizes that follow from N, or with a grid, would hold.
 NOT_HERE = {
@@ -193,17 +195,17 @@ def test_what_the_coordinates_share_with_others_is_no_island() -> None:
     assert kept(tent(nodes, constants)) == {"Neg", "Add", "Abs", "Sub", "Relu"}
 
 
-def test_convolutions_of_one_channel_are_not_quantised(
+def test_spatial_attention_is_not_quantised(
     small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops
 ) -> None:
     _, model = small
     for form in ("tensorrt", "cpu"):
-        left = never_quantised(model, form=form)
+        left = never_quantised(model, form=form, floating=FLOATING)
         assert [name.removeprefix("network.attention.") for name in left] == [
             "spatial.0.conv",
             "spatial.1.conv",
         ]
-        quantised = quantise(model, crops.images, form=form)
+        quantised = quantise(model, crops.images, form=form, floating=FLOATING)
         # The products of the cut have no constant weight, the layer of the places is none.
         assert not [
             node
@@ -241,7 +243,9 @@ def test_the_network_in_every_precision(full: Road, images: np.ndarray) -> None:
     assert count_operands(half).fp16 == 1.0 and not check_operators(half)
     assert row_cosine(run(emulate_fp16(half), images), rows).min() > 0.9998
     for form in ("tensorrt", "cpu"):
-        quantised = full.quantised if form == "tensorrt" else quantise(model, images, form=form)
+        quantised = (
+            full.quantised if form == "tensorrt" else quantise(model, images, form=form, floating=FLOATING)
+        )
         assert count_operands(quantised).int8 > 0.8
         cosine = row_cosine(run(quantised, images), rows)
         # The worst row of an untrained network is luck: which crop lies nearest to an edge of its regions.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from san_train.models import SharpAttentionNetwork
 from torch import Tensor
 
 from san_deploy.artefact import Artefact, Threshold, from_metadata
-
-SIZE_HW = (64, 32)
+from tests.settled import SIZE_HW, calibrated, settle
 
 
 def count(model: onnx.ModelProto) -> Counter[str]:
@@ -125,7 +123,8 @@ def test_masks_and_forms_equal_pytorch(
             run(request.getfixturevalue(fixture), images[:batch]),
             embed(trained, crops.images[:batch], mask=mask),
         )
-        assert cosine.min() > (0.999 if mask == "argmax" else 0.99999), fixture
+        # No mask hangs on rounding (tests.settled), so that FP32's is all there is.
+        assert cosine.min() > 0.999999, fixture
 
 
 def test_no_shape_is_computed_at_run_time(expected_model: onnx.ModelProto) -> None:
@@ -217,7 +216,6 @@ def test_tensorrt_builds_the_graph(
 )
 def test_odd_sizes(
     *,
-    make_network: Callable[..., SharpAttentionNetwork],
     crops: CheckCrops,
     upsample: str,
     input_form: str,
@@ -225,14 +223,16 @@ def test_odd_sizes(
 ) -> None:
     # Maps of 18 x 10, 9 x 5 and 5 x 3: what comes back from half of 9 is cut by a place.
     size_hw = (72, 40)
-    network = make_network(upsample=upsample, size_hw=size_hw)
+    images = np.pad(crops.images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
+    network = calibrated(images, upsample=upsample, size_hw=size_hw)
+    images = images[:3]
+    settle(network, images)
     model = to_onnx(OnnxWrapper(network, input_form=input_form), size_hw, opset=opset)
     assert check_operators(model) == []
     assert not count(model)["ConvTranspose"]
-    images = np.pad(crops.images[:3], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
     planar = np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
     rows = run(model, images if input_form == "uint8" else planar)
-    assert row_cosine(rows, embed(network, images, mask="argmax")).min() > 0.999
+    assert row_cosine(rows, embed(network, images, mask="argmax")).min() > 0.999999
     assert build(model) > 100_000
 
 

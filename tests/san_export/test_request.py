@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from san_export import request as request_module
-from san_export.request import EngineOptions, Plan, Request, plan
+from san_export.request import EngineOptions, ExportPlan, ExportRequest, plan
 from san_export.verify import Gate
 
 from san_deploy.backends import STARTER, trt
@@ -30,7 +30,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *runtimes: str, gpu: bool = True)
     monkeypatch.setattr(request_module, "devices", lambda: [Device("A GPU", "sm86", 0)] if gpu else [])
 
 
-def names(todo: Plan) -> tuple[str | None, str | None]:
+def names(todo: ExportPlan) -> tuple[str | None, str | None]:
     return (todo.onnx.name if todo.write_onnx else None, todo.engine.name if todo.engine else None)
 
 
@@ -38,51 +38,58 @@ def names(todo: Plan) -> tuple[str | None, str | None]:
     ("request_", "runtimes", "expected", "runtime"),
     [
         # The command that the project is known by, with and without TensorRT.
-        (Request(precision="fp16"), (), ("starter-fp16.onnx", None), ""),
-        (Request(precision="fp16"), ("tensorrt",), ("starter-fp16.onnx", "starter-fp16.engine"), "tensorrt"),
+        (ExportRequest(precision="fp16"), (), ("starter-fp16.onnx", None), ""),
         (
-            Request(precision="fp16"),
+            ExportRequest(precision="fp16"),
+            ("tensorrt",),
+            ("starter-fp16.onnx", "starter-fp16.engine"),
+            "tensorrt",
+        ),
+        (
+            ExportRequest(precision="fp16"),
             ("tensorrt", "tensorrt-rtx"),
             ("starter-fp16.onnx", "starter-fp16.engine"),
             "tensorrt",
         ),
         (
-            Request(precision="fp16", options=EngineOptions(targets=("sm86",))),
+            ExportRequest(precision="fp16", options=EngineOptions(targets=("sm86",))),
             ("tensorrt", "tensorrt-rtx"),
             ("starter-fp16.onnx", "starter-fp16.engine"),
             "tensorrt-rtx",
         ),
-        (Request(), ("tensorrt-rtx",), ("starter.onnx", "starter.engine"), "tensorrt-rtx"),
-        (Request(precision="fp16", engine=False), ("tensorrt",), ("starter-fp16.onnx", None), ""),
-        (Request(source=Path("run.safetensors")), (), ("run.onnx", None), ""),
-        (Request(source=Path("run.safetensors"), precision="fp16"), (), ("run-fp16.onnx", None), ""),
+        (ExportRequest(), ("tensorrt-rtx",), ("starter.onnx", "starter.engine"), "tensorrt-rtx"),
+        (ExportRequest(precision="fp16", engine=False), ("tensorrt",), ("starter-fp16.onnx", None), ""),
+        (ExportRequest(source=Path("run.safetensors")), (), ("run.onnx", None), ""),
+        (ExportRequest(source=Path("run.safetensors"), precision="fp16"), (), ("run-fp16.onnx", None), ""),
         (
-            Request(source=Path("run.safetensors"), precision="int8", calib=Path("crops"), runtime="cpu"),
+            ExportRequest(
+                source=Path("run.safetensors"), precision="int8", calib=Path("crops"), runtime="cpu"
+            ),
             ("tensorrt",),
             ("run-int8-cpu.onnx", None),
             "",
         ),
         (
-            Request(source=Path("run.safetensors"), out=Path("a.plan"), precision="fp16"),
+            ExportRequest(source=Path("run.safetensors"), out=Path("a.plan"), precision="fp16"),
             ("tensorrt",),
             ("a.onnx", "a.plan"),
             "tensorrt",
         ),
         # An ONNX file and no precision: the engine alone, as on the device.
-        (Request(source=Path("best.onnx")), ("tensorrt",), (None, "best.engine"), "tensorrt"),
+        (ExportRequest(source=Path("best.onnx")), ("tensorrt",), (None, "best.engine"), "tensorrt"),
         (
-            Request(source=Path("best.onnx"), out=Path("x.engine")),
+            ExportRequest(source=Path("best.onnx"), out=Path("x.engine")),
             ("tensorrt",),
             (None, "x.engine"),
             "tensorrt",
         ),
-        (Request(source=Path("best.onnx"), precision="fp16"), (), ("best-fp16.onnx", None), ""),
+        (ExportRequest(source=Path("best.onnx"), precision="fp16"), (), ("best-fp16.onnx", None), ""),
     ],
 )
 def test_files_that_an_export_makes(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    request_: Request,
+    request_: ExportRequest,
     runtimes: tuple[str, ...],
     expected: tuple[str | None, str | None],
     runtime: str,
@@ -103,28 +110,30 @@ def test_files_that_an_export_makes(
 
 
 def test_what_is_missing_is_one_line_with_the_command(folder: Path) -> None:
-    told = plan(Request(precision="fp16")).missing
+    told = plan(ExportRequest(precision="fp16")).missing
     assert "pip install tensorrt" in told and "--engine" in told and "\n" not in told
 
 
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (Request(source=Path("best.onnx"), precision="fp16", mask="expected"), "--mask"),
-        (Request(precision="fp16", input_form="float"), "--input"),
-        (Request(precision="int8"), "--calib"),
-        (Request(precision="fp16", calib=Path("crops")), "--calib"),
-        (Request(max_drop=0.01), "--max-drop"),
-        (Request(precision="fp16", seed=5), "--seed"),
-        (Request(engine=False, out=Path("a.engine")), "--no-engine"),
-        (Request(engine=True, runtime="cpu"), "--engine"),
-        (Request(engine=False, options=EngineOptions(batch=(1, 2, 3))), "--batch"),
-        (Request(runtime="tensorrt", options=EngineOptions(targets=("sm86",))), "--target"),
-        (Request(out=Path("a.bin")), ".onnx"),
-        (Request(source=Path("crops")), "best"),
+        (ExportRequest(source=Path("best.onnx"), precision="fp16", mask="sharp"), "--mask"),
+        (ExportRequest(precision="fp16", input_form="float"), "--input"),
+        (ExportRequest(precision="int8"), "--calib"),
+        (ExportRequest(precision="fp16", calib=Path("crops")), "--calib"),
+        (ExportRequest(max_drop=0.01), "--max-drop"),
+        (ExportRequest(precision="fp16", seed=5), "--seed"),
+        (ExportRequest(engine=False, out=Path("a.engine")), "--no-engine"),
+        (ExportRequest(engine=True, runtime="cpu"), "--engine"),
+        (ExportRequest(engine=False, options=EngineOptions(batch=(1, 2, 3))), "--batch"),
+        (ExportRequest(runtime="tensorrt", options=EngineOptions(targets=("sm86",))), "--target"),
+        (ExportRequest(out=Path("a.bin")), ".onnx"),
+        (ExportRequest(source=Path("crops")), "best"),
     ],
 )
-def test_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch, request_: Request, told: str) -> None:
+def test_contradictions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, request_: ExportRequest, told: str
+) -> None:
     installed(monkeypatch, "tensorrt", "tensorrt-rtx")
     if request_.source is not None and request_.source.suffix:
         request_ = replace(request_, source=folder / request_.source)
@@ -137,7 +146,7 @@ def test_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch, request_:
 
 
 def test_the_missing_line_has_the_file_in_it_as_a_shell_takes_it(folder: Path) -> None:
-    told = plan(Request(precision="fp16", out=folder / "two words.onnx")).missing
+    told = plan(ExportRequest(precision="fp16", out=folder / "two words.onnx")).missing
     assert f"san export '{folder}/two words.onnx' --engine" in told
 
 
@@ -146,14 +155,14 @@ def test_tensorrt_without_a_gpu_leaves_the_building_to_who_can(
 ) -> None:
     """A build server."""
     installed(monkeypatch, "tensorrt", "tensorrt-rtx", gpu=False)
-    assert plan(Request(precision="fp16")).runtime == "tensorrt-rtx"
+    assert plan(ExportRequest(precision="fp16")).runtime == "tensorrt-rtx"
     assert (
-        plan(Request(precision="fp16", runtime="tensorrt")).runtime == "tensorrt"
+        plan(ExportRequest(precision="fp16", runtime="tensorrt")).runtime == "tensorrt"
     )  # explicit, and refused later
     installed(monkeypatch, "tensorrt", gpu=False)
-    todo = plan(Request(precision="fp16"))
+    todo = plan(ExportRequest(precision="fp16"))
     assert not todo.runtime and "there is none here" in todo.missing and "--engine" in todo.missing
-    assert plan(Request(precision="fp16", engine=True)).runtime == "tensorrt"
+    assert plan(ExportRequest(precision="fp16", engine=True)).runtime == "tensorrt"
 
 
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt", "tensorrt-rtx"])
@@ -162,17 +171,17 @@ def test_an_engine_that_is_wanted_needs_its_runtime(
 ) -> None:
     monkeypatch.setattr(trt, "_is_installed", lambda module: False)
     with pytest.raises(SanError, match=r"not installed.*pip install"):
-        plan(Request(precision="fp16", engine=True, runtime=runtime))
+        plan(ExportRequest(precision="fp16", engine=True, runtime=runtime))
 
 
 def test_nothing_to_do_is_said(folder: Path) -> None:
     with pytest.raises(SanError, match="nothing to do"):
-        plan(Request(source=folder / "best.onnx"))
+        plan(ExportRequest(source=folder / "best.onnx"))
 
 
 def test_outputs_are_refused_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "tensorrt")
-    request_ = Request(source=folder / "run.safetensors", precision="fp16")
+    request_ = ExportRequest(source=folder / "run.safetensors", precision="fp16")
     for name in ("run-fp16.onnx", "run-fp16.onnx.json", "run-fp16.engine", "run-fp16.engine.json"):
         (folder / name).write_bytes(b"")
         with pytest.raises(SanError, match="--force"):
@@ -186,16 +195,18 @@ def test_outputs_are_refused_before_anything_starts(folder: Path, monkeypatch: p
 
 def test_the_source_is_never_the_output(folder: Path) -> None:
     with pytest.raises(UsageError, match="the source itself"):
-        plan(Request(source=folder / "best.onnx", out=folder / "best.onnx", precision="fp16", force=True))
+        plan(
+            ExportRequest(source=folder / "best.onnx", out=folder / "best.onnx", precision="fp16", force=True)
+        )
 
 
 def test_a_source_that_is_not_there(folder: Path) -> None:
     with pytest.raises(SanError, match="does not exist"):
-        plan(Request(source=folder / "none.safetensors"))
+        plan(ExportRequest(source=folder / "none.safetensors"))
     with pytest.raises(SanError, match="is not a file"):
-        plan(Request(source=folder))
+        plan(ExportRequest(source=folder))
 
 
 def test_the_starter_is_there() -> None:
     assert STARTER.is_file()
-    assert Request().gate is None and Request(gate=Gate(0.9)).gate is not None
+    assert ExportRequest().gate is None and ExportRequest(gate=Gate(0.9)).gate is not None

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from san_export.graph.graph import view
 from san_export.graph.mask_branches import find_branches
 from san_export.graph.operators import check_operators
@@ -19,11 +19,11 @@ from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import never_quantised, quantise
 from san_export.precision.placement import candidates
-from san_export.precision.relations import relation_gates
 from san_export.verify import CheckCrops, row_cosine
 from san_export.wrapper import OnnxWrapper, reverse_input_channels
 from san_train.attention import MaskMode
 from san_train.data import normalise
+from san_train.models import architecture
 from san_train.models.rga import RelationAwareNetwork, RgaSettings
 from san_train.models.rga_block import RelationAttention, RelationBlock
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from tests.san_export.road import builds, calibrated, furthest, run
 from tests.tiny_models import tiny_artefact
 
 SIZE_HW = (64, 32)
+FLOATING = architecture("rga-sc").floating
 
 
 class OneBlock(nn.Module):
@@ -148,7 +149,7 @@ def largest_affinity(half: RelationAttention, x: Tensor) -> float:
 @pytest.mark.parametrize("form", ["tensorrt", "cpu"])
 def test_int8(small_model: onnx.ModelProto, crops: CheckCrops, form: str, tmp_path: Path) -> None:
     # The embeddings are quantised; what makes a gate of relations is not, nor a product of two values.
-    names = candidates(small_model, view(small_model), form)
+    names = candidates(small_model, view(small_model), form, FLOATING)
     relations = {name.removeprefix("network.block.") for name in names if "block" in name}
     expected = {"spatial.embed.0", "channel.embed.0"}
     if form == "cpu":
@@ -156,81 +157,16 @@ def test_int8(small_model: onnx.ModelProto, crops: CheckCrops, form: str, tmp_pa
     assert relations == expected
     # A convolution whose only input is pixels, and one behind the gates.
     assert {"network.stem.0", "network.last.0"} <= set(names)
-    assert {name.removeprefix("network.block.") for name in never_quantised(small_model)} == {
-        f"{half}.weigh.{layer}" for half in ("spatial", "channel") for layer in (0, 3)
-    }
-    quantised = quantise(small_model, np.concatenate([crops.images, crops.images[:, :, ::-1]]), form=form)
+    assert {
+        name.removeprefix("network.block.") for name in never_quantised(small_model, floating=FLOATING)
+    } == {f"{half}.weigh.{layer}" for half in ("spatial", "channel") for layer in (0, 3)}
+    images = np.concatenate([crops.images, crops.images[:, :, ::-1]])
+    quantised = quantise(small_model, images, form=form, floating=FLOATING)
     assert row_cosine(run(quantised, crops.images), run(small_model, crops.images)).mean() > 0.98
     if form == "tensorrt":
         assert check_operators(quantised) == []
         built(quantised, "int8", tmp_path / "rest-fp32")
         built(to_fp16(quantised), "int8", tmp_path / "rest-fp16")
-
-
-def gated(nodes: list[onnx.NodeProto], output: str) -> list[str]:
-    """The outputs of the nodes that `relation_gates` finds."""
-    value = helper.make_tensor_value_info
-    shape = [2, 4, 4]
-    weights = [numpy_helper.from_array(np.ones((4, 4), np.float32), "w")]
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "g",
-            [value("x", TensorProto.FLOAT, shape)],
-            [value(output, TensorProto.FLOAT, shape)],
-            weights,
-        ),
-        opset_imports=[helper.make_opsetid("", 18)],
-    )
-    graph = view(model)
-    return [graph.nodes[index].output[0] for index in sorted(relation_gates(graph))]
-
-
-def make(kind: str, inputs: str, output: str) -> onnx.NodeProto:
-    return helper.make_node(kind, inputs.split(), [output], name=output)
-
-
-EMBEDDING = [
-    make("MatMul", "x w", "e"),
-    make("MatMul", "e e", "affinity"),
-    make("MatMul", "affinity w", "narrow"),
-]
-
-
-@pytest.mark.parametrize(
-    ("tail", "output", "found"),
-    [
-        # A gate, also where it is reshaped first.
-        ([make("Sigmoid", "narrow", "s"), make("Mul", "x s", "y")], "y", ["affinity", "narrow", "s"]),
-        (
-            [make("Sigmoid", "narrow", "s"), make("Identity", "s", "i"), make("Mul", "i x", "y")],
-            "y",
-            ["affinity", "narrow", "s", "i"],
-        ),
-        # Self-attention: the product goes on as a feature.
-        ([make("Relu", "narrow", "y")], "y", []),
-        # Read by something else, too: then only what the gate alone reads belongs to it.
-        (
-            [make("Sigmoid", "narrow", "s"), make("Mul", "x s", "m"), make("Add", "m narrow", "y")],
-            "y",
-            [],
-        ),
-        # A Sigmoid that multiplies a constant, and a Swish.
-        ([make("Sigmoid", "narrow", "s"), make("Mul", "w s", "y")], "y", []),
-        ([make("Sigmoid", "narrow", "s"), make("Mul", "narrow s", "y")], "y", []),
-        # The gate is what the graph gives.
-        ([make("Sigmoid", "narrow", "y")], "y", []),
-    ],
-)
-def test_gates_of_relations(tail: list[onnx.NodeProto], output: str, found: list[str]) -> None:
-    assert [name for name in gated([*EMBEDDING, *tail], output) if name != "i"] == [
-        name for name in found if name != "i"
-    ]
-
-
-def test_a_gate_without_relations_is_none() -> None:
-    nodes = [make("MatMul", "x w", "e"), make("Sigmoid", "e", "s"), make("Mul", "x s", "y")]
-    assert gated(nodes, "y") == []
 
 
 def test_a_layer_on_three_features_is_not_taken_for_the_first() -> None:
@@ -262,7 +198,8 @@ def test_whole_networks(crops: CheckCrops, variant: str, tmp_path: Path) -> None
         # Every layer of these stands in `sc` as well.
         return
     built(model, "fp32", tmp_path / "fp32")
-    quantised = quantise(model, np.concatenate([crops.images, crops.images[:, :, ::-1]]), form="tensorrt")
+    images = np.concatenate([crops.images, crops.images[:, :, ::-1]])
+    quantised = quantise(model, images, form="tensorrt", floating=FLOATING)
     # Random weights: a quick training on WARD takes this to 0.997.
     assert row_cosine(run(quantised, crops.images), expected).mean() > 0.85
     built(quantised, "int8", tmp_path / "int8")

@@ -30,12 +30,10 @@ def test_wrapper_equals_the_trained_network(
     with torch.no_grad():
         from_uint8 = OnnxWrapper(trained, mask=mask)(torch.from_numpy(crops.images)).numpy()
         from_float = OnnxWrapper(trained, mask=mask, input_form="float")(as_float(crops.images)).numpy()
-    # Rounding may flip a bit of a mask; the two wrappers differ from the reference in rounding alone.
-    limit = 0.9 if mask == "argmax" else 0.99999
+    # No mask hangs on rounding (tests.settled), in which alone the two wrappers differ from the reference.
     for rows in (from_uint8, from_float):
         cosine = row_cosine(rows, reference)
-        assert cosine.min() > limit
-        assert np.median(cosine) > 0.999999
+        assert cosine.min() > 0.999999
         assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-6
 
 

@@ -15,12 +15,13 @@ from san_train.attention import (  # noqa: E402
     argmax_mask,
     attend_probability,
     indecision,
-    parse_mask,
     ramp_mask,
     relaxed_sample,
     temperature,
     tv_penalty,
 )
+
+from san_deploy.artefact import parse_mask  # noqa: E402
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:

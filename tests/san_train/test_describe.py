@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from san_train.checkpoint import CheckpointInfo
 from san_train.describe import describe, resolve_mask
@@ -43,7 +45,7 @@ def test_masks_of_others() -> None:
 
 
 def test_describe() -> None:
-    threshold = Threshold(0.5, 0.01, 0.9, 100, 10, "somebody")
+    threshold = Threshold(0.5, 0.01, 0.9, 100, 10, "somebody", "ramp:0.1")
     model = network()
     info = CheckpointInfo("san", model.settings.as_dict(), RESIZE, 3, threshold=threshold)
     artefact = describe(
@@ -58,5 +60,35 @@ def test_describe() -> None:
     assert (artefact.arch, artefact.embedding_dim, artefact.size_hw) == ("san-resnet18", 16, (64, 32))
     assert (artefact.mask, artefact.input, artefact.precision) == ("ramp:0.1", "float", "fp32")
     assert (artefact.checkpoint_sha256, artefact.sha256) == ("a" * 64, "b" * 64)
-    assert artefact.threshold == threshold and list(artefact.versions) == ["torch"]
+    assert artefact.threshold == replace(threshold, mask="ramp:0.1") and list(artefact.versions) == ["torch"]
     assert artefact.settings == model.settings.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "recommended", "mask", "kept"),
+    [
+        ("argmax", "ramp:0.0625", "argmax", True),
+        ("argmax", "ramp:0.0625", "ramp:0.0625", False),
+        # Files from before the threshold said its mask: the one that the recipe names.
+        ("", "ramp:6.25e-2", "ramp:0.0625", True),
+        ("", "ramp:0.0625", "argmax", False),
+        ("", "", "argmax", True),
+    ],
+)
+def test_a_threshold_goes_with_the_mask_that_it_was_calibrated_for(
+    calibrated: str, recommended: str, mask: str, kept: bool
+) -> None:
+    model = network()
+    threshold = Threshold(0.5, 0.01, 0.9, 100, 10, "somebody", calibrated)
+    recipe = {"deploy_mask": recommended} if recommended else {}
+    info = CheckpointInfo("san", model.settings.as_dict(), RESIZE, 3, recipe, threshold=threshold)
+    artefact = describe(model, info, mask=mask, input_form="uint8", checkpoint_sha256="a" * 64)
+    assert artefact.threshold == (replace(threshold, mask=mask) if kept else None)
+
+
+def test_a_network_without_a_choice_of_masks_keeps_its_threshold() -> None:
+    model = network(gate="soft")
+    threshold = Threshold(0.5, 0.01, 0.9, 100, 10, "somebody")
+    info = CheckpointInfo("san", model.settings.as_dict(), RESIZE, 3, threshold=threshold)
+    artefact = describe(model, info, mask="soft", input_form="uint8", checkpoint_sha256="a" * 64)
+    assert artefact.threshold == threshold

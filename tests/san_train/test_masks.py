@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_the_page_shows_them(
     chosen = evaluation_set(read_dataset(crop_folder(tmp_path / "crops")))
     result = evaluate_set(chosen, model, EvalConfig())
     told = as_dict(result, model, Options(), model=tmp_path / "san.safetensors", split=None, batch=32)
-    write_evaluation(tmp_path, result, told, Options(), lists=2)
+    shown = partial(draw_masks, tmp_path / "san.safetensors", mask=told["model"]["mask"])
+    write_evaluation(tmp_path, result, told, Options(), lists=2, draw_masks=shown)
     text = (tmp_path / "eval.html").read_text()
     cards = text.count("<article")
     assert cards == 4 and words in text

@@ -71,7 +71,7 @@ def main() -> None:
             genuine.append(same)
             impostor.append(other)
         source = f"WARD's {recipe['people']} train people, cross-validated in {recipe['folds']} folds"
-        threshold = choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source)
+        threshold = choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source, mask="argmax")
         print("threshold", threshold, flush=True)
 
     run = options.out / "final"

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from san_deploy.artefact import parse_mask
+
 #: Keeps logit(pi) finite: |logit| <= 13.8, beyond the reach of all but 1e-6 of Logistic(0, 1) draws.
 _EPSILON = 1e-6
 
@@ -31,35 +33,6 @@ class MaskMode:
     train: str = "sample"
     evaluate: str = "argmax"
     tau: float = 1.0
-
-
-def parse_mask(name: str) -> tuple[str, float]:
-    """`argmax` -> (`argmax`, 0), `expected` -> (`expected`, 0), `ramp:0.0625` -> (`ramp`, 0.0625).
-
-    Raises:
-        ValueError: any other name, or EPS outside (0, 1].
-    """
-    kind, _, width = name.partition(":")
-    if kind in ("argmax", "expected") and not width:
-        return kind, 0.0
-    if kind == "ramp":
-        try:
-            eps = float(width)
-        except ValueError:
-            eps = 0.0
-        if 0.0 < eps <= 1.0:
-            return kind, eps
-    raise ValueError(f"mask '{name}' is none of argmax, expected, ramp:EPS with 0 < EPS <= 1")
-
-
-def mask_name(name: str) -> str:
-    """A mask's name as it is written down: `ramp:1e-1` -> `ramp:0.1`.
-
-    Raises:
-        ValueError: of `parse_mask`.
-    """
-    kind, eps = parse_mask(name)
-    return f"{kind}:{eps:g}" if kind == "ramp" else kind
 
 
 def channel_bounds(x: Tensor) -> tuple[Tensor, Tensor]:

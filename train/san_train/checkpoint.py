@@ -17,11 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from san_deploy.artefact import mask_name
 from san_deploy.checkpoint_info import CheckpointInfo, read_header, read_info
 from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file
 
-from .attention import mask_name
 from .models import Network, build_model
 
 
@@ -58,7 +58,9 @@ def save_checkpoint(path: Path, model: Network, info: CheckpointInfo) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[Network, CheckpointInfo]:
-    """Read a checkpoint and build its network, on the CPU, in evaluation mode, with its own mask.
+    """Read a checkpoint and build its network, on the CPU, in evaluation mode.
+
+    Its masks are argmax, whatever its recipe recommends (`CheckpointInfo.recommended_mask`).
 
     Raises:
         SanError: not a checkpoint, of an unknown architecture, or weights that do not fit it.
@@ -68,7 +70,7 @@ def load_checkpoint(path: Path) -> tuple[Network, CheckpointInfo]:
     try:
         model = build_model(info.arch, info.settings)
         if model.mask_kind == "sharp":
-            model.mode.evaluate = mask_name(info.named_mask)
+            mask_name(info.named_mask)  # refused here, where the file is known
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         raise SanError(
             f"{path} cannot be built", why=str(error), do="use the version of san-deploy that wrote it"

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from san_deploy.artefact import Artefact
+from san_deploy.artefact import Artefact, Int8Rule, Threshold, mask_name
 from san_deploy.errors import UsageError
 from san_deploy.io.versions import versions
 from san_deploy.preprocess import MEAN_RGB, RESIZE, STD_RGB
 
-from .attention import mask_name
 from .checkpoint import CheckpointInfo
-from .models import Network, variant_of
+from .models import Network, architecture, variant_of
 
 
 def resolve_mask(network: Network, asked: str | None) -> str:
-    """The mask's name in the artefact: what was asked for, else what the network was trained for.
+    """The mask's name in the artefact: what was asked for, else the paper's deterministic form, argmax.
 
     Args:
-        network: its `mode.evaluate` is its own mask (`Recipe.deploy_mask`), where it has a choice.
+        network: whose `mask_kind` says whether it has a choice.
         asked: None asks for none.
 
     Returns:
@@ -33,7 +33,7 @@ def resolve_mask(network: Network, asked: str | None) -> str:
         except ValueError as error:
             raise UsageError(f"--mask: {error}") from error
     if network.mask_kind == "sharp":
-        return asked or network.mode.evaluate
+        return asked or "argmax"
     if asked is not None:
         what = "no attention" if network.mask_kind == "none" else "a soft gate"
         raise UsageError(
@@ -64,7 +64,7 @@ def describe(
         tools: whose versions are written down.
         sha256: of the model file, where that is known.
     """
-    settings = network.settings
+    settings, row = network.settings, architecture(info.arch)
     return Artefact(
         arch="-".join(filter(None, (info.arch, variant_of(network)))),
         settings=settings.as_dict(),
@@ -78,6 +78,15 @@ def describe(
         precision="fp32",
         checkpoint_sha256=checkpoint_sha256,
         versions=versions(*tools),
-        threshold=info.threshold,
+        threshold=_threshold(network, info, mask),
+        int8=Int8Rule(row.floating, row.min_int8),
         sha256=sha256,
     )
+
+
+def _threshold(network: Network, info: CheckpointInfo, mask: str) -> Threshold | None:
+    """The checkpoint's threshold, where it was calibrated for this mask: another mask gives other similarities."""
+    known = info.threshold
+    if known is None or network.mask_kind != "sharp":
+        return known
+    return replace(known, mask=mask) if (known.mask or mask_name(info.named_mask)) == mask else None

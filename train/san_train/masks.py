@@ -6,7 +6,6 @@ An exported file has its masks inside and gives embeddings alone.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,12 @@ import numpy as np
 import torch
 
 from san_deploy.errors import SanError
+from san_deploy.reports.pictures import BlockMasks
 
 from .attention import SharpAttention, argmax_mask, attend_probability
 from .checkpoint import load_checkpoint
 from .data import normalise
 from .models import Network, SoftMask
-
-
-@dataclass(frozen=True, eq=False)
-class BlockMasks:
-    """What one attention block drew over one crop.
-
-    Attributes:
-        stage: of the block, from 1.
-        channels: of its features.
-        soft_mean: `(h, w)` float32 in 0..1, mean over the channels of pi_1 (eq. 3), or of a soft gate.
-        sharp_mean: the same of the sharp mask, 0 or 1 in each channel; None for a soft gate.
-        channel: the one whose attended features vary most over the crop, from 0.
-        soft: `(h, w)` float32, that channel's pi_1, or soft gate.
-        sharp: `(h, w)` float32, that channel's sharp mask, 0 or 1; None for a soft gate.
-    """
-
-    stage: int
-    channels: int
-    soft_mean: np.ndarray
-    sharp_mean: np.ndarray | None
-    channel: int
-    soft: np.ndarray
-    sharp: np.ndarray | None
 
 
 def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> list[list[BlockMasks]]:

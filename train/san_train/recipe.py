@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from san_deploy.artefact import parse_mask
 from san_deploy.errors import UsageError
 
-from .attention import parse_mask
 from .augment import Augmentation
 from .models import architecture
 
@@ -43,8 +43,8 @@ class Recipe:
         sharpen_mask: training mask of that phase.
         sharpen_tau: temperature of that phase; 0 leaves it to eq. 9.
         decisive_weight, decisive_width: weight of `attention.indecision` in that phase, and its width.
-        deploy_mask: what a sharp network is validated and deployed with where nobody asks for another:
-            `argmax`, `ramp:EPS` or `expected`.
+        deploy_mask: that the recipe recommends to deploy a sharp network with: `argmax`, `ramp:EPS` or
+            `expected`. `san info` says it; validation and `san export` use argmax where nobody asks for another.
         ema: decay of an average of the weights that is validated and saved; 0 is off.
         augmentation: see `augment.Augmentation`.
         share: part of each batch's people from each data set, in order; empty draws over all alike.

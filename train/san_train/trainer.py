@@ -26,6 +26,7 @@ from . import evaluate
 from .attention import temperature
 from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
 from .data import CropCache, TrainingData, batches, fingerprint, normalise
+from .describe import resolve_mask
 from .losses import identity_term, indecision_term, triplet_term, tv_term
 from .models import Network, Outputs, backbone_of, build_model
 from .recipe import Recipe
@@ -132,7 +133,6 @@ class Training:
             model = build_model(recipe.arch, recipe.settings)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        model.mode.evaluate = recipe.deploy_mask
         if pretrained is not None:
             _load_pretrained(model, pretrained, recipe.arch)
         if start is not None:
@@ -332,7 +332,9 @@ class Training:
                 self.embed_validation(), person=person, camera=camera, track=track
             )
             source = f"{len(set(person.tolist()))} validation people of this training run"
-            return calibrate.choose_threshold(genuine, impostor, source=source)
+            return calibrate.choose_threshold(
+                genuine, impostor, source=source, mask=resolve_mask(self.model, None)
+            )
         except SanError as error:
             self.say(f"No threshold was calibrated: {error}")
             return None

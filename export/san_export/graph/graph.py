@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
-from san_deploy.errors import SanError
+from san_deploy.errors import SanError, first_line
 
 #: Operators whose second input is a weight, or a second matrix: where a network's time goes.
 WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -131,7 +131,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         if not model.graph.value_info:
-            raise SanError("the types of the graph cannot be inferred", why=_first_line(error)) from error
+            raise SanError("the types of the graph cannot be inferred", why=first_line(error)) from error
     # Some converters leave the types of before between the nodes.
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
@@ -207,7 +207,3 @@ def _constant(node: NodeProto) -> TensorProto:
     if attribute.name not in kinds:
         raise SanError(f"the graph holds a Constant with {attribute.name}", do="export it without it")
     return numpy_helper.from_array(np.asarray(value, kinds[attribute.name]), node.output[0])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from san_deploy import __version__, reports
 from san_deploy.io.atomic import atomic_file
+from san_deploy.reports import html
+from san_deploy.reports.pictures import crop_uri
 
 from . import pictures, plots
 from . import text as words
@@ -65,21 +64,10 @@ def write_page(run: ParityRun, path: Path) -> None:
     Raises:
         SanError: it cannot be written.
     """
-    template = _environment().get_template("parity.html.j2")
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(template.generate(_context(run)))
-
-
-def _environment() -> jinja2.Environment:
     # The style is that of the evaluation's page.
-    folders = [Path(__file__).parent, Path(reports.__file__).parent]
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    template = html.environment(Path(__file__).parent).get_template("parity.html.j2")
+    with atomic_file(path) as temporary:
+        html.write_page(temporary, template, _context(run))
 
 
 def _context(run: ParityRun) -> dict[str, Any]:
@@ -87,8 +75,6 @@ def _context(run: ParityRun) -> dict[str, Any]:
     target, reference = words.names(run)
     what = {"FAIL": "differs from", "PASS": "agrees with"}.get(verdict.word, "was not held against")
     context: dict[str, Any] = {
-        "version": __version__,
-        "made": datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         "verdict": verdict,
         "headline": f"{target} {what} {reference}",
         "lead": _lead(run),
@@ -322,7 +308,7 @@ def _crop(crop: CropMasks, blocks: Sequence[BlockFlips]) -> dict[str, Any]:
     return {
         "name": words.clean(crop.name),
         "cosine": words.cosine(crop.cosine),
-        "picture": pictures.crop_uri(crop.image),
+        "picture": crop_uri(crop.image),
         "blocks": drawn,
     }
 

@@ -18,7 +18,7 @@ from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact, from_metadata
 from san_deploy.backends import PLANS, open_backend
 from san_deploy.backends.onnxruntime import CUDA, int8_entries, missing_provider, open_cpu
 from san_deploy.backends.plan import read_plan
-from san_deploy.errors import SanError, UsageError
+from san_deploy.errors import SanError, UsageError, first_line
 from san_deploy.io.cpu import usable_cores
 from san_deploy.io.printable import printable
 from san_deploy.preprocess import RESIZE
@@ -338,7 +338,7 @@ class RawOnnx:
         except SanError:
             raise
         except Exception as error:  # its exceptions have no common base but this
-            raise SanError(f"{self._path} failed in ONNX Runtime", why=_first_line(error)) from error
+            raise SanError(f"{self._path} failed in ONNX Runtime", why=first_line(error)) from error
         return rows
 
 
@@ -462,7 +462,7 @@ def _load(data: bytes, path: Path) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's errors, which have no common base but this
-        raise SanError(f"{path} is not a whole ONNX file", why=_first_line(error), do=_EXPORT) from error
+        raise SanError(f"{path} is not a whole ONNX file", why=first_line(error), do=_EXPORT) from error
 
 
 def _check_source(target: ParityModel, onnx_file: Path) -> None:
@@ -519,7 +519,3 @@ def _torch_mask(artefact: Artefact) -> str:
 
 def _opset(model: onnx.ModelProto) -> int:
     return view(model).opset
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]

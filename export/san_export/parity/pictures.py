@@ -8,20 +8,12 @@ import io
 import numpy as np
 from PIL import Image
 
-from san_deploy.reports.pictures import HEIGHT, MAX_WIDTH, jpeg_uri, mask_uri
+from san_deploy.reports.pictures import HEIGHT, jpeg_uri, mask_uri
 
 #: What has not flipped keeps this share of its light; a single flip has at least this share of the colour, RGB.
 _DIM, _FLIP, _LEAST = 0.45, np.array([235.0, 52.0, 40.0]), 0.55
 #: The colour of a heat map, which lies on a light or a dark page.
 _HEAT = (205, 60, 45)
-
-
-def crop_uri(image: np.ndarray) -> str:
-    """A crop, `(H, W, 3)` uint8 BGR, as a data URI, at most `HEIGHT` by `MAX_WIDTH` pixels."""
-    picture = Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
-    scale = min(1.0, HEIGHT / picture.height, MAX_WIDTH / picture.width)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return jpeg_uri(picture.resize(size, Image.Resampling.LANCZOS))
 
 
 def mask_uris(image: np.ndarray, reference: np.ndarray, target: np.ndarray) -> tuple[str, str]:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from san_deploy.artefact import Artefact, Calibration
+from san_deploy.artefact import Artefact, Calibration, PrecisionStats
 from san_deploy.errors import GateError, SanError
 from san_deploy.io.versions import versions
 
 from ..graph.precision_stats import count_operands
 from ..onnx_writer import write_onnx
-from ..request import CALIBRATION_CROPS, Request
+from ..request import CALIBRATION_CROPS, ExportRequest
 from ..verify import (
     BATCHES,
     CheckCrops,
@@ -37,12 +37,12 @@ from .emulate_fp16 import emulate_fp16
 from .fp16 import to_fp16
 from .int8 import METHOD, never_quantised, quantise, within
 
-#: Least share of the convolutions' operands in the precision that was asked for. The rest are the mask
-#: branches, which INT8 leaves alone, and what --max-drop gave back.
-LEAST_SHARE = {"fp16": 0.9, "int8": 0.5}
-#: Least mean row cosine of the file as ONNX Runtime runs it here.
-_ALIKE = 0.98
+#: Least fraction of the operands that `--fp16` must reach; that of `--int8` is the architecture's (`Int8Rule`).
+MIN_FP16 = 0.9
+#: How much the mean row cosine of the file, as ONNX Runtime runs it here, may be below what was measured.
+_ALIKE = 0.02
 _TOOLS = ("san-deploy", "onnx", "onnxruntime")
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,27 @@ class Converted:
     rounded: bool
 
 
+@dataclass(frozen=True)
+class _Lowered:
+    """A graph in the precision that was asked for, and how it came to be.
+
+    Attributes:
+        model: the graph.
+        crops: to check it on.
+        calibration: of INT8.
+        accuracy: see `Converted`.
+        reachable: the most of its operands that could be in that precision, 0..1.
+    """
+
+    model: onnx.ModelProto
+    crops: CheckCrops
+    calibration: Calibration | None = None
+    accuracy: dict[str, Any] | None = None
+    reachable: float = 1.0
+
+
 def convert(
-    fp32: Path,
-    out: Path,
-    artefact: Artefact,
-    *,
-    request: Request,
-    form: str,
-    report: Callable[[str], None],
+    fp32: Path, out: Path, artefact: Artefact, *, request: ExportRequest, form: str, report: Report
 ) -> Converted:
     """Write `fp32` in the precision of `request`, and check what was written.
 
@@ -88,131 +101,167 @@ def convert(
         GateError: the file does not have the precision that was asked for, or does not embed alike.
     """
     precision = request.precision
-    assert precision in LEAST_SHARE
-    model = onnx.load(fp32)
-    accuracy: dict[str, Any] = {}
-    calibration: Calibration | None = None
+    assert precision in ("fp16", "int8")
     if precision == "fp16":
         report(f"to FP16: {fp32.name if request.source else 'the starter model'}")
         crops = check_crops(request.crops, artefact.size_hw, report)
-        lower = to_fp16(model)
+        lowered = _Lowered(to_fp16(onnx.load(fp32)), crops)
     else:
-        assert request.calib is not None
-        chosen = pick_crops(
-            request.calib,
-            artefact.size_hw,
-            count=request.calib_count or CALIBRATION_CROPS,
-            seed=request.seed or 0,
-        )
-        report_unreadable(chosen.unreadable, report)
-        crops = (
-            chosen.check if request.crops is None else check_crops(request.crops, artefact.size_hw, report)
-        )
-        labelled = read_labelled(request.calib, artefact.size_hw, seed=request.seed or 0)
-        lower, calibration, accuracy = _to_int8(
-            model, artefact, fp32, chosen, labelled, request=request, form=form, report=report
-        )
-    operands = count_operands(lower)
-    share = getattr(operands, precision)
-    if share < LEAST_SHARE[precision]:
-        raise GateError(
-            f"{precision.upper()} was asked for, but {share:.0%} of the convolutions' operands have it, "
-            f"the least is {LEAST_SHARE[precision]:.0%}",
-            why="--max-drop gave the rest back" if calibration and calibration.reverted else "",
-            do="allow a larger --max-drop, or export in FP16" if precision == "int8" else "report it",
-        )
-    lowered = replace(
+        lowered = _to_int8(fp32, artefact, request=request, form=form, report=report)
+    operands = count_operands(lowered.model)
+    _require_share(artefact, precision, operands, lowered)
+    described = replace(
         artefact,
         precision=precision,
         operands=operands,
-        calibration=calibration,
+        calibration=lowered.calibration,
         sha256="",
         versions={**artefact.versions, **versions(*_TOOLS)},
     )
     gate = request.gate or default_gate(artefact.mask, precision)
-    write_onnx(lower, lowered, out)
+    write_onnx(lowered.model, described, out)
+    parity = _check(fp32, out, lowered, described, gate, report)
+    checks = {**artefact.checks, precision: {**parity.as_dict(), "gate": gate.as_dict()}}
+    if lowered.accuracy:
+        checks["accuracy"] = lowered.accuracy
+    described = replace(described, checks=checks)
+    write_onnx(lowered.model, described, out)
+    # The file was written again, with the figures in it: one more look at what lies on the disk.
+    open_checked(out)(lowered.crops.images[:1])
+    if operands.int8 and operands.fp16:
+        report(
+            "for TensorRT; on a CPU ONNX Runtime 1.31 computes wrong embeddings from INT8 with FP16 unless its session "
+            "option session.disable_quant_qdq is 1, as it is in san-deploy: other programs must set it"
+        )
+    return Converted(described, parity, gate, lowered.accuracy or {}, operands.fp16 > 0)
+
+
+def _require_share(artefact: Artefact, precision: str, operands: PrecisionStats, lowered: _Lowered) -> None:
+    """Refuse a graph of which too little is in the precision that was asked for."""
+    share = getattr(operands, precision)
+    least = artefact.int8.min_share if precision == "int8" else MIN_FP16
+    if share >= least:
+        return
+    told = f"{precision.upper()} was asked for, but {share:.0%} of the convolutions' operands have it"
+    if precision == "fp16":
+        raise GateError(f"{told}, the least is {least:.0%}", do="report it, with the file")
+    reverted = bool(lowered.calibration and lowered.calibration.reverted)
+    reachable = (
+        f"{lowered.reachable:.0%} can be: masks, gates and what has no 8-bit kernel stay in floating point"
+    )
+    raise GateError(
+        f"{told}, the least for {artefact.arch} is {least:.0%}",
+        why=f"--max-drop gave layers back; without it {reachable}" if reverted else reachable,
+        do="allow a larger --max-drop, or export in FP16: --fp16" if reverted else "export in FP16: --fp16",
+    )
+
+
+def _check(
+    fp32: Path, out: Path, lowered: _Lowered, described: Artefact, gate: Gate, report: Report
+) -> Parity:
+    """Measure what a GPU would compute of the file, and what ONNX Runtime computes of it here."""
+    crops, precision = lowered.crops, described.precision
     report(
         f"checking {len(crops.images)} {crops.source}, {precision.upper()} against FP32, both in ONNX Runtime"
     )
-    rounded = operands.fp16 > 0
     reference = _rows(fp32, crops)
     with tempfile.TemporaryDirectory(prefix="san-check-") as folder:
         measured = out
-        if rounded:
+        if described.operands is not None and described.operands.fp16:
             measured = Path(folder) / "rounded.onnx"
-            write_onnx(emulate_fp16(lower), lowered, measured)
+            write_onnx(emulate_fp16(lowered.model), described, measured)
         parity = _compare(measured, reference, crops)
     failures = judge(parity, gate)
     if failures:
         raise GateError(
             f"{precision.upper()} was not written: {'; '.join(failures)}",
-            why="rounding flips bits of the sharp masks" if artefact.mask == "argmax" else "",
-            do=_advice(artefact, precision, parity),
+            do=_advice(described, precision, parity),
         )
     # What was measured may be another form of the same numbers: the file itself must run as well.
-    alike = float(row_cosine(_rows(out, crops), reference).mean())
-    if not alike >= _ALIKE:
-        raise GateError(
-            f"ONNX Runtime computes something else from the {precision.upper()} file than it says",
-            why=f"mean row cosine {alike:.4f} with FP32, {parity.batches[-1].mean_cosine:.4f} was measured",
-            do="report it, with the version of onnxruntime",
+    if measured != out:
+        found, expected = (
+            float(row_cosine(_rows(out, crops), reference).mean()),
+            parity.batches[-1].mean_cosine,
         )
-    checks = {**artefact.checks, precision: {**parity.as_dict(), "gate": gate.as_dict()}}
-    if accuracy:
-        checks["accuracy"] = accuracy
-    lowered = replace(lowered, checks=checks)
-    write_onnx(lower, lowered, out)
-    # The file was written again, with the figures in it: one more look at what lies on the disk.
-    open_checked(out)(crops.images[:1])
-    return Converted(lowered, parity, gate, accuracy, rounded)
+        if not found >= expected - _ALIKE:
+            raise GateError(
+                f"ONNX Runtime computes something else from the {precision.upper()} file than it says",
+                why=f"mean row cosine with FP32 {found:.4f}, but {expected:.4f} with every rounding in its place",
+                do="report it, with the version of onnxruntime",
+            )
+    return parity
 
 
 def _to_int8(
-    model: onnx.ModelProto,
-    artefact: Artefact,
-    fp32: Path,
-    chosen: CalibrationCrops,
-    labelled: Labelled | None,
-    *,
-    request: Request,
-    form: str,
-    report: Callable[[str], None],
-) -> tuple[onnx.ModelProto, Calibration, dict[str, Any]]:
+    fp32: Path, artefact: Artefact, *, request: ExportRequest, form: str, report: Report
+) -> _Lowered:
+    """Calibrate on the crops of `request.calib`, and quantise as much as `request.max_drop` allows."""
+    assert request.calib is not None
+    model, seed, floating = onnx.load(fp32), request.seed or 0, artefact.int8.floating
+    chosen = pick_crops(
+        request.calib, artefact.size_hw, count=request.calib_count or CALIBRATION_CROPS, seed=seed
+    )
+    report_unreadable(chosen.unreadable, report)
+    crops = chosen.check if request.crops is None else check_crops(request.crops, artefact.size_hw, report)
+    labelled = read_labelled(request.calib, artefact.size_hw, seed=seed)
     if request.max_drop is not None and labelled is None:
         raise SanError(
             f"--max-drop needs labels, and {request.calib} has none",
             do="put identities.csv (camera,track,person) into it, or leave --max-drop out",
         )
     report(f"to INT8, form for {form}: calibrating on {len(chosen.images)} crops of {chosen.folder}")
+    whole = quantise(model, chosen.images, form=form, floating=floating)
+    reachable = count_operands(whole).int8
     accuracy: dict[str, Any] = {}
     reverted: tuple[str, ...] = ()
-    if labelled is None:
-        lower = quantise(model, chosen.images, form=form)
-    else:
-        before = labelled.accuracy(open_checked(fp32))
+    if labelled is not None:
         with tempfile.TemporaryDirectory(prefix="san-int8-") as folder:
-
-            def scores(candidate: onnx.ModelProto) -> dict[str, float]:
-                path = Path(folder) / "candidate.onnx"
-                if request.rest == "fp16":
-                    candidate = emulate_fp16(to_fp16(candidate))
-                write_onnx(candidate, replace(artefact, sha256=""), path)
-                return labelled.accuracy(open_checked(path))
-
-            def loss(candidate: onnx.ModelProto) -> float:
-                return max(before[key] - value for key, value in scores(candidate).items())
-
-            if request.max_drop is None:
-                lower = quantise(model, chosen.images, form=form)
-            else:
-                lower, reverted = within(
-                    model, chosen.images, loss, request.max_drop, form=form, report=report
+            scores = _Scores(labelled, artefact, Path(folder) / "candidate.onnx", request.rest)
+            before = labelled.accuracy(open_checked(fp32))
+            if request.max_drop is not None:
+                whole, reverted = within(
+                    model,
+                    chosen.images,
+                    lambda candidate: max(before[key] - value for key, value in scores(candidate).items()),
+                    request.max_drop,
+                    form=form,
+                    floating=floating,
+                    report=report,
                 )
-            after = scores(lower)
-        accuracy = {"on": labelled.source, "fp32": before, "int8": after}
-        if request.max_drop is not None:
-            accuracy["max_drop"] = request.max_drop
-    calibration = Calibration(
+            accuracy = {"on": labelled.source, "fp32": before, "int8": scores(whole)}
+            if request.max_drop is not None:
+                accuracy["max_drop"] = request.max_drop
+    calibration = _calibration(chosen, model, artefact, request=request, form=form, reverted=reverted)
+    lower = to_fp16(whole) if request.rest == "fp16" else whole
+    return _Lowered(lower, crops, calibration, accuracy, reachable)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Rank-1 and mAP of a candidate as it would be written."""
+
+    labelled: Labelled
+    artefact: Artefact
+    path: Path
+    rest: str
+
+    def __call__(self, candidate: onnx.ModelProto) -> dict[str, float]:
+        if self.rest == "fp16":
+            candidate = emulate_fp16(to_fp16(candidate))
+        write_onnx(candidate, replace(self.artefact, sha256=""), self.path)
+        return self.labelled.accuracy(open_checked(self.path))
+
+
+def _calibration(
+    chosen: CalibrationCrops,
+    model: onnx.ModelProto,
+    artefact: Artefact,
+    *,
+    request: ExportRequest,
+    form: str,
+    reverted: tuple[str, ...],
+) -> Calibration:
+    return Calibration(
         crops=len(chosen.images),
         crops_sha256=chosen.sha256,
         folder=chosen.folder,
@@ -220,10 +269,9 @@ def _to_int8(
         method=METHOD,
         form=form,
         rest=request.rest,
-        left=never_quantised(model, form=form),
+        left=never_quantised(model, form=form, floating=artefact.int8.floating),
         reverted=reverted,
     )
-    return to_fp16(lower) if request.rest == "fp16" else lower, calibration, accuracy
 
 
 def _rows(path: Path, crops: CheckCrops) -> np.ndarray:

@@ -10,8 +10,8 @@ The two forms (shared scales, unlike kernels):
   channels innermost. ONNX Runtime fuses all of it into its integer kernels; TensorRT refuses it.
 
 Mask branches stay in floating point in both, and read the trunk before it is rounded: a rounded trunk flips
-mask bits. So do pixels before the first rounding, convolutions of a single channel, what makes a gate of
-relations (`relations`) and the norm of the embedding.
+mask bits. So do pixels before the first rounding, the modules that the architecture's row names
+(`Architecture.floating`) and the norm of the embedding.
 
 What is lost all the same is lost in bits that noise on the trunk flips: with FP32's masks a row's 1 - cosine is
 a thirteenth of what it is. The noise has no mean and as many bits go up as down, so bias correction (Nagel et al.
@@ -48,6 +48,7 @@ def quantise(
     form: str,
     method: str = METHOD,
     reverted: Collection[str] = (),
+    floating: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Quantise a graph, ranges from crops.
 
@@ -57,6 +58,7 @@ def quantise(
         form: `tensorrt` or `cpu`.
         method: how ranges are cut, one of `ranges.METHODS`.
         reverted: products that stay in floating point, named as `within` names them.
+        floating: modules that stay in floating point, see `placement.candidates`.
 
     Returns:
         A checked model with the same inputs and outputs; the same bytes for the same arguments.
@@ -65,20 +67,22 @@ def quantise(
         SanError: nothing to quantise, too few crops or crops of another size, values that are not finite or
             the same everywhere, an unknown form, method or name.
     """
-    ranges = _calibrate(model, crops, form=form, method=method)
-    unknown = set(reverted) - set(candidates(model, view(model), form))
+    ranges = _calibrate(model, crops, form=form, method=method, floating=floating)
+    unknown = set(reverted) - set(candidates(model, view(model), form, floating))
     if unknown:
         raise SanError(f"the network has no layer {', '.join(sorted(unknown))} that INT8 could leave out")
-    return write_int8(model, ranges, form=form, reverted=reverted)
+    return write_int8(model, ranges, form=form, reverted=reverted, floating=floating)
 
 
-def never_quantised(model: onnx.ModelProto, *, form: str = "tensorrt") -> tuple[str, ...]:
-    """The convolutions that are never quantised, by name, in the order of the graph: those of mask branches.
+def never_quantised(
+    model: onnx.ModelProto, *, form: str = "tensorrt", floating: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The convolutions that are never quantised, by name, in the order of the graph: those of masks and gates.
 
-    Those of one channel to one are among them, and in the form `cpu` transposed ones.
+    In the form `cpu` transposed ones are among them.
     """
     graph = view(model)
-    quantised = candidates(model, graph, form)
+    quantised = candidates(model, graph, form, floating)
     kinds = ("Conv", "ConvTranspose")
     names = [product_name(graph, node) for node in graph.nodes if node.op_type in kinds]
     return tuple(name for name in dict.fromkeys(names) if name not in quantised)
@@ -92,6 +96,7 @@ def within(
     *,
     form: str,
     method: str = METHOD,
+    floating: Collection[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Quantise as much as `loss` allows.
@@ -104,6 +109,7 @@ def within(
         crops: likewise.
         form: likewise.
         method: likewise.
+        floating: likewise.
         loss: what a quantised model loses, in the unit of `max_drop`; called a few times.
         max_drop: the most it may lose.
         report: takes one line for each step.
@@ -115,20 +121,20 @@ def within(
         SanError: as for `quantise`.
         GateError: it loses too much with a single layer in INT8.
     """
-    ranges = _calibrate(model, crops, form=form, method=method)
-    result = write_int8(model, ranges, form=form)
+    ranges = _calibrate(model, crops, form=form, method=method, floating=floating)
+    result = write_int8(model, ranges, form=form, floating=floating)
     lost = loss(result)
     report(f"all layers in INT8: {_lost(lost)}")
     if lost <= max_drop:
         return result, ()
-    names = list(candidates(model, view(model), form))
+    names = list(candidates(model, view(model), form, floating))
     report(f"more than {max_drop:g}; measuring what each of {len(names)} layers costs")
     ranked = _ranked(model, crops[:_PROBES], ranges, names, form)
     # Given back `bad` layers it loses too much, given back `good` ones it does not: all of them is FP32.
     bad, good = 0, len(ranked)
     while good - bad > 1:
         count = (bad + good) // 2
-        candidate = write_int8(model, ranges, form=form, reverted=ranked[:count])
+        candidate = write_int8(model, ranges, form=form, reverted=ranked[:count], floating=floating)
         lost = loss(candidate)
         report(f"{count} of {len(ranked)} layers given back: {_lost(lost)}")
         if lost <= max_drop:
@@ -147,7 +153,9 @@ def _lost(value: float) -> str:
     return f"{value:.4f} lost" if value > 0 else f"nothing lost ({-value:.4f} gained)"
 
 
-def _calibrate(model: onnx.ModelProto, crops: np.ndarray, *, form: str, method: str) -> dict[str, Range]:
+def _calibrate(
+    model: onnx.ModelProto, crops: np.ndarray, *, form: str, method: str, floating: Collection[str]
+) -> dict[str, Range]:
     """Ranges of all that any choice of layers might round."""
     for what, value, known in (("form", form, FORMS), ("method", method, METHODS)):
         if value not in known:
@@ -155,7 +163,7 @@ def _calibrate(model: onnx.ModelProto, crops: np.ndarray, *, form: str, method: 
     _check_crops(model, crops)
     model = prepared(model, form)
     graph = view(model)
-    products = {index for indices in candidates(model, graph, form).values() for index in indices}
+    products = {index for indices in candidates(model, graph, form, floating).values() for index in indices}
     if not products:
         raise SanError("the network has no product with a constant weight that INT8 could speed up")
     # With layers given back fewer values are rounded, never others.
@@ -184,8 +192,10 @@ def _ranked(
     """
     reference = _embed(model, crops)
     cost = {}
+    # All layers that INT8 may take are in `names`; what no layer reads then is no value of the plan.
+    every = candidates(model, view(model), form)
     for name in names:
-        alone = write_int8(model, ranges, form=form, reverted=[other for other in names if other != name])
+        alone = write_int8(model, ranges, form=form, reverted=[other for other in every if other != name])
         cost[name] = float(1 - (_embed(alone, crops) * reference).sum(1).mean())
     return sorted(names, key=lambda name: -cost[name])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx
@@ -9,7 +10,6 @@ from onnx import NodeProto, TensorProto
 
 from ..graph.graph import WEIGHTED_OPS, Graph
 from ..graph.mask_branches import find_branches
-from .relations import relation_gates
 
 #: What the two runtimes need; see `int8`.
 FORMS = ("tensorrt", "cpu")
@@ -25,7 +25,7 @@ _FREE_OUTPUT = frozenset({"Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
-class Placement:
+class QuantizationPlan:
     """What is quantised, by the index of the nodes.
 
     Attributes:
@@ -59,20 +59,23 @@ def weight_axis(node: NodeProto, rank: int) -> int:
     return 1 if node.op_type == "ConvTranspose" else rank - 1
 
 
-def candidates(model: onnx.ModelProto, graph: Graph, form: str) -> dict[str, list[int]]:
-    """The products that may be quantised, by name, in the order of the graph; shared weights share a name.
+def candidates(
+    model: onnx.ModelProto, graph: Graph, form: str, floating: Collection[str] = ()
+) -> dict[str, list[int]]:
+    """The weighted ops that may be quantised, by name, in the order of the graph; shared weights share a name.
 
-    A product of two values that both change is none, nor is one in a mask branch: quantised, it would flip
-    bits of the mask. Nor is a convolution of one channel to one: it fills a 32nd of what integer kernels take
-    at once, and averages no rounding out. HA-CNN's spatial attention is made of those. Nor is what makes a gate
-    of relations: 2 % of the work of RGA's attention, and nine tenths of what it loses in the form `cpu`.
+    A product of two dynamic values is none, nor is one in a sharp mask's branch: quantised, it would flip bits of
+    the mask. Nor is a layer of a module that `floating` names (`Architecture.floating`): HA-CNN's spatial attention
+    is of single channels, which fill a 32nd of what integer kernels take at once; RGA's gates are 2 % of the work of
+    its attention, and nine tenths of what it loses in the form `cpu`; FMN's mask is made by its mask head.
     """
     masks = {name for branch in find_branches(model) for name in branch.nodes}
-    gates = relation_gates(graph)
     found: dict[str, list[int]] = {}
     for index, node in enumerate(graph.nodes):
-        if _is_candidate(graph, node, form) and node.output[0] not in masks and index not in gates:
-            found.setdefault(product_name(graph, node), []).append(index)
+        if _is_candidate(graph, node, form) and node.output[0] not in masks:
+            name = product_name(graph, node)
+            if not set(floating) & set(name.split(".")):
+                found.setdefault(name, []).append(index)
     return found
 
 
@@ -85,19 +88,17 @@ def _is_candidate(graph: Graph, node: NodeProto, form: str) -> bool:
     numbers = {item.name: item.i for item in node.attribute}
     if numbers.get("transA", 0) or (node.op_type == "ConvTranspose" and numbers.get("group", 1) > 1):
         return False
-    if node.op_type == "Conv" and graph.shapes.get(node.input[1], ())[:2] == (1, 1):
-        return False
     constant = all(name in graph.constants for name in node.input[1:] if name)
     given = node.input[0] not in graph.constants and graph.types.get(node.input[0]) == TensorProto.FLOAT
     return constant and given
 
 
-def place(graph: Graph, products: frozenset[int], form: str) -> Placement:
+def place(graph: Graph, products: frozenset[int], form: str) -> QuantizationPlan:
     """Settle what is rounded, given the products that run in 8 bits."""
     return _for_cpu(graph, products) if form == "cpu" else _for_tensorrt(graph, products)
 
 
-def _for_tensorrt(graph: Graph, products: frozenset[int]) -> Placement:
+def _for_tensorrt(graph: Graph, products: frozenset[int]) -> QuantizationPlan:
     """Round what products read, and the shortcut of a residual sum.
 
     TensorRT fuses a convolution with the sum and the ReLU behind it, and takes the shortcut in INT8 where
@@ -110,7 +111,7 @@ def _for_tensorrt(graph: Graph, products: frozenset[int]) -> Placement:
             shortcut = _shortcut(graph, node, products, read)
             if shortcut is not None:
                 rounded.add((index, shortcut))
-    return Placement(products, frozenset(), frozenset(rounded))
+    return QuantizationPlan(products, frozenset(), frozenset(rounded))
 
 
 def _shortcut(graph: Graph, node: NodeProto, products: frozenset[int], read: set[str]) -> str | None:
@@ -137,7 +138,7 @@ def _weights(graph: Graph, node: NodeProto) -> int:
     return size
 
 
-def _for_cpu(graph: Graph, products: frozenset[int]) -> Placement:
+def _for_cpu(graph: Graph, products: frozenset[int]) -> QuantizationPlan:
     """Keep values in 8 bits from product to product: ONNX Runtime fuses nothing else into integer kernels.
 
     Sums and poolings run in 8 bits where all that they read is in 8 bits and all who read them want it so.
@@ -170,7 +171,7 @@ def _for_cpu(graph: Graph, products: frozenset[int]) -> Placement:
     rounded |= {(index, name) for index in integer for name in graph.nodes[index].input}
     # What an integer kernel gives exists in 8 bits alone, so all others read it from there.
     rounded |= {(consumer, name) for name in given for consumer in graph.consumers.get(name, ())}
-    return Placement(products, frozenset(integer), frozenset(rounded))
+    return QuantizationPlan(products, frozenset(integer), frozenset(rounded))
 
 
 def _result(graph: Graph, index: int) -> str | None:

@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph, copy_with, new_name, view
 from .channels_last import normalise_channels_last
-from .placement import Placement, candidates, place, weight_axis
+from .placement import QuantizationPlan, candidates, place, weight_axis
 from .ranges import Range
 
 #: Weights use -127..127, so that zero lies in the middle.
@@ -35,7 +35,12 @@ def prepared(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
 
 
 def write_int8(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], *, form: str, reverted: Collection[str] = ()
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    *,
+    form: str,
+    reverted: Collection[str] = (),
+    floating: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Quantise all candidates but those given back.
 
@@ -44,6 +49,7 @@ def write_int8(
         ranges: of every value that may be rounded (`ranges.collect_ranges`).
         form: one of `placement.FORMS`.
         reverted: names of products that stay in floating point.
+        floating: names of modules that do, see `placement.candidates`.
 
     Returns:
         A checked model with the same inputs and outputs; the same bytes for the same arguments.
@@ -52,7 +58,7 @@ def write_int8(
     graph = view(model)
     products = frozenset(
         index
-        for name, indices in candidates(model, graph, form).items()
+        for name, indices in candidates(model, graph, form, floating).items()
         if name not in reverted
         for index in indices
     )
@@ -68,16 +74,16 @@ class _Writer:
         self,
         model: onnx.ModelProto,
         graph: Graph,
-        placement: Placement,
+        plan: QuantizationPlan,
         ranges: Mapping[str, Range],
         form: str,
     ) -> None:
         self.model = model
         self.graph = graph
-        self.placement = placement
+        self.plan = plan
         self.form = form
         self.ranges = dict(ranges)
-        for index in sorted(placement.integer):
+        for index in sorted(plan.integer):
             if graph.nodes[index].op_type == "MaxPool":
                 # It changes no value, so its kernel knows one scale.
                 self.ranges[graph.nodes[index].output[0]] = self.ranges[graph.nodes[index].input[0]]
@@ -93,11 +99,11 @@ class _Writer:
             written = NodeProto()
             written.CopyFrom(node)
             for number, name in enumerate(node.input):
-                if (index, name) in self.placement.rounded:
-                    inside = index in self.placement.products or index in self.placement.integer
+                if (index, name) in self.plan.rounded:
+                    inside = index in self.plan.products or index in self.plan.integer
                     apart = node.op_type in _LEADS_ON and not inside
                     written.input[number] = self._apart(name) if apart else self._round(name)
-            if index in self.placement.products:
+            if index in self.plan.products:
                 self._quantise_weight(node, written)
             self.nodes.append(written)
         read = {name for node in self.nodes for name in node.input}

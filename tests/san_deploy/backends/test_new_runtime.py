@@ -19,7 +19,7 @@ from tests.conftest import Result
 San = Callable[..., Result]
 
 #: The one file.
-FILE = '''
+FILE = """
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def diagnose(spec, file):
     if not spec.takes(file.path):
         return other_files(spec, file)
     return [Compatibility(spec.name, "", True, "there are beads enough")]
-'''
+"""
 
 
 @pytest.fixture

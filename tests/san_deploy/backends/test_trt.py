@@ -62,7 +62,10 @@ def test_another_runtime_is_wrong_usage(runtime: str) -> None:
 @pytest.mark.parametrize(
     "runtime, advice",
     [
-        ("tensorrt", ["JetPack", "--system-site-packages", "pip install '.[tensorrt-cu12]'", "[tensorrt-cu13]"]),
+        (
+            "tensorrt",
+            ["JetPack", "--system-site-packages", "pip install '.[tensorrt-cu12]'", "[tensorrt-cu13]"],
+        ),
         ("tensorrt-rtx", ["pip install '.[rtx]'", "x86-64"]),
     ],
 )

@@ -167,6 +167,22 @@ def test_ctrl_c_leaves_nothing(model: Path, tmp_path: Path, crops: Path) -> None
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_some_crops_of_each_tracklet(san: San, crops: Path, model: Path, tmp_path: Path) -> None:
+    result = san("embed", crops, "-m", model, "--per-track", 2, "-o", tmp_path / "a.npz")
+    assert "Embedding 7 crops" in result.err
+    found = np.load(tmp_path / "a.npz")
+    # First and last of t1/1..5 and t10/1..3; t2 has one, and a loose crop is a tracklet.
+    names = ["loose0", "loose1", "t1/1", "t1/5", "t10/1", "t10/3", "t2/1"]
+    assert found["path"].tolist() == [f"{name}.png" for name in names]
+    san("embed", crops, "-m", model, "-o", tmp_path / "all.npz")
+    every = np.load(tmp_path / "all.npz")
+    rows = [every["path"].tolist().index(path) for path in found["path"].tolist()]
+    np.testing.assert_allclose(found["embedding"], every["embedding"][rows], atol=1e-6)
+    san("embed", crops, "-m", model, "--per-track", 1, "-o", tmp_path / "one.npz")
+    assert "t1/3.png" in np.load(tmp_path / "one.npz")["path"].tolist()
+    assert "--per-track" in san("embed", crops, "--per-track", 0, "-o", tmp_path / "b.npz", code=2).err
+
+
 HEAVY = "numpy", "torch", "onnx", "onnxruntime", "PIL", "cv2", "scipy", "jinja2", "tqdm"
 
 

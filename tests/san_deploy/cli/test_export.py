@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from san_export.verify import CheckCrops, sample_crops
+from san_export.verify import CheckCrops
 from san_export.wrapper import OnnxWrapper
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.evaluate import embed
@@ -23,7 +23,7 @@ from torch import Tensor
 from san_deploy.artefact import Threshold, sha256_file
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.cli import main
-from tests.san_export.conftest import SIZE_HW, one_thread, tiny_network  # noqa: F401  one_thread is a fixture
+from tests.settled import calibrated
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def san(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> S
 
 
 @pytest.fixture(scope="module")
-def crops() -> CheckCrops:
-    return sample_crops(SIZE_HW, 20)
+def crops(check_crops: CheckCrops) -> CheckCrops:
+    return check_crops
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,6 @@ def crop_folder(crops: CheckCrops, tmp_path_factory: pytest.TempPathFactory) -> 
         Image.fromarray(image[..., ::-1]).save(folder / f"{index:02d}.png")
     (folder / "broken.png").write_bytes(b"no image")
     return folder
-
-
-@pytest.fixture(scope="module")
-def network(crops: CheckCrops) -> SharpAttentionNetwork:
-    return tiny_network(crops.images)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +281,7 @@ def test_usage_errors(
 def test_a_mask_needs_a_sharp_gate(
     tmp_path: Path, san: San, crops: CheckCrops, settings: dict[str, object], told: str
 ) -> None:
-    network = tiny_network(crops.images[:4], **settings)
+    network = calibrated(crops.images[:4], **settings)
     save_checkpoint(
         tmp_path / "a.safetensors",
         network,

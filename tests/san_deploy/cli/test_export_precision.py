@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +16,24 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
+from san_export.onnx_writer import write_onnx
 from san_export.precision import convert as convert_module
 from san_export.precision.fp16 import to_fp16
 from san_export.verify import CheckCrops
 from san_train.checkpoint import CheckpointInfo, save_checkpoint
 from san_train.models import SharpAttentionNetwork
 
-from san_deploy.artefact import read_sidecar, sha256_file
+from san_deploy.artefact import Int8Rule, read_sidecar, sha256_file
 from san_deploy.backends import STARTER, open_backend, trt
 from san_deploy.io.cpu import saturates_int8
 from tests.conftest import Result
 from tests.san_deploy.data.sample_folder import write_samples
-from tests.san_export.conftest import bilinear, crops, make_network, network, one_thread  # noqa: F401  fixtures
 
 San = Callable[..., Result]
 
 
 @pytest.fixture
-def checkpoint(bilinear: SharpAttentionNetwork, tmp_path: Path) -> Path:  # noqa: F811
+def checkpoint(bilinear: SharpAttentionNetwork, tmp_path: Path) -> Path:
     path = tmp_path / "run.safetensors"
     save_checkpoint(
         path, bilinear, CheckpointInfo("san", bilinear.settings.as_dict(), "pillow-bicubic-antialias", 1)
@@ -79,6 +81,31 @@ def test_an_engine_that_is_wanted_and_cannot_be_had(
     result = san("export", "--fp16", "--engine", code=1)
     assert "tensorrt is not installed" in result.err and "pip install" in result.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_a_runtime_that_is_named_and_missing_is_an_error(
+    san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_tensorrt: None, runtime: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = san("export", "--fp16", "--runtime", runtime, code=1).err
+    assert f"{runtime.replace('-', '_')} is not installed" in error or f"{runtime} is not installed" in error
+    assert not list(tmp_path.iterdir())
+    # The file alone, for a machine that has it.
+    san("export", "--fp16", "--runtime", runtime, "--no-engine")
+    assert (tmp_path / "starter-fp16.onnx").is_file()
+
+
+def test_int8_in_too_small_a_part_says_what_was_reachable(
+    san: San, tmp_path: Path, labelled: Path, without_tensorrt: None
+) -> None:
+    model = onnx.load(STARTER)
+    artefact = replace(open_backend(STARTER).artefact, int8=Int8Rule(("layer2", "layer3", "layer4"), 0.5))
+    write_onnx(model, artefact, tmp_path / "a.onnx")
+    error = san("export", tmp_path / "a.onnx", "--int8", "--calib", labelled, "--calib-num", 32, code=3).err
+    assert re.search(r"INT8 was asked for, but \d+% .* the least for san-resnet18 is 50%", error)
+    assert re.search(r"\d+% can be: masks, gates", error) and "Export in FP16" in error
+    assert not (tmp_path / "a-int8.onnx").exists()
 
 
 def test_with_tensorrt_rtx_the_engine_comes_too(
@@ -195,7 +222,7 @@ def test_a_gate_of_the_user_s_own(san: San, tmp_path: Path, without_tensorrt: No
 def test_fp16_twice_is_refused(san: San, tmp_path: Path, without_tensorrt: None) -> None:
     half = tmp_path / "half.onnx"
     san("export", "--fp16", "-o", half)
-    assert "fp16 already" in san("export", half, "--fp16", "-o", tmp_path / "b.onnx", code=2).err
+    assert "FP16 already" in san("export", half, "--fp16", "-o", tmp_path / "b.onnx", code=2).err
     assert "nothing to do" in san("export", half, code=1).err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.onnx", "half.onnx.json"]
 
@@ -244,12 +271,12 @@ def test_max_drop_needs_labels(san: San, tmp_path: Path, labelled: Path, without
 def test_calibration_folders_that_are_no_good(
     san: San,
     tmp_path: Path,
-    crops: CheckCrops,  # noqa: F811
+    check_crops: CheckCrops,
     without_tensorrt: None,
 ) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for index, image in enumerate(crops.images[:5]):
+    for index, image in enumerate(check_crops.images[:5]):
         Image.fromarray(image[..., ::-1]).save(few / f"{index}.png")
     assert "holds 5 crops" in san("export", "--int8", "--calib", few, "-o", tmp_path / "a.onnx", code=1).err
     empty = tmp_path / "empty"
@@ -269,6 +296,7 @@ def test_int8_with_the_rest_in_fp16(
     assert artefact.precision == "int8" and artefact.calibration is not None and artefact.operands is not None
     assert artefact.calibration.rest == "fp16" and artefact.operands.fp32 == 0 < artefact.operands.fp16
     assert "every FP16 rounding" in result.out
+    assert "session.disable_quant_qdq" in result.err
     # ONNX Runtime fuses such a file into something else unless it is told not to.
     images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
     rows, reference = open_backend(tmp_path / "starter-int8-fp16.onnx")(images), open_backend()(images)

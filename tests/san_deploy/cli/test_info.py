@@ -395,7 +395,7 @@ def test_a_checkpoint(san: San, checkpoint: Path) -> None:
     told = json.loads(san("info", checkpoint, "--json").out)
     assert told["parameters"] == 10_000 and told["checkpoint"]["epoch"] == 20 and told["artefact"] is None
     # It is from before recipes named a mask.
-    assert "argmax, unless --mask asks for another" in out and told["deploy_mask"] == "argmax"
+    assert "--mask" not in out and told["recommended_mask"] is None
 
 
 def test_the_mask_of_a_checkpoint(san: San, tmp_path: Path) -> None:
@@ -405,8 +405,8 @@ def test_the_mask_of_a_checkpoint(san: San, tmp_path: Path) -> None:
     for gate, mask in (("sharp", "ramp:0.0625"), ("soft", None)):
         description = told | {"settings": {"gate": gate}, "recipe": {"deploy_mask": "ramp:0.0625"}}
         library.save_file({"a": np.ones(1, np.float32)}, path, {"san": json.dumps(description)})
-        assert ("ramp:0.0625, unless" in san("info", path).out) == (mask is not None)
-        assert json.loads(san("info", path, "--json").out)["deploy_mask"] == mask
+        assert ("its recipe recommends --mask ramp:0.0625" in san("info", path).out) == (mask is not None)
+        assert json.loads(san("info", path, "--json").out)["recommended_mask"] == mask
 
 
 def test_a_checkpoint_and_another_description(san: San, checkpoint: Path) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import Result
 
 SIZE_HW = (16, 8)
 CALIBRATION = Threshold(0.9, 0.01, 0.98, 1000, 90, "coloured rectangles")
-OUTPUTS = ["matches.csv", "matches.json", "report.html", "similarity.npz"]
+OUTPUTS = ["identities.csv", "matches.csv", "matches.json", "report.html", "similarity.npz"]
 
 
 San = Callable[..., Result]
@@ -105,7 +105,7 @@ def test_match(san: San, site: Path) -> None:
     }
     assert [(r["camera_a"], r["track_a"]) for r in rows if r["matched"] == "0"] == [("cam2", "t1")]
     lines = result.out.splitlines()
-    assert lines[1].split() == ["cam1", "-", "cam2", "3", "+", "4", "3", "0", "+", "1"]
+    assert lines[1].split() == ["cam1", "-", "cam2", "3", "+", "4", "3", "0", "0", "+", "1"]
     assert "reached by 1.00% of impostor pairs (coloured rectangles)" in lines[2]
     assert "21 crops in" in lines[3] and "crops/s, 0 unreadable" in lines[3]
     assert lines[-1] == f"report: {out / 'report.html'}"
@@ -191,7 +191,7 @@ def test_unreadable_crops_are_counted(san: San, site: Path) -> None:
         (["cam1"], [], 2, "two cameras"),
         ([], [], 2, "Missing argument"),
         (["cam1", "cam1"], [], 2, "given 2 times"),
-        (["cam1", "other/cam1"], [], 2, "2 folders are called cam1"),
+        (["cam1", "other/cam1"], [], 2, "2 cameras are called cam1"),
         (["cam1", "missing"], [], 1, "missing does not exist"),
         (["cam1", "none"], [], 1, "none holds no image"),
         (["cam1", "broken"], [], 1, "is readable"),

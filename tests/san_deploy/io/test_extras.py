@@ -38,7 +38,8 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`san` where the packages of `site` stand before those of the environment."""
     return subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (site, ROOT, ROOT / "train", ROOT / "export")))},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(map(str, (site, ROOT, ROOT / "train", ROOT / "export")))},
         capture_output=True,
         text=True,
         check=False,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,8 +103,6 @@ def test_labels_of_unknown_tracks_are_refused() -> None:
 
 def test_a_tracklet_of_unreadable_crops_is_known() -> None:
     found = matching([[0.9]])
-    broken = SimpleNamespace(path="a1/0001.jpg", reason="cut short")
-    first = found.cameras[0]
-    first = Camera(first.name, first.folder, first.tracks, first.embedding, first.crops, (broken,))  # type: ignore[arg-type]
+    first = replace(found.cameras[0], lost_tracks=["a1"])
     result = match_cameras([first, found.cameras[1]], threshold=0.5)
     assert ("a", "a1") in pids_from_labels(result, track_to_pid([1, 2], [1]), "identities.csv")

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from san_deploy.artefact import Threshold
 from san_deploy.errors import SanError, UsageError
-from san_deploy.matching.cameras import Camera, camera_from_embeddings, check_folders
+from san_deploy.matching.cameras import Camera, camera_from_embeddings
 from san_deploy.matching.match import (
     iter_rows,
     match_cameras,
@@ -103,43 +102,3 @@ def test_threshold(given: float | None, calibration: Threshold | None, expected:
 def test_threshold_that_cannot_be(given: float | None, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         resolve_threshold(given, None)
-
-
-def site(tmp_path: Path, *names: str) -> list[Path]:
-    folders = []
-    for name in names:
-        folder = tmp_path / name
-        (folder / "t1").mkdir(parents=True)
-        Image.new("RGB", (8, 16)).save(folder / "t1" / "1.png")
-        folders.append(folder)
-    return folders
-
-
-def test_folders_name_the_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = site(tmp_path, "north", "south")
-    assert check_folders(folders) == ["north", "south"]
-    monkeypatch.chdir(folders[0])
-    assert check_folders([Path("."), Path("../south/")]) == ["north", "south"]
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "told"),
-    [
-        (["a/cam"], UsageError, "two cameras"),
-        (["a/cam", "a/cam"], UsageError, "given 2 times"),
-        (["a/cam", "a/../a/cam/"], UsageError, "given 2 times"),
-        (["a/cam", "b/cam"], UsageError, "2 folders are called cam"),
-        (["a/cam", "a|b"], UsageError, "separates cameras"),
-        (["a/cam", "missing"], SanError, "does not exist"),
-        (["a/cam", "empty"], SanError, "holds no image"),
-        (["a/cam", "file"], SanError, "is not a folder"),
-    ],
-)
-def test_folders_that_cannot_be(tmp_path: Path, given: list[str], error: type[SanError], told: str) -> None:
-    site(tmp_path, "a/cam", "b/cam", "a|b")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(error, match=told) as caught:
-        check_folders([tmp_path / name for name in given])
-    assert type(caught.value) is error
-    assert "\n" not in str(caught.value)

@@ -12,8 +12,10 @@ import pytest
 
 from san_deploy.artefact import Threshold
 from san_deploy.matching.cameras import Camera
+from san_deploy.matching.identities import find_people
 from san_deploy.matching.match import Matching, match_cameras
-from san_deploy.matching.output import COLUMNS, write_matches
+from san_deploy.matching.output import COLUMNS, PEOPLE_COLUMNS
+from san_deploy.matching.output import write_matches as write_all
 
 
 def found(tracks: tuple[str, ...] = ("t1", "t2"), *, full: bool = False) -> Matching:
@@ -37,6 +39,10 @@ def found(tracks: tuple[str, ...] = ("t1", "t2"), *, full: bool = False) -> Matc
         model={"arch": "san-test"},
         parameters={"batch": 32},
     )
+
+
+def write_matches(folder: Path, matching: Matching, **arguments: object) -> None:
+    write_all(folder, matching, people=find_people(matching), **arguments)  # type: ignore[arg-type]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -153,3 +159,22 @@ def test_two_runs_write_the_same_tables(tmp_path: Path) -> None:
         write_matches(tmp_path / name, found())
     for file in ("matches.csv", "matches.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_people(tmp_path: Path) -> None:
+    matching = found()
+    write_matches(tmp_path, matching)
+    with (tmp_path / "identities.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert tuple(reader.fieldnames or ()) == PEOPLE_COLUMNS
+    assert [(r["camera"], r["track"]) for r in rows] == [
+        (camera.name, track) for camera in matching.cameras for track in camera.tracks.tolist()
+    ]
+    person = {(r["camera"], r["track"]): r["person"] for r in rows}
+    assert person["a", "t1"] == person["b", "u2"] and person["a", "t2"] == person["b", "u1"]
+    alone = next(r for r in rows if r["track"] == "v1")
+    assert alone["confidence"] == "" and float(alone["margin"]) > 0
+    told = json.loads((tmp_path / "matches.json").read_text())["people"]
+    assert told["count"] == 4 and told["tracklets_of_each"] == {"1": 2, "2": 2}
+    assert (told["method"], told["same_camera"], told["floor"]) == ("average", "apart", None)

@@ -16,7 +16,7 @@ from san_deploy.evaluation import EvalConfig, EvaluationResult, Rerank, evaluate
 from san_deploy.evaluation.output import as_dict
 from san_deploy.evaluation.rank_lists import LENGTH, worst_and_best
 from san_deploy.reports.evaluation_files import write_evaluation
-from san_deploy.reports.evaluation_plot import FIELD, plot
+from san_deploy.reports.svg import FIELD, plot
 from tests.san_deploy.evaluation.sets import crop_folder, cuhk03, market, picture
 
 EVIL = "<script>alert(1)</script>"

@@ -18,7 +18,8 @@ from san_deploy.matching.accuracy import pids_from_labels, score
 from san_deploy.matching.cameras import Camera
 from san_deploy.matching.match import Matching, match_cameras
 from san_deploy.reports import match_report as report
-from san_deploy.reports.match_report import evenly_spaced, write_report
+from san_deploy.reports import pictures
+from san_deploy.reports.match_report import write_report
 
 
 class Page(HTMLParser):
@@ -133,7 +134,7 @@ def test_each_crop_is_embedded_once_and_small(tmp_path: Path) -> None:
     for attrs in originals:
         data = base64.b64decode(str(attrs["src"]).partition("base64,")[2])
         with Image.open(io.BytesIO(data)) as image:
-            assert (image.format, image.height) == ("JPEG", report.THUMB_H)
+            assert (image.format, image.height) == ("JPEG", pictures.HEIGHT)
         assert len(data) < 8000
     assert "18 crops were used but are not shown" in page.text
     assert len(text) < 200_000
@@ -238,11 +239,3 @@ def test_large_matching_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pyte
     matching = site(tmp_path / "more", (6, 9), crops=2)
     _, page = render(matching, tmp_path)
     assert "3 rows were left out" in page.text and "3 more rows are in matches.csv" in page.text
-
-
-@pytest.mark.parametrize(
-    ("count", "wanted", "expected"),
-    [(1, 4, [0]), (4, 4, [0, 1, 2, 3]), (10, 4, [0, 3, 6, 9]), (9, 1, [4]), (5, 2, [0, 4]), (0, 4, [])],
-)
-def test_evenly_spaced(count: int, wanted: int, expected: list[int]) -> None:
-    assert evenly_spaced(count, wanted) == expected

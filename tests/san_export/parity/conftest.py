@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 from san_export.graph.precision_stats import count_operands
@@ -137,14 +136,3 @@ def with_nan(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.graph.initializer.append(numpy_helper.from_array(np.array(np.nan, np.float32), "nan"))
     copy.graph.node.append(helper.make_node("Mul", ["whole", "nan"], ["embedding"]))
     return copy
-
-
-@pytest.fixture(scope="session")
-def files(
-    tmp_path_factory: pytest.TempPathFactory,
-    network: SharpAttentionNetwork,
-    ramp_model: onnx.ModelProto,
-    crops: CheckCrops,
-) -> Files:
-    """Mask ramp:0.25, which does not flip in FP16, so that good forms pass."""
-    return make_files(tmp_path_factory.mktemp("parity"), network, ramp_model, "ramp:0.25", crops)

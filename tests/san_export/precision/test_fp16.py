@@ -116,13 +116,11 @@ def test_rows_stay(request: pytest.FixtureRequest, fixture: str, crops: CheckCro
     model = request.getfixturevalue(fixture)
     half = to_fp16(model)
     batch = {"crops": images(model, crops)}
-    # An untrained argmax network flips mask bits freely; most of its rows are whole all the same.
-    flips = fixture == "argmax_model"
-    cosine = row_cosine(run(half, batch)[0], run(model, batch)[0])
-    assert cosine.min() > (0.8 if flips else 0.999) and np.median(cosine) > 0.999
+    # FP16 rounds to 2^-11 of a value, and pi_1 keeps 0.03 from the threshold (tests.settled): no bit flips, and
+    # some thirty roundings in a row leave a few thousandths of a row's length, 1 - cosine half its square.
+    assert row_cosine(run(half, batch)[0], run(model, batch)[0]).min() > 0.999
     # Kept out of the way by ONNX Runtime on a CPU, this rounding shows in the other form.
-    cosine = row_cosine(run(emulate_fp16(half), batch)[0], run(model, batch)[0])
-    assert cosine.min() > (0.8 if flips else 0.997) and np.median(cosine) > 0.998
+    assert row_cosine(run(emulate_fp16(half), batch)[0], run(model, batch)[0]).min() > 0.999
 
 
 def test_half_the_bytes(argmax_model: onnx.ModelProto) -> None:

@@ -40,11 +40,34 @@ ARCHITECTURES: dict[str, Architecture] = {
         residual_attention.RECIPES,
         fixed={"unit": "residual-attention", "gate": "soft"},
     ),
-    "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES),
-    "rga-sc": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "sc"}),
-    "rga-s": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "s"}),
-    "rga-c": Architecture(RgaSettings, RelationAwareNetwork, rga.RECIPES, fixed={"variant": "c"}),
-    "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES),
+    "ha-cnn": Architecture(
+        HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES, floating=("spatial",)
+    ),
+    "rga-sc": Architecture(
+        RgaSettings,
+        RelationAwareNetwork,
+        rga.RECIPES,
+        fixed={"variant": "sc"},
+        floating=("weigh",),
+        min_int8=0.35,
+    ),
+    "rga-s": Architecture(
+        RgaSettings,
+        RelationAwareNetwork,
+        rga.RECIPES,
+        fixed={"variant": "s"},
+        floating=("weigh",),
+        min_int8=0.35,
+    ),
+    "rga-c": Architecture(
+        RgaSettings,
+        RelationAwareNetwork,
+        rga.RECIPES,
+        fixed={"variant": "c"},
+        floating=("weigh",),
+        min_int8=0.35,
+    ),
+    "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES, floating=("mask_head",)),
 }
 
 

@@ -21,6 +21,9 @@ class Architecture:
         network: class of the network, made from those.
         recipes: what each recipe changes for it, by the recipe's name; there are no others for it.
         fixed: settings that the name implies, so that one class serves several names.
+        floating: modules of its soft masks and gates, by their name alone, whose layers INT8 leaves in floating point.
+            Sharp masks need no name: they are found in the graph by what they compute.
+        min_int8: least fraction, 0..1, of the operands of convolutions and products that INT8 must reach.
         sharp: its masks can be sharp, so that the recipe's mask, tau, sharpen and decisive values mean something.
     """
 
@@ -28,6 +31,8 @@ class Architecture:
     network: Callable[[Any], Network]
     recipes: Mapping[str, Overrides]
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    floating: tuple[str, ...] = ()
+    min_int8: float = 0.5
     sharp: bool = False
 
     def make_settings(self, values: Mapping[str, Any]) -> Settings:

@@ -21,7 +21,7 @@ from san_deploy.artefact import (
 from san_deploy.errors import SanError
 
 from ...graph.precision_stats import agree, count_operands, shares
-from ...precision.convert import LEAST_SHARE
+from ...precision.convert import MIN_FP16
 from ..gates import Gates
 from ..models import ModelPair, ParityModel
 from ..result import ArtefactFigures, Stage
@@ -108,7 +108,7 @@ def _of_engine(pair: ModelPair) -> list[Fact]:
 def _precision(artefact: Artefact, found: PrecisionStats) -> list[Fact]:
     """Asked against built."""
     share = getattr(found, artefact.precision)
-    enough = LEAST_SHARE.get(artefact.precision, _FP32_SHARE)
+    enough = {"fp16": MIN_FP16, "int8": artefact.int8.min_share}.get(artefact.precision, _FP32_SHARE)
     # A network without a product has nothing to count.
     good = not found.count or share >= enough
     return [("precision", artefact.precision.upper(), shares(found), good)]

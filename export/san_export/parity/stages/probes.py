@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from san_deploy.artefact import INPUT_NAME, Artefact
 from san_deploy.backends.onnxruntime import int8_entries
 from san_deploy.backends.ort import onnxruntime, quiet_options
-from san_deploy.errors import SanError
+from san_deploy.errors import SanError, first_line
 from san_deploy.io.cpu import usable_cores
 
 from ...graph.graph import Graph, view
@@ -120,7 +120,7 @@ def open_diagnostic(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its exceptions have no common base but this
-        raise SanError("a diagnostic copy of the graph cannot be opened", why=_first_line(error)) from error
+        raise SanError("a diagnostic copy of the graph cannot be opened", why=first_line(error)) from error
 
 
 def run(
@@ -134,7 +134,7 @@ def run(
     try:
         values: list[np.ndarray] = session.run(names, fed)
     except Exception as error:  # its exceptions have no common base but this
-        raise SanError("a diagnostic copy of the graph fails", why=_first_line(error)) from error
+        raise SanError("a diagnostic copy of the graph fails", why=first_line(error)) from error
     return values
 
 
@@ -196,7 +196,3 @@ def _mask(values: np.ndarray, name: str) -> np.ndarray:
             why=f"it has values from {result.min():g} to {result.max():g}",
         )
     return result
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

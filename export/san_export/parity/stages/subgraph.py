@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from san_deploy.backends.ort import onnxruntime, quiet_options
-from san_deploy.errors import SanError
+from san_deploy.errors import SanError, first_line
 
 from ...graph.graph import Graph
 
@@ -63,7 +63,7 @@ class Subgraph:
                 part.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base but this
-            raise SanError("ONNX Runtime does not open a subgraph", why=_first_line(error)) from error
+            raise SanError("ONNX Runtime does not open a subgraph", why=first_line(error)) from error
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run it; SanError where that fails."""
@@ -72,7 +72,7 @@ class Subgraph:
                 list(self.outputs), {name: feeds[name] for name in self.inputs}
             )
         except Exception as error:  # as above
-            raise SanError("ONNX Runtime does not run a subgraph", why=_first_line(error)) from error
+            raise SanError("ONNX Runtime does not run a subgraph", why=first_line(error)) from error
         return dict(zip(self.outputs, values, strict=True))
 
 
@@ -133,7 +133,3 @@ def _assign(graph: Graph, plan: Sequence[Sequence[str]]) -> dict[int, int]:
                 graph.producer[name] for name in graph.dynamic(graph.nodes[index]) if name in graph.producer
             ]
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

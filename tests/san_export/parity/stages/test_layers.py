@@ -23,8 +23,8 @@ from san_train.models import SharpAttentionNetwork
 
 from san_deploy.artefact import Artefact
 from san_deploy.errors import SanError
-from tests.san_export.conftest import SIZE_HW
 from tests.san_export.parity import faults
+from tests.settled import SIZE_HW
 from tests.tiny_models import tiny_artefact
 
 _WEIGHT = "network.backbone.layer2.1.conv1.weight"

@@ -1,0 +1,380 @@
+"""One identity over all cameras: tracklets gathered into people under constraints.
+
+Camera pairs matched on their own contradict each other (a-b and b-c match, a-c does not). Two ways to settle
+that, `METHODS`:
+
+- `average`: average linkage. The two groups whose tracklets are most similar on average become one person, until no
+  average reaches the threshold.
+- `greedy`: the matched pairs, most similar first, as long as no two tracklets meet that cannot be one person.
+
+docs/threshold.md compares them; greedy additive edge contraction (Keuper et al., ICCV 2015) was tried and was worse
+than both wherever people are absent from a camera.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cameras import Camera
+from .match import Matching
+from .similarity import NEAREST, search
+from .site import APART, Site
+
+METHODS = ("average", "greedy")
+DEFAULT = "average"
+#: Up to so many tracklets every pair counts with its similarity; beyond, only stored ones do.
+EXACT = 3000
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Who is who.
+
+    Attributes:
+        person: for each camera in the order of `Matching.cameras` its `(T,)` int64 persons, from 1.
+        confidence: likewise `(T,)` float64, mean similarity to the person's other tracklets; NaN where it has none.
+        margin: likewise, how much larger that is than the mean similarity to the next person the tracklet could be;
+            of a tracklet alone, how much the threshold is above that.
+        method: one of `METHODS`.
+        same_camera: `apart` or `overlap`, see `site.Site`.
+        floor: similarity that pairs count with that were not stored; None where all were.
+    """
+
+    person: tuple[np.ndarray, ...]
+    confidence: tuple[np.ndarray, ...]
+    margin: tuple[np.ndarray, ...]
+    method: str
+    same_camera: str
+    floor: float | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of people."""
+        return len({pid for camera in self.person for pid in camera.tolist()})
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tracklets of each person, the largest first."""
+        _, counts = np.unique(np.concatenate(self.person), return_counts=True)
+        return sorted(counts.tolist(), reverse=True)
+
+
+def find_people(matching: Matching, site: Site | None = None, method: str = DEFAULT) -> Identities:
+    """Gather the tracklets of all cameras into people.
+
+    The groups depend on embeddings, times and marks alone, neither on the order of the cameras nor on names.
+
+    Args:
+        matching: of two cameras or more. With two, and no person twice before one, its matches are the people.
+        site: rules; the same that the matching was made with.
+        method: one of `METHODS`.
+    """
+    site = site or Site()
+    nodes = _Nodes(matching.cameras, site)
+    if len(matching.cameras) == 2 and nodes.same_camera == APART:
+        method = "greedy"
+    floor = None
+    if method == "greedy":
+        groups = _greedy(matching, nodes)
+    elif len(nodes) <= EXACT:
+        groups = _dense(nodes, matching.threshold)
+    else:
+        groups, floor = _sparse(matching, nodes)
+    return _identities(matching, nodes, groups, method, floor)
+
+
+class _Nodes:
+    """All tracklets as one list, camera after camera, and which of them can be one person."""
+
+    def __init__(self, cameras: Sequence[Camera], site: Site) -> None:
+        self.cameras = cameras
+        self.first = np.cumsum([0, *(len(camera.tracks) for camera in cameras)])
+        self.camera = np.repeat(np.arange(len(cameras)), np.diff(self.first))
+        self.embedding = np.concatenate([camera.embedding for camera in cameras])
+        self.same_camera = site.mode(cameras)
+        self.rules = {
+            (a, b): site.rule(cameras[a], cameras[b])
+            for a, b in itertools.combinations(range(len(cameras)), 2)
+        }
+        unknown = np.full(len(self), np.nan)
+        known = all(camera.start is not None for camera in cameras)
+        self.start = np.concatenate([c.start for c in cameras if c.start is not None]) if known else unknown
+        self.end = np.concatenate([c.end for c in cameras if c.end is not None]) if known else unknown
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def allowed(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Whether the tracklets `a` and `b`, which broadcast against each other, can be one person."""
+        a, b = np.broadcast_arrays(a, b)
+        camera_a, camera_b = self.camera[a], self.camera[b]
+        result = camera_a != camera_b
+        if self.same_camera != APART:
+            apart = (self.end[a] < self.start[b]) | (self.end[b] < self.start[a])
+            result = result | apart
+        for (first, second), rule in self.rules.items():
+            if rule is None:
+                continue
+            for x, y, here in (
+                (a, b, (camera_a == first) & (camera_b == second)),
+                (b, a, (camera_a == second) & (camera_b == first)),
+            ):
+                if here.any():
+                    result[here] &= rule.allowed(x[here] - self.first[first], y[here] - self.first[second])
+        return result
+
+    def must(self) -> Iterator[tuple[int, int]]:
+        """Pairs that a user confirmed."""
+        for (a, b), rule in self.rules.items():
+            if rule is not None:
+                rows, columns = rule.must
+                yield from zip(
+                    (rows + self.first[a]).tolist(), (columns + self.first[b]).tolist(), strict=True
+                )
+
+    def order(self) -> np.ndarray:
+        """The tracklets in an order of their embeddings: ties are settled by it, not by names."""
+        return np.lexsort(self.embedding.T[::-1])
+
+
+def _seeds(nodes: _Nodes) -> list[list[int]]:
+    """Each tracklet alone, but for those that a user joined."""
+    group = {number: [number] for number in nodes.order().tolist()}
+    for a, b in nodes.must():
+        if group[a] is not group[b]:
+            group[a].extend(group[b])
+            for member in group[b]:
+                group[member] = group[a]
+    return list({id(members): members for members in group.values()}.values())
+
+
+def _greedy(matching: Matching, nodes: _Nodes) -> list[list[int]]:
+    number = {camera.name: k for k, camera in enumerate(matching.cameras)}
+    edges: list[tuple[float, int, int]] = []
+    place = np.argsort(nodes.order())
+    for pair in matching.pairs:
+        rows = np.flatnonzero(pair.match_of_a >= 0)
+        a = rows + nodes.first[number[pair.camera_a]]
+        b = pair.match_of_a[rows] + nodes.first[number[pair.camera_b]]
+        values = pair.similarity_of_a[rows]
+        edges += zip(values.tolist(), a.tolist(), b.tolist(), strict=True)
+    edges.sort(key=lambda edge: (-edge[0], *sorted((int(place[edge[1]]), int(place[edge[2]])))))
+    group: dict[int, list[int]] = {}
+    for members in _seeds(nodes):
+        group |= dict.fromkeys(members, members)
+    for _, a, b in edges:
+        one, two = group[a], group[b]
+        if one is not two and nodes.allowed(np.array(one)[:, None], np.array(two)[None, :]).all():
+            one.extend(two)
+            group |= dict.fromkeys(two, one)
+    return list({id(members): members for members in group.values()}.values())
+
+
+def _dense(nodes: _Nodes, threshold: float) -> list[list[int]]:
+    """Agglomeration over every pair. A pair that cannot be one person is -inf, and stays so in every sum."""
+    groups = _seeds(nodes)
+    order = [member for members in groups for member in members]
+    rows = nodes.embedding[order]
+    similarity = (rows @ rows.T).astype(np.float64)
+    index = np.array(order)
+    for start in range(0, len(index), 256):
+        part = index[start : start + 256]
+        similarity[start : start + 256][~nodes.allowed(part[:, None], index[None, :])] = -np.inf
+    similarity = np.minimum(similarity, similarity.T)  # a product's two halves may be rounded differently
+    limit = float(np.float32(threshold))
+    sizes = np.array([len(members) for members in groups], np.float64)
+    score = _between_groups(similarity, sizes)
+    np.fill_diagonal(score, -np.inf)
+    best = score.argmax(axis=1)
+    value = score[np.arange(len(score)), best]
+    while len(score) > 1:
+        i = int(value.argmax())
+        if not value[i] >= limit:
+            break
+        j = int(best[i])
+        joined = (sizes[i] * score[i] + sizes[j] * score[j]) / (sizes[i] + sizes[j])
+        joined[[i, j]] = -np.inf
+        sizes[i] += sizes[j]
+        groups[i].extend(groups[j])
+        groups[j] = []
+        score[i], score[:, i] = joined, joined
+        score[j], score[:, j] = -np.inf, -np.inf
+        stale = np.flatnonzero((best == i) | (best == j))
+        better = joined > value
+        better[[i, j]] = False
+        best[better], value[better] = i, joined[better]
+        for row in {*stale.tolist(), i, j}:
+            best[row] = score[row].argmax()
+            value[row] = score[row, best[row]]
+    return [members for members in groups if members]
+
+
+def _between_groups(similarity: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Means over the pairs of two groups; groups lie one after the other."""
+    if (sizes == 1).all():
+        return similarity
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    sums = np.add.reduceat(np.add.reduceat(similarity, first, axis=0), first, axis=1)
+    return np.asarray(sums / np.outer(sizes, sizes))
+
+
+def _sparse(matching: Matching, nodes: _Nodes) -> tuple[list[list[int]], float]:
+    """Agglomeration over stored pairs; the others count as the floor, the least similarity that was stored."""
+    edges = list(_stored(matching, nodes))
+    floor = min(float(values.min(initial=1.0)) for _, _, values in edges)
+    limit = float(np.float32(matching.threshold))
+    groups: dict[int, list[int]] = {}
+    home = np.empty(len(nodes), np.int64)
+    for number, members in enumerate(_seeds(nodes)):
+        groups[number] = members
+        home[members] = number
+    # Of two groups: the sum of the similarities that are stored, and how many they are.
+    links: list[dict[int, tuple[float, int]]] = [{} for _ in groups]
+    for a, b, values in edges:
+        for i, j, value in zip(home[a].tolist(), home[b].tolist(), values.tolist(), strict=True):
+            if i != j:
+                total, count = links[i].get(j, (0.0, 0))
+                links[i][j] = links[j][i] = (total + value, count + 1)
+
+    def score(i: int, j: int) -> float:
+        total, count = links[i][j]
+        pairs = len(groups[i]) * len(groups[j])
+        return (total + (pairs - count) * floor) / pairs
+
+    version = [0] * len(groups)
+    heap = [
+        (-value, i, j, 0, 0) for i in groups for j in links[i] if i < j and (value := score(i, j)) >= limit
+    ]
+    heapq.heapify(heap)
+    while heap:
+        _, i, j, version_i, version_j = heapq.heappop(heap)
+        if i not in groups or j not in groups or (version[i], version[j]) != (version_i, version_j):
+            continue
+        if not nodes.allowed(np.array(groups[i])[:, None], np.array(groups[j])[None, :]).all():
+            del links[i][j], links[j][i]
+            continue
+        groups[i].extend(groups.pop(j))
+        version[i] += 1
+        for k, (total, count) in links[j].items():
+            del links[k][j]
+            if k == i:
+                continue
+            here = links[i].get(k, (0.0, 0))
+            links[i][k] = links[k][i] = (here[0] + total, here[1] + count)
+        links[j] = {}
+        links[i].pop(j, None)
+        for k in links[i]:
+            value = score(i, k)
+            if value >= limit:
+                first, second = min(i, k), max(i, k)
+                heapq.heappush(heap, (-value, first, second, version[first], version[second]))
+    return list(groups.values()), floor
+
+
+def _stored(matching: Matching, nodes: _Nodes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Nearest pairs as nodes and similarities, each pair once; of one camera too where it may see people twice."""
+    number = {camera.name: k for k, camera in enumerate(matching.cameras)}
+    for pair in matching.pairs:
+        first_a, first_b = nodes.first[number[pair.camera_a]], nodes.first[number[pair.camera_b]]
+        near_a, near_b = pair.nearest_a, pair.nearest_b
+        a = np.concatenate(
+            [np.repeat(np.arange(len(near_a.index)), near_a.index.shape[1]), near_b.index.ravel()]
+        )
+        b = np.concatenate(
+            [near_a.index.ravel(), np.repeat(np.arange(len(near_b.index)), near_b.index.shape[1])]
+        )
+        values = np.concatenate([near_a.similarity.ravel(), near_b.similarity.ravel()])
+        yield _allowed_once(nodes, a + first_a, b + first_b, values)
+    if nodes.same_camera == APART:
+        return
+    for k, camera in enumerate(matching.cameras):
+        # Itself is the nearest of all.
+        near, *_ = search(camera.embedding, camera.embedding, threshold=2.0, count=NEAREST + 1)
+        a = np.repeat(np.arange(len(near.index)), near.index.shape[1]) + nodes.first[k]
+        b = near.index.ravel() + nodes.first[k]
+        yield _allowed_once(nodes, np.minimum(a, b), np.maximum(a, b), near.similarity.ravel())
+
+
+def _allowed_once(
+    nodes: _Nodes, a: np.ndarray, b: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    _, kept = np.unique(a.astype(np.int64) * len(nodes) + b, return_index=True)
+    a, b, values = a[kept], b[kept], values[kept]
+    keep = nodes.allowed(a, b) & (a != b)
+    return a[keep], b[keep], values[keep]
+
+
+def _identities(
+    matching: Matching, nodes: _Nodes, groups: Iterable[list[int]], method: str, floor: float | None
+) -> Identities:
+    """Number the people by their first tracklet, cameras by name, and say how sure each tracklet is."""
+    names = [(camera.name, track) for camera in matching.cameras for track in camera.tracks.tolist()]
+    ordered = sorted(
+        (sorted(members) for members in groups), key=lambda members: min(names[m] for m in members)
+    )
+    person = np.empty(len(nodes), np.int64)
+    for number, members in enumerate(ordered, 1):
+        person[members] = number
+    confidence, margin = _sureness(nodes, person, matching.threshold)
+    split = nodes.first[1:-1]
+    return Identities(
+        tuple(np.split(person, split)),
+        tuple(np.split(confidence, split)),
+        tuple(np.split(margin, split)),
+        method,
+        nodes.same_camera,
+        floor,
+    )
+
+
+def _sureness(nodes: _Nodes, person: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean similarity of each tracklet to its person's others, and its margin; in blocks of rows."""
+    order = np.argsort(person, kind="stable")
+    _, first, sizes = np.unique(person[order], return_index=True, return_counts=True)
+    sums = np.add.reduceat(nodes.embedding[order], first, axis=0, dtype=np.float64)  # (P, D)
+    confidence, margin = np.full((2, len(person)), np.nan)
+    own = person - 1
+    height = max(1, 2_000_000 // len(sums))
+    for start in range(0, len(person), height):
+        rows = np.arange(start, min(start + height, len(person)))
+        embedding = nodes.embedding[rows].astype(np.float64)
+        mean = embedding @ sums.T / sizes  # (H, P), of a tracklet itself too
+        others = sizes[own[rows]] - 1
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = (
+                mean[np.arange(len(rows)), own[rows]] * (others + 1)
+                - np.einsum("nd,nd->n", embedding, embedding)
+            ) / others
+        confidence[rows] = np.where(others > 0, value, np.nan)
+        mean[np.arange(len(rows)), own[rows]] = -np.inf
+        rival = _best_possible(nodes, rows, mean, order, first, sizes)
+        margin[rows] = np.where(others > 0, confidence[rows] - rival, threshold - rival)
+    return confidence, margin
+
+
+def _best_possible(
+    nodes: _Nodes, rows: np.ndarray, mean: np.ndarray, order: np.ndarray, first: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """The largest mean similarity to a person of whom a tracklet can be one more; of the eight nearest people."""
+    nearest = np.argsort(-mean, axis=1)[:, :8]
+    result = np.full(len(rows), -1.0)
+    for place in range(nearest.shape[1] - 1, -1, -1):
+        column = nearest[:, place]
+        count = sizes[column]
+        member = order[np.repeat(first[column], count) + _ranges(count)]
+        allowed = nodes.allowed(np.repeat(rows, count), member)
+        possible = np.logical_and.reduceat(allowed, np.cumsum(count) - count)
+        values = mean[np.arange(len(rows)), column]
+        possible &= np.isfinite(values)
+        result[possible] = values[possible]
+    return result
+
+
+def _ranges(counts: np.ndarray) -> np.ndarray:
+    """0 .. count-1 of each count, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
