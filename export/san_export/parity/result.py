@@ -280,6 +280,22 @@ class CropMasks:
     flips: tuple[np.ndarray, ...]
 
 
+@dataclass(frozen=True)
+class MaskCost:
+    """What a mask loses by the target's rounding, see `milder_masks`.
+
+    Attributes:
+        mask: as in `Artefact.mask`.
+        crops: compared.
+        min_cosine, mean_cosine: of the rows.
+    """
+
+    mask: str
+    crops: int
+    min_cosine: float
+    mean_cosine: float
+
+
 @dataclass(frozen=True, eq=False)
 class MaskFigures:
     """Flipped bits.
@@ -291,6 +307,7 @@ class MaskFigures:
         binary: whether every value of the target's masks is 0 or 1.
         missing: blocks of the reference that the target lacks, or has in another size.
         added: blocks of the target that the reference lacks.
+        alternatives: what argmax and ramps in its place lose on these crops; empty where argmax holds its gates.
     """
 
     mask: str
@@ -299,6 +316,7 @@ class MaskFigures:
     binary: bool = True
     missing: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    alternatives: tuple[MaskCost, ...] = ()
 
 
 @dataclass(frozen=True)

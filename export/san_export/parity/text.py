@@ -19,6 +19,7 @@ from .result import (
     EmbeddingFigures,
     LayerError,
     LayerFigures,
+    MaskCost,
     MaskFigures,
     ParityRun,
     PreprocessingFigures,
@@ -275,16 +276,29 @@ def remedy(stage: Stage, run: ParityRun) -> str:
     if stage.name not in ("embeddings", "masks", "ranking"):
         return _HELP.get(stage.name, "export again")
     advice = "the finding says where the difference begins"
-    milder = _milder(run.target)
+    milder = _milder(run.target, _alternatives(run))
     return f"{advice}; if that is rounding, export {milder}" if milder else advice
 
 
-def _milder(target: Mapping[str, Any]) -> str:
+def _alternatives(run: ParityRun) -> Sequence[MaskCost]:
+    return next(
+        (stage.figures.alternatives for stage in run.stages if isinstance(stage.figures, MaskFigures)), ()
+    )
+
+
+def _milder(target: Mapping[str, Any], alternatives: Sequence[MaskCost]) -> str:
     """How to export so that rounding does less than in the target; empty where nothing is left to choose."""
     kind, _, width = str(target.get("mask", "")).partition(":")
     precision = str(target.get("precision", "")).upper()
     ways = []
-    if kind == "argmax":
+    if kind == "argmax" and alternatives:
+        own, *others = alternatives
+        best = max(others, key=lambda item: item.min_cosine)
+        ways.append(
+            f"with --mask {best.mask}, on {count(best.crops, 'crop')} of these least row cosine "
+            f"{cosine(best.min_cosine)} where argmax has {cosine(own.min_cosine)}"
+        )
+    elif kind == "argmax":
         ways.append(f"with --mask {_RAMP}, whose masks move instead of flipping")
     elif kind == "ramp" and (wider := _wider(width)):
         ways.append(f"with a wider ramp, such as --mask {wider}")

@@ -183,9 +183,11 @@ def test_files_that_embed_alike_pass(
 def test_onnxconverters_fp16(san: San, starter: onnx.ModelProto, folder: Path, tmp_path: Path) -> None:
     """It clamps tiny weights, and keeps input and output in FP32."""
     converter = pytest.importorskip("onnxconverter_common.float16")
-    bare = faults.copy(starter)
-    del bare.graph.value_info[:]  # whose types it would leave as they are
-    half = converter.convert_float_to_float16(bare, keep_io_types=True)
+    half = converter.convert_float_to_float16(faults.copy(starter), keep_io_types=True)
+    wanted = {item.name: item.type.tensor_type.elem_type for item in half.graph.value_info}
+    for node in faults.nodes(half, "Cast"):
+        # It says that casts to FP32 give FP16 now, and leaves them as they are; ONNX Runtime refuses that.
+        node.attribute[0].i = wanted.get(node.output[0], node.attribute[0].i)
     told = described(half, starter, precision="fp16", operands=count_operands(half).__dict__)
     found = parity(san, tmp_path, told, folder, 0)
     assert found["passed"] and found["stages"]["masks"]["figures"]["blocks"]
