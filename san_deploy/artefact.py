@@ -36,7 +36,7 @@ class Threshold:
     Attributes:
         similarity: cosine similarity of pooled tracklets, -1..1.
         false_match_rate: share of pairs of different people at or above it, where it was calibrated.
-        true_match_rate: share of pairs of the same person at or above it, likewise.
+        true_match_rate: share of pairs of the same person at or above it, likewise; None where nobody was known.
         impostor_pairs, genuine_pairs: how many pairs those shares were counted on.
         source: whose people they were, in words.
         mask: of the network that they were embedded with, see `Artefact.mask`; empty in files from before it was
@@ -47,7 +47,7 @@ class Threshold:
 
     similarity: float
     false_match_rate: float
-    true_match_rate: float
+    true_match_rate: float | None
     impostor_pairs: int
     genuine_pairs: int
     source: str

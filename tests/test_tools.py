@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,11 +19,16 @@ from tests.san_train.conftest import write_crop_folder
 STARTER = Path(__file__).parent.parent / "tools" / "starter"
 
 
-def test_folds_part_the_train_people_and_never_show_a_test_person(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("folds", STARTER / "folds.py")
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, STARTER / f"{name}.py")
     assert spec and spec.loader
-    folds = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(folds)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_folds_part_the_train_people_and_never_show_a_test_person(tmp_path: Path) -> None:
+    folds = tool("folds")
     ward = write_crop_folder(
         tmp_path / "ward", people=9, split=lambda person: "test" if person > 6 else "train"
     )
@@ -36,8 +42,27 @@ def test_folds_part_the_train_people_and_never_show_a_test_person(tmp_path: Path
     assert sorted(held) == list(range(1, 7))
 
 
-@pytest.mark.parametrize("part", ["pretrain", "train"])
+def test_the_five_splits_hold_everybody_out_twice(tmp_path: Path) -> None:
+    folds = tool("folds")
+    ward = write_crop_folder(tmp_path / "ward", people=50, cameras=1, each=1)
+    held: list[int] = []
+    for split, first in enumerate([1, 11, 21, 31, 41]):
+        parts = read_dataset(folds.split_of(ward, tmp_path / f"split{split}", split)).splits
+        train, val = ({crop.person for crop in parts[name]} for name in ("train", "val"))
+        assert len(val) == 20 and len(train) == 30 and not train & val and first in val
+        held += sorted(val)
+    assert sorted(held) == sorted([*range(1, 51), *range(1, 51)])
+
+
+@pytest.mark.parametrize("part", ["views", "pretrain", "train", "final"])
 def test_the_starters_recipe_is_one_that_san_train_takes(part: str) -> None:
     spec = json.loads((STARTER / "recipe.json").read_text())
+    recipe = resolve("distill", spec["network"] + spec[part])
+    assert recipe.distilled and recipe.settings["hidden"] == 0 and recipe.deploy_mask == "argmax"
+
+
+@pytest.mark.parametrize("part", ["pretrain", "train"])
+def test_the_studys_recipe_is_one_that_san_train_takes(part: str) -> None:
+    spec = json.loads((STARTER / "study.json").read_text())
     recipe = resolve("scratch", spec["network"] + spec[part])
     assert recipe.settings["context"] == [1, 2]

@@ -16,7 +16,7 @@ from san_train.models import Network
 
 from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.errors import GateError, SanError
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZES
 
 from .graph.precision_stats import count_operands
 from .onnx_writer import to_onnx, write_onnx
@@ -86,10 +86,10 @@ def export_graph(
     network, info = load_checkpoint(checkpoint)
     mask_name = resolve_mask(network, mask)
     gate = gate or default_gate(mask_name)
-    if info.resize != RESIZE:
+    if info.resize not in RESIZES:
         raise SanError(
             f"{checkpoint} was trained with the resize '{info.resize}'",
-            why=f"this version has '{RESIZE}' alone",
+            why=f"this version has {', '.join(RESIZES)}",
             do="use the version of san-deploy that trained it",
         )
     size_hw = network.settings.size_hw

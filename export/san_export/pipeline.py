@@ -90,7 +90,7 @@ def export(
         from .engine.build import check_engine
 
         # Now, what would otherwise be said after a long export.
-        check_engine(todo.runtime, request.options.build_options(), request.options.targets)
+        check_engine(todo.runtime, request.options.build_options())
     base: _Base | None = None
     converted: Converted | None = None
     if todo.write_onnx:
@@ -211,15 +211,13 @@ def _build(request: ExportRequest, todo: ExportPlan, report: Report, progress: P
     from .engine.build import build_engine
 
     assert todo.engine is not None
-    options = request.options
     report(f"building {todo.engine.name} with {todo.runtime}")
     try:
         return build_engine(
             todo.onnx,
             todo.engine,
             runtime=todo.runtime,
-            **vars(options.build_options()),
-            targets=options.targets,
+            options=request.options.build_options(request.crops),
             force=request.force,
             report=report,
             progress=progress,

@@ -30,11 +30,14 @@ class EngineOptions:
     hardware_compatibility: str | None = None
     version_compatible: bool | None = None
     targets: tuple[str, ...] = ()
+    device: int | None = None
 
-    def build_options(self) -> BuildOptions:
-        """With the defaults where nobody asked."""
-        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "targets"}
-        return BuildOptions(**{name: value for name, value in given.items() if value is not None})
+    def build_options(self, crops: Path | None = None) -> BuildOptions:
+        """With the defaults where nobody asked; the plan is run on `crops`."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return BuildOptions(
+            crops=crops, **{name: value for name, value in given.items() if value is not None}
+        )
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -47,6 +50,7 @@ class EngineOptions:
             "--hardware-compatibility": self.hardware_compatibility,
             "--version-compatible": self.version_compatible,
             "--target": self.targets or None,
+            "--device": self.device,
         }
         return tuple(name for name, value in names.items() if value is not None)
 

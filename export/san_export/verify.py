@@ -210,6 +210,7 @@ def measure(
     crops: CheckCrops,
     *,
     name: str = "torch fp32",
+    batches: tuple[int, ...] = BATCHES,
 ) -> Parity:
     """Run an exported network at every batch size and compare row by row.
 
@@ -218,19 +219,20 @@ def measure(
         reference: `(N, D)` float32 of the reference on the same crops.
         crops: N crops.
         name: of the reference, for the figures.
+        batches: crops per call, rising.
 
     Returns:
         The figures; NaN anywhere gives cosines of -1, which no gate lets pass.
     """
     count = len(crops.images)
     # Fewer crops than the largest batch are repeated, so that every batch size is really run.
-    order = np.resize(np.arange(count), max(count, *BATCHES))
+    order = np.resize(np.arange(count), max(count, *batches))
     shuffled = np.random.default_rng(0).permutation(order)
     figures = []
     lowest = np.full(count, np.inf)
     alone: np.ndarray | None = None
     invariance = 1.0
-    for batch in BATCHES:
+    for batch in batches:
         rows = embed_in_batches(embed, crops.images[order], batch)
         cosine = row_cosine(rows, reference[order])
         np.minimum.at(lowest, order, cosine)
@@ -249,7 +251,7 @@ def measure(
         invariance = min(invariance, float(row_cosine(rows, alone).min()))
     assert alone is not None
     # The same batch size with other batch-mates.
-    mixed = embed_in_batches(embed, crops.images[shuffled], BATCHES[-1])
+    mixed = embed_in_batches(embed, crops.images[shuffled], batches[-1])
     invariance = min(invariance, float(row_cosine(mixed, alone[shuffled]).min()))
     worst = tuple((crops.names[i], float(lowest[i])) for i in np.argsort(lowest, kind="stable")[:_WORST])
     return Parity(name, count, crops.source, tuple(figures), invariance, worst)

@@ -36,6 +36,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cudaGetDeviceCount": (POINTER(c_int),),
     "cudaDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cudaGetDeviceProperties": (c_void_p, c_int),
+    "cudaGetLastError": (),
     "cudaSetDevice": (c_int,),
     "cudaMalloc": (_Out, c_size_t),
     "cudaFree": (c_void_p,),
@@ -60,6 +61,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 # From driver_types.h; none has changed its number since it was introduced.
 _DRIVER_TOO_OLD = 35
+#: Errors that no call clears: an illegal address, an illegal instruction, a launch that failed or ran too long.
+_LOST = (700, 702, 714, 715, 716, 717, 718, 719, 720)
 _HOST_TO_DEVICE = 1
 _DEVICE_TO_HOST = 2
 _STREAM_NON_BLOCKING = 1
@@ -99,7 +102,7 @@ class _Owner:
         self._cuda = cuda
         self._release = release
         # Where nobody closes it, its status has no one to be told to.
-        self._finalizer = weakref.finalize(self, getattr(cuda.library, release), handle)
+        self._finalizer = weakref.finalize(self, cuda.release, release, handle)
 
     def close(self) -> None:
         """Give the handle back; a second call does nothing."""
@@ -236,7 +239,9 @@ class Stream(_Owner):
             # A capture must be ended, or the stream stays unusable; its own failure is only a consequence.
             graph = c_void_p()
             if self._cuda.library.cudaStreamEndCapture(self.handle, ctypes.byref(graph)) == 0 and graph.value:
-                self._cuda.library.cudaGraphDestroy(graph)
+                self._cuda.release("cudaGraphDestroy", graph)
+            # Otherwise whoever asks next for the last error takes this one for their own: TensorRT does.
+            self._cuda.library.cudaGetLastError()
             raise
         graph = c_void_p()
         self._cuda.call("cudaStreamEndCapture", self.handle, ctypes.byref(graph))
@@ -278,7 +283,14 @@ class Cuda:
         """
         status = getattr(self.library, name)(*arguments)
         if status:
+            # The runtime keeps the error of a failed call until somebody asks for it.
+            self.library.cudaGetLastError()
             raise SanError(f"{name} failed: {self.words(status)}", do=_advice(status))
+
+    def release(self, name: str, handle: Any) -> None:
+        """Give a handle back where nobody is there to be told of a failure, which is not kept either."""
+        if getattr(self.library, name)(handle):
+            self.library.cudaGetLastError()
 
     def get(self, name: str, *arguments: Any) -> int:
         """Call a function whose first argument receives a handle or an address; gives that."""
@@ -457,4 +469,7 @@ def _advice(status: int) -> str:
         2: "give a smaller engine (san export --batch), or free memory on the GPU",
         _DRIVER_TOO_OLD: "install or update the NVIDIA driver",
         100: "look whether nvidia-smi lists a GPU",
+        **dict.fromkeys(
+            _LOST, "start the program again: after this error the GPU refuses all work of this process"
+        ),
     }.get(status, "")

@@ -58,8 +58,8 @@ class Environment:
             "machine": asdict(self.machine),
             "starter": None if self.starter is None else self.starter.as_dict(),
             # The names that these had before there was a table of runtimes.
-            "tensorrt": {name: told for name, told in self.backends.items() if name in MODULES},
-            "tensorrt_problems": {k: told for k, told in self.backend_problems.items() if k in MODULES},
+            "tensorrt": {name: found for name, found in self.backends.items() if name in MODULES},
+            "tensorrt_problems": {k: why for k, why in self.backend_problems.items() if k in MODULES},
         }
 
 

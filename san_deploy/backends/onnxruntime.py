@@ -25,7 +25,7 @@ from ..artefact import (
 from ..errors import SanError, first_line
 from ..io.cpu import saturates_int8, usable_cores
 from ..io.extras import install
-from . import cuda
+from . import cuda, trt
 from .common import auto_note, check_embeddings, export_int8, in_words, other_files, prepare
 from .cuda import require
 from .info import Compatibility, FileInfo
@@ -280,7 +280,7 @@ def _open_gpu(data: bytes, path: Path, index: int, asked: str) -> onnxruntime.In
     if asked == TENSORRT:
         # Without its own switches for FP16 and INT8, the provider takes the types of the graph.
         providers.insert(0, (TENSORRT, {"device_id": str(index), "trt_engine_cache_enable": "0"}))
-    _preload()
+    problem = _preload(asked)
     try:
         # With the fallback of its Python side it would print, and try the CPU.
         session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
@@ -294,18 +294,33 @@ def _open_gpu(data: bytes, path: Path, index: int, asked: str) -> onnxruntime.In
     if given[0] != asked:
         raise SanError(
             f"ONNX Runtime was asked for {asked} and took {given[0]}",
-            why="the libraries that it needs do not load: CUDA, cuDNN, for TensorRT that too",
+            why=problem or "the libraries that it needs do not load: CUDA and cuDNN",
             do=_INSTALL,
         )
     return session
 
 
-def _preload() -> None:
-    """Load CUDA and cuDNN from their wheels, which the loader does not find by itself."""
+def _preload(asked: str) -> str:
+    """Load CUDA, cuDNN and, for its provider, TensorRT from their wheels, which the loader does not find by itself.
+
+    Returns:
+        In words, what TensorRT lacks where its provider was asked for; else empty.
+    """
     if hasattr(onnxruntime, "preload_dlls"):
         # It prints what it does not find, which may lie elsewhere; what is missing in the end shows soon.
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
+    if asked != TENSORRT:
+        return ""
+    try:
+        # Importing it loads libnvinfer, which the provider then finds by its name.
+        trt.load("tensorrt")
+    except SanError as error:
+        return (
+            f"TensorRT's libnvinfer was not found: {in_words(error)}; {error.do}; or set LD_LIBRARY_PATH to "
+            "the folder of an installed TensorRT's libnvinfer.so"
+        )
+    return "TensorRT's libnvinfer was loaded, so it is CUDA, cuDNN or another version of TensorRT that is missing"
 
 
 def _check_graph(session: onnxruntime.InferenceSession, artefact: Artefact, path: Path) -> None:
@@ -348,7 +363,7 @@ def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
         return OnnxRuntime(path, threads=threads)
     if request.device == "cuda":
         return OnnxRuntime(path, threads=threads, device=request.index)
-    # A machine without a GPU is told of that, not of a package that would not help it.
+    # A machine without a GPU hears of that, not of a package that would not help it.
     why = cuda.probe()[1] or missing_provider(CUDA)
     result: OnnxRuntime | None = None
     if not why:
@@ -405,10 +420,12 @@ def read_file(path: Path) -> FileInfo:
         if ports is None:
             raise
         raise SanError(f"{path} was not written by san export", why=ports, do=error.do) from error
-    told = _beside(path)
-    if told is not None and told != artefact:
+    beside = _beside(path)
+    if beside is not None and beside != artefact:
         differ = [
-            item.name for item in fields(Artefact) if getattr(told, item.name) != getattr(artefact, item.name)
+            item.name
+            for item in fields(Artefact)
+            if getattr(beside, item.name) != getattr(artefact, item.name)
         ]
         raise SanError(
             f"{path} and {sidecar_path(path).name} contradict each other",
@@ -420,7 +437,7 @@ def read_file(path: Path) -> FileInfo:
         "ONNX",
         path.stat().st_size,
         artefact.sha256,
-        sidecar_path(path).name if told else "",
+        sidecar_path(path).name if beside else "",
         artefact=artefact,
     )
 

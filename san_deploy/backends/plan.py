@@ -32,12 +32,14 @@ class Plan:
         data: its bytes. They are what was hashed, so nothing else can be loaded in their place.
         artefact: what the sidecar says.
         engine: of the artefact.
+        device: index of the GPU that is to run it.
     """
 
     path: Path
     data: bytes
     artefact: Artefact
     engine: Engine
+    device: int = 0
 
     @property
     def source(self) -> Path:
@@ -45,8 +47,8 @@ class Plan:
         return self.path.with_name(self.engine.onnx) if self.engine.onnx else self.path.with_suffix(".onnx")
 
 
-def read_plan(path: Path) -> Plan:
-    """Read a plan and its sidecar.
+def read_plan(path: Path, device: int = 0) -> Plan:
+    """Read a plan and its sidecar, to run it on a GPU.
 
     Raises:
         SanError: either is missing or damaged, the sidecar describes no plan or other bytes, or the file is
@@ -65,7 +67,7 @@ def read_plan(path: Path) -> Plan:
         raise SanError(f"cannot read engine {path}: {error.strerror or error}") from error
     if len(data) > _MAX_BYTES:
         raise SanError(f"engine {path} is larger than {_MAX_BYTES >> 20} MiB, which no engine of ours is")
-    plan = Plan(path, data, artefact, artefact.engine)
+    plan = Plan(path, data, artefact, artefact.engine, device)
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != artefact.sha256:
         raise SanError(
@@ -137,6 +139,7 @@ def rebuild(plan: Plan, *, runtime: str = "") -> str:
     runtime = runtime or engine.runtime
     words = ["san", "export", str(source), "--engine", "--batch", ",".join(map(str, engine.batch))]
     words += ["--runtime", runtime] if runtime != "tensorrt" else []
+    words += ["--device", f"cuda:{plan.device}"] if plan.device else []
     words += ["--tf32"] if engine.tf32 else []
     if engine.hardware_compatibility != "none":
         words += ["--hardware-compatibility", engine.hardware_compatibility]

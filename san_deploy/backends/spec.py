@@ -30,7 +30,7 @@ class Backend(Protocol):
     - run on the device and precision asked for, or raise; never fall back;
     - be safe to call from two threads at once, which is how `embed_folder` keeps a runtime busy.
 
-    One that can tell its steps apart also has `profile(crops)`, which gives milliseconds by name, as `TensorRT`.
+    One that can time its steps also has `profile(crops)`, which gives milliseconds by name, as `TensorRT`.
     """
 
     artefact: Artefact

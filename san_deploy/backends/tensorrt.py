@@ -68,7 +68,7 @@ class TensorRT:
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
     ) -> None:
-        plan = read_plan(Path(path))
+        plan = read_plan(Path(path), device)
         check_system(plan)
         module = _module(plan) if trt is None else trt
         version = modules.version(module)
@@ -392,5 +392,5 @@ def _runs_plan(spec: BackendSpec, plan: Plan) -> Compatibility:
     if refused:
         reasons = "; ".join(dict.fromkeys(map(in_words, refused)))
         return Compatibility(spec.name, "", False, reasons, refused[0].do)
-    told = f"{there.version} on {fitting[0]}, by its description: opening it is the proof"
-    return Compatibility(spec.name, "", True, told)
+    message = f"{there.version} on {fitting[0]}, by its description: opening it is the proof"
+    return Compatibility(spec.name, "", True, message)

@@ -192,13 +192,15 @@ def _check_beside(path: Path, description: dict[str, Any]) -> str:
     """Name of the JSON file that `san train` wrote beside a checkpoint, for people; empty where there is none."""
     beside = path.with_suffix(".json")
     try:
-        told = json.loads(beside.read_text(encoding="utf-8"))
+        message = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return ""
     # Many programs write a model.json.
-    if not (isinstance(told, dict) and {"arch", "settings", "schema_version"} <= told.keys()):
+    if not (isinstance(message, dict) and {"arch", "settings", "schema_version"} <= message.keys()):
         return ""
-    differ = sorted(key for key in told.keys() | description.keys() if told.get(key) != description.get(key))
+    differ = sorted(
+        key for key in message.keys() | description.keys() if message.get(key) != description.get(key)
+    )
     if differ:
         raise SanError(
             f"{path} and {beside.name} contradict each other",

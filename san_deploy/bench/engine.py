@@ -35,7 +35,7 @@ class EngineFigures:
         spread: by what share the last windows differ; None where there are too few.
         settled: whether they agree within `latency.TOLERANCE`.
         ended: why measuring stopped, see `Windows`.
-        split_ms: medians of copy-in, run, copy-out and the like; None where the backend cannot tell them.
+        split_ms: medians of copy-in, run, copy-out and the like; None where the backend does not measure them.
         speed: as a multiple of the first model's, round by round; None for the first model.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: That are told, where there are samples enough.
+#: That are given where there are samples enough.
 PERCENTILES = (50, 90, 95, 99)
 #: So many successive windows must agree.
 WINDOWS = 3

@@ -41,7 +41,7 @@ class _Batches(click.ParamType):
         return tuple(dict.fromkeys(sizes))
 
 
-@click.command("bench")
+@click.command("bench", cls=options.GroupedCommand)
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @options.model
 @options.running
@@ -189,7 +189,7 @@ def as_text(result: Bench, repeat: str, known: Sequence[tuple[Artefact, str]]) -
     for name, (artefact, how) in zip(names, known, strict=True):
         whose = f"{name}: " if len(names) > 1 else ""
         rows += [(what, whose + line) for what, line in words.accuracy(artefact, how)]
-    parts.append("what the file tells of its accuracy, which is not measured here\n" + words.columns(rows))
+    parts.append("what the file says of its accuracy, which is not measured here\n" + words.columns(rows))
 
     rows = [("note", note) for note in result.notes]
     if result.peak_rss_mb is not None:
@@ -228,12 +228,12 @@ def _engines(result: Bench, names: list[str]) -> str:
 
 
 def _engine(item: EngineFigures) -> list[str]:
-    told = item.latency
-    shares = [told.percentiles_ms.get(name) for name in ("p50", "p90", "p95", "p99")]
+    message = item.latency
+    shares = [message.percentiles_ms.get(name) for name in ("p50", "p90", "p95", "p99")]
     return [
         str(item.batch),
-        str(told.calls),
-        *(_ms(value) for value in (*shares, told.mean_ms, told.min_ms, told.max_ms)),
+        str(message.calls),
+        *(_ms(value) for value in (*shares, message.mean_ms, message.min_ms, message.max_ms)),
         _rate(item.crops_per_second),
         f"{item.spread:.1%}" if item.settled and item.spread is not None else f"no ({item.ended})",
     ]
@@ -244,11 +244,11 @@ def _folders(result: Bench, names: list[str]) -> str:
     first = result.models[0].folder
     head = ["model"] * several + ["runs", "crops/s", "of the engine's", "decode", "resize", "all", "settled"]
     rows = [_folder(model, name, several) for name, model in zip(names, result.models, strict=True)]
-    told = (
+    message = (
         f"files to embeddings: batch {first.batch}, {first.workers} threads decode, {first.files} files a run; "
         "CPU milliseconds per crop"
     )
-    return "\n".join([told, *_table(head + ["speed"] * several, rows)])
+    return "\n".join([message, *_table(head + ["speed"] * several, rows)])
 
 
 def _folder(model: ModelFigures, name: str, several: bool) -> list[str]:

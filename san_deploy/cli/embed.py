@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from ..embed import Embeddings
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _NAMED = 10
 
 
-@click.command("embed")
+@click.command("embed", cls=options.GroupedCommand)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -61,7 +62,7 @@ def command(
 
     from ..backends import STARTER, open_backend
     from ..embed import embed_folder, write_embeddings
-    from ..images import list_crops
+    from ..images import left_out, list_crops
     from ..io.progress import bar
 
     files = sum(1 for _ in list_crops(folder, per_track=per_track))
@@ -80,6 +81,8 @@ def command(
             progress=advance,
         )
     write_embeddings(result, output, force=force)
+    if passed_over := words.left_out(left_out(folder)):
+        click.echo(passed_over, err=True)
     for line in _complaints(result):
         click.echo(line, err=True)
     if as_json:

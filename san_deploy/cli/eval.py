@@ -68,7 +68,9 @@ def _method(command: _Command) -> _Command:
     )
 
 
-@click.command("eval", short_help="Evaluate a model on a labelled data set: CMC, mAP, mINP.")
+@click.command(
+    "eval", short_help="Evaluate a model on a labelled data set: CMC, mAP, mINP.", cls=options.GroupedCommand
+)
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @options.model
 @click.option(
@@ -154,7 +156,7 @@ def command(
             )
         options.say(runtime)
         result = evaluate_set(chosen, runtime, choices, batch=batch, workers=workers, strict=strict)
-        told = as_dict(
+        summary = as_dict(
             result,
             runtime,
             read_options,
@@ -169,14 +171,14 @@ def command(
             write_evaluation(
                 folder,
                 result,
-                told,
+                summary,
                 read_options,
                 lists=8 if lists is None else lists,
                 embeddings=save_embeddings,
                 draw_masks=_draw_masks(checkpoint or model or STARTER, runtime.artefact.mask),
             )
     if as_json:
-        click.echo(json.dumps(told, indent=2, allow_nan=False))
+        click.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
         click.echo(as_text(result, read_options))
         if out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from san_export.pipeline import Exported
@@ -45,28 +47,23 @@ def _targets(text: str | None) -> tuple[str, ...]:
     return targets
 
 
-def _groups(ctx: click.Context, formatter: click.HelpFormatter, command: click.Command) -> None:
-    """Options under headings: there are many, and most people want the first group alone."""
-    rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-        if record is None:
-            continue
-        heading = next((name for name, members in _HEADINGS.items() if param.name in members), "Options")
-        rows[heading].append(record)
-    for heading, records in rows.items():
-        if records:
-            with formatter.section(heading):
-                formatter.write_dl(records)
+def _device(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not of the form cuda:1", param_hint="--device")
+    return int(match[1] or 0)
 
 
 _HEADINGS = {
-    "Options": (),
     "Graph (of a checkpoint)": ("mask", "input_form", "opset"),
     "INT8": ("calib", "calib_count", "max_drop", "seed"),
+    "Server (of a model file that was exported)": ("triton", "name", "triton_kind", "deepstream"),
     "Engine": (
         "engine",
         "runtime",
+        "device",
         "batch",
         "targets",
         "workspace",
@@ -78,12 +75,7 @@ _HEADINGS = {
 }
 
 
-class _Grouped(click.Command):
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _groups(ctx, formatter, self)
-
-
-@click.command("export", cls=_Grouped)
+@click.command("export", cls=options.GroupedCommand, sections=_HEADINGS)
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -149,6 +141,9 @@ class _Grouped(click.Command):
     show_default=True,
     help="What the file is for; cpu: ONNX Runtime's own form of INT8.",
 )
+@click.option(
+    "--device", metavar="cuda:N", help="GPU to build the engine for and run it on.  [default: cuda:0]"
+)
 @click.option("--batch", type=_Profile(), help="Crops per run of the engine.  [default: 1,16,64]")
 @click.option(
     "--target",
@@ -174,6 +169,23 @@ class _Grouped(click.Command):
     default=None,
     help="For later TensorRT versions, too; the engine then carries code for the host.",
 )
+@click.option(
+    "--triton", metavar="REPO", type=click.Path(path_type=Path), help="Put SOURCE into a Triton model repository."
+)
+@click.option("--name", default="reid", show_default=True, help="What Triton calls it.")
+@click.option(
+    "--triton-kind",
+    type=click.Choice(["native", "jpeg"]),
+    default="native",
+    show_default=True,
+    help="native: prepared crops in, Triton's own backends. jpeg: image files in, Python backend.",
+)
+@click.option(
+    "--deepstream",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write configurations for DeepStream's nvtracker and nvinfer, of a file with --input float.",
+)
 def command(
     *,
     source: Path | None,
@@ -193,6 +205,7 @@ def command(
     seed: int | None,
     engine: bool | None,
     runtime: str,
+    device: str | None,
     batch: tuple[int, int, int] | None,
     targets: str | None,
     workspace: int | None,
@@ -200,6 +213,10 @@ def command(
     tf32: bool | None,
     hardware_compatibility: str | None,
     version_compatible: bool | None,
+    triton: Path | None,
+    name: str,
+    triton_kind: str,
+    deepstream: Path | None,
 ) -> None:
     """Turn SOURCE into an ONNX file and, where TensorRT is installed, into an engine that the edge runs.
 
@@ -209,9 +226,16 @@ def command(
     Before a file gets its name it is compared with what it was made from, crop by crop and at several batch
     sizes, and its precision is counted. Where either is not what was asked for, the exit code is 3.
     """
-    for name, value in (("--min-cosine", min_cosine), ("--max-drop", max_drop)):
+    for option, value in (("--min-cosine", min_cosine), ("--max-drop", max_drop)):
         if value is not None and math.isnan(value):
-            raise click.BadParameter("nan is no number", param_hint=name)
+            raise click.BadParameter("nan is no number", param_hint=option)
+
+    if triton is not None or deepstream is not None:
+        changes = (output, fp16 or None, int8 or None, mask, input_form, opset, calib, engine, batch, targets)
+        if any(value is not None for value in changes):
+            raise click.UsageError("--triton and --deepstream take a file as it is: export it first, then give it")
+        _serve(source, triton, deepstream, name=name, kind=triton_kind, force=force)
+        return
 
     from san_export.pipeline import export
     from san_export.request import EngineOptions, ExportRequest
@@ -240,6 +264,7 @@ def command(
                 hardware_compatibility=hardware_compatibility,
                 version_compatible=version_compatible,
                 targets=_targets(targets),
+                device=_device(device),
             ),
             calib=calib,
             calib_count=calib_count,
@@ -331,6 +356,29 @@ def _checked(name: str, what: str, parity: Parity) -> list[tuple[str, str]]:
     return rows
 
 
+def _serve(
+    source: Path | None, triton: Path | None, deepstream: Path | None, *, name: str, kind: str, force: bool
+) -> None:
+    """Set a model file up for servers."""
+    from san_export.serving.deepstream import write_deepstream
+    from san_export.serving.triton import TritonOptions, write_repository
+
+    from .. import load_artefact
+    from ..backends import STARTER
+    from ..errors import UsageError
+
+    model = source or STARTER
+    if model.suffix == ".safetensors":
+        raise UsageError(f"{model} is a checkpoint", do=f"export it first: san export {model} -o model.onnx")
+    artefact = load_artefact(model)
+    if triton is not None:
+        folder = write_repository(model, artefact, triton, TritonOptions(name, kind), force=force)
+        click.echo(f"Wrote {folder}; next: tritonserver --model-repository {triton}")
+    if deepstream is not None:
+        write_deepstream(model, artefact, deepstream, force=force)
+        click.echo(f"Wrote {deepstream}; next: merge tracker_reid.yml into nvtracker's ll-config-file")
+
+
 def _engine(artefact: Artefact, path: Path) -> list[tuple[str, str]]:
     engine = artefact.engine
     assert engine is not None
@@ -340,4 +388,5 @@ def _engine(artefact: Artefact, path: Path) -> list[tuple[str, str]]:
         ("engine", f"{path}: {path.stat().st_size / 1e6:.1f} MB, {engine.runtime} {engine.version}, {where}"),
         ("", f"for {', '.join(engine.sm)}; {least} to {most} crops per run, best at {best}"),
         ("", _operands(artefact)),
+        *(("", line) for line in words.checks(artefact.checks)),
     ]

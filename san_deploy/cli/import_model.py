@@ -42,8 +42,8 @@ class _Three(click.ParamType):
         return one, two, three
 
 
-@click.command("import")
-@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.command("import", cls=options.GroupedCommand)
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option(
     "-o", "out", metavar="FILE.onnx", type=click.Path(path_type=Path), help="The artefact to write."
 )
@@ -87,15 +87,21 @@ class _Three(click.ParamType):
     type=click.Path(path_type=Path),
     help="Rank these labelled crops under every plausible convention, and write nothing.",
 )
+@click.option(
+    "--arch", default="", help="Of PyTorch weights: osnet or ha-cnn.  [default: what the file names]"
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @options.as_json
 def command(
     *, model: Path, out: Path | None, as_json: bool, trial: Path | None, force: bool, **given: Any
 ) -> None:
-    """Wrap MODEL.onnx, a network from a crop to an embedding, so that every command here takes it.
+    """Wrap MODEL, a network from a crop to an embedding, so that every command here takes it.
 
-    Its input is (pixel / scale - mean) / std. The artefact takes uint8 BGR crops, gives unit rows, and is compared
-    with the original before it gets its name.
+    An .onnx file is any network. PyTorch weights (.pth, .pt, .tar, .safetensors, or a folder of Roboflow's reid) are
+    of a network that we have: -o FILE.safetensors makes a checkpoint, -o FILE.onnx exports it as well.
+
+    An ONNX network's input is (pixel / scale - mean) / std. The artefact takes uint8 BGR crops, gives unit rows, and
+    is compared with the original before it gets its name.
     """
     from ..errors import UsageError
     from ..io.atomic import refuse_existing
@@ -109,10 +115,22 @@ def command(
         raise UsageError(
             "--try writes nothing", do="leave -o out, and give the convention that it finds afterwards"
         )
+    from san_export.importing.kinds import is_weights
+
     if out is not None:
-        if out.suffix.lower() != ".onnx":
-            raise UsageError(f"{out} does not end in .onnx")
+        endings = (".onnx", ".safetensors") if is_weights(model) else (".onnx",)
+        if out.suffix.lower() not in endings:
+            raise UsageError(f"{out} does not end in {' or '.join(endings)}")
         refuse_existing(out, force=force)
+    if is_weights(model):
+        if out is None:
+            raise UsageError(
+                "--try is for ONNX files", do="import the weights, then: san eval DIR -m FILE.onnx"
+            )
+        click.echo(_import_weights(model, out, given, force=force, as_json=as_json))
+        return
+    if given["arch"]:
+        raise UsageError("--arch is for PyTorch weights", do="leave it out: an ONNX file says what it is")
     if trial is None:
         convention = _convention(given)
     from san_export.importing.convention import plausible
@@ -145,6 +163,43 @@ def command(
         click.echo(json.dumps({"model": str(out), **result.as_dict()}, indent=2, sort_keys=True))
     else:
         click.echo(_text(result, out))
+
+
+def _import_weights(model: Path, out: Path, given: dict[str, Any], *, force: bool, as_json: bool) -> str:
+    """What was written of PyTorch weights, as text or JSON."""
+    from san_export.importing.weights import import_file
+
+    from ..errors import UsageError
+
+    ours = ("preset", "color", "scale", "mean", "std", "resize", "layout", "name", "normalise", "reference")
+    if extra := [name for name in ours if given[name]]:
+        option = {"name": "output"}.get(extra[0], extra[0])
+        raise UsageError(
+            f"--{option} is for ONNX files", do="leave it out: the network's own convention holds"
+        )
+    artefact = import_file(
+        model,
+        out,
+        arch=given["arch"],
+        size_hw=given["size"],
+        input_form=given["input_form"],
+        crops=given["crops"],
+        force=force,
+        report=lambda line: click.echo(line, err=True),
+    )
+    if as_json:
+        return json.dumps({"model": str(out), "artefact": artefact.as_dict()}, indent=2, sort_keys=True)
+    from . import text
+
+    following = f"san export {out}" if out.suffix == ".safetensors" else f"san threshold CROPS -m {out}"
+    return text.columns(
+        [
+            ("model", f"{out}, {text.megabytes(out.stat().st_size)}"),
+            ("is", text.identity(artefact)),
+            *(("checked", line) for line in text.checks(artefact.checks)),
+            ("next", following),
+        ]
+    )
 
 
 def _convention(given: dict[str, Any]) -> Convention:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..backends.info import Compatibility, FileInfo
     from ..checkpoint_info import CheckpointInfo
 
-#: Names of a long list that are told.
+#: Names of a long list that are printed.
 _NAMED = 3
 
 
-@click.command("info")
+@click.command("info", cls=options.GroupedCommand)
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @options.as_json
 def command(*, file: Path | None, as_json: bool) -> None:
@@ -40,31 +40,31 @@ def command(*, file: Path | None, as_json: bool) -> None:
 
     from ..backends import read_file
 
-    told = read_file(file)
-    counted = None if told.artefact is None else words.recount(file, told.artefact)
+    info = read_file(file)
+    counted = None if info.artefact is None else words.recount(file, info.artefact)
     with words.reading(file):
-        text = _json(told, counted) if as_json else as_text(told, counted)
+        text = _json(info, counted) if as_json else as_text(info, counted)
     click.echo(printable(text))
 
 
-def _json(told: FileInfo, found: PrecisionStats | None) -> str:
-    values = {**told.as_dict(), "operands_counted": None if found is None else asdict(found)}
+def _json(info: FileInfo, found: PrecisionStats | None) -> str:
+    values = {**info.as_dict(), "operands_counted": None if found is None else asdict(found)}
     return json.dumps(values, indent=2, allow_nan=False)
 
 
-def as_text(told: FileInfo, found: PrecisionStats | None) -> str:
+def as_text(info: FileInfo, found: PrecisionStats | None) -> str:
     """What is printed of a file and of what was counted in it, without a newline at its end."""
-    beside = f"{told.sidecar} beside it agrees" if told.sidecar else "no description beside it"
+    beside = f"{info.sidecar} beside it agrees" if info.sidecar else "no description beside it"
     rows = [
-        ("file", f"{told.path}: {told.kind}, {words.megabytes(told.bytes)}"),
-        ("SHA-256", f"{told.sha256}; {beside}"),
+        ("file", f"{info.path}: {info.kind}, {words.megabytes(info.bytes)}"),
+        ("SHA-256", f"{info.sha256}; {beside}"),
     ]
-    if told.artefact is not None:
-        rows += _artefact(*words.counted(told.artefact, found))
-    if told.checkpoint is not None:
-        rows += _checkpoint(told.checkpoint, told.parameters or 0)
+    if info.artefact is not None:
+        rows += _artefact(*words.counted(info.artefact, found))
+    if info.checkpoint is not None:
+        rows += _checkpoint(info.checkpoint, info.parameters or 0)
     name = "runs here"
-    for (runs, why, do), backends in _alike(told.runs).items():
+    for (runs, why, do), backends in _alike(info.runs).items():
         advice = f"; {do}" if do else ""
         rows.append((name, f"{', '.join(backends)}: {'yes' if runs else 'no'}, {why}{advice}"))
         name = ""
@@ -103,6 +103,10 @@ def _artefact(artefact: Artefact, known: str) -> list[words.Row]:
         rows.append(("", f"ONNX SHA-256 {artefact.engine.onnx_sha256}"))
     rows.append(("made with", _pairs(artefact.versions)))
     name = "checked"
+    if artefact.engine is not None and "engine" not in artefact.checks:
+        # A description from before plans were run has the checks of the ONNX file.
+        rows.append((name, "engine: not run where it was built; what follows is of its ONNX file"))
+        name = ""
     for line in words.checks(artefact.checks):
         rows.append((name, line))
         name = ""
@@ -114,9 +118,9 @@ def _artefact(artefact: Artefact, known: str) -> list[words.Row]:
 
 
 def _calibration(calibration: Calibration) -> list[words.Row]:
-    told = f"{calibration.method} over {calibration.crops} crops of {calibration.folder}, seed {calibration.seed}"
+    source = f"{calibration.method} over {calibration.crops} crops of {calibration.folder}, seed {calibration.seed}"
     rows = [
-        ("calibrated", f"{told}, crops SHA-256 {calibration.crops_sha256[:12]}"),
+        ("calibrated", f"{source}, crops SHA-256 {calibration.crops_sha256[:12]}"),
         ("", f"form for {'ONNX Runtime' if calibration.form == 'cpu' else 'TensorRT'}"),
     ]
     for name, layers in (("never quantised", calibration.left), ("given back", calibration.reverted)):

@@ -12,6 +12,7 @@ import click
 
 from ..errors import SanError
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..matching.sources import Source
 
 
-@click.command(short_help="Match people across cameras, write the report.")
+@click.command(short_help="Match people across cameras, write the report.", cls=options.GroupedCommand)
 @click.argument("cameras", nargs=-1, required=True, metavar="CAM1 CAM2 [CAM3 ...]")
 @click.option(
     "-o",
@@ -123,7 +124,7 @@ def command(
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
     is left without a match. identities.csv gives each tracklet the person that it is, over all cameras.
     """
-    from ..datasets.crop_folder import read_identities
+    from ..datasets.crop_folder import identity_notes, read_identities
     from ..io.atomic import atomic_folder
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
@@ -139,6 +140,8 @@ def command(
     # Everything that can be refused is refused before the first crop is embedded.
     sources = read_sources(cameras, pattern)
     pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    for note in identity_notes(labels) if labels else ():
+        click.echo(note, err=True)
     passages = read_topology(topology) if topology else {}
     marks = read_marks(corrections) if corrections else Marks()
     site = Site(passages, marks, same_camera or "")
@@ -147,7 +150,7 @@ def command(
     with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
         runtime = _open(sources, model, backend, device)
         for source in sources:
-            _describe(source)
+            describe(source)
         reading = Reading(batch, workers, strict, bar, per_track)
         calibration = runtime.artefact.threshold if runtime else None
         if runtime:
@@ -220,11 +223,16 @@ def _open(sources: Sequence[Source], model: Path | None, backend: str, device: s
     return runtime
 
 
-def _describe(source: Source) -> None:
+def describe(source: Source) -> None:
+    """Say on stderr what was understood of a camera, and what looks wrong."""
+    from ..images import left_out
+
     if source.layout:
         click.echo(f"{source.name}: {source.layout}", err=True)
     if source.question:
         click.echo(f"Check this: {source.question}.", err=True)
+    if source.path.is_dir() and (passed_over := words.left_out(left_out(source.path))):
+        click.echo(f"{source.name}: {passed_over}", err=True)
 
 
 def _calibration(model: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..gallery.search import Found
 
 
-@click.command("search")
+@click.command("search", cls=options.GroupedCommand)
 @click.argument("query", metavar="CROP|DIR", type=click.Path(path_type=Path))
 @click.option(
     "--gallery",
@@ -128,6 +128,11 @@ def _text(found: list[Found], threshold: Threshold | None) -> str:
     if threshold is not None:
         lines.append(
             f"* at or above {threshold.similarity:.4f}, which {threshold.false_match_rate:.2%} of pairs of different "
-            f"people reach and {threshold.true_match_rate:.1%} of one person's ({threshold.source})"
+            f"people reach{_genuine(threshold)} ({threshold.source})"
         )
     return "\n".join(lines)
+
+
+def _genuine(threshold: Threshold) -> str:
+    rate = threshold.true_match_rate
+    return "" if rate is None else f" and {rate:.1%} of one person's"

@@ -1,4 +1,4 @@
-"""How commands tell in words what a model file says of itself. Nothing in it is trusted to be of its type."""
+"""How commands say in words what a model file says of itself. Nothing in it is trusted to be of its type."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..artefact import Artefact, PrecisionStats, Threshold
 
 Row = tuple[str, str]
+#: Names of a long list that are printed.
+_NAMED = 5
 
 
 def columns(rows: list[Row]) -> str:
@@ -42,7 +44,7 @@ def precision(artefact: Artefact, known: str = "") -> str:
     if has is None:
         return f"{asked}, not counted in this older file"
     shares = ((has.int8, "INT8"), (has.fp16, "FP16"), (has.fp32, "FP32"))
-    told = ", ".join(f"{share:.0%} {name}" for share, name in shares if share)
+    message = ", ".join(f"{share:.0%} {name}" for share, name in shares if share)
     where = {
         "onnx": "in the file",
         "network": "in the network that TensorRT parsed",
@@ -50,7 +52,7 @@ def precision(artefact: Artefact, known: str = "") -> str:
     }
     counted = where.get(has.source, f"in '{has.source}'")
     how = known or f"counted {counted}"
-    return f"{asked} asked for; {told} of the {has.count} operands of convolutions and products, {how}"
+    return f"{asked} asked for; {message} of the {has.count} operands of convolutions and products, {how}"
 
 
 def recount(path: Path, artefact: Artefact) -> PrecisionStats | None:
@@ -80,9 +82,12 @@ def threshold(value: Threshold | None) -> str:
     """The threshold with what it stands for and whose people it was calibrated on."""
     if value is None:
         return "none was calibrated: give one to san match with --threshold"
+    genuine = ""
+    if value.true_match_rate is not None:
+        genuine = f" and {value.true_match_rate:.1%} of {value.genuine_pairs} genuine pairs"
     return (
         f"{value.similarity:.4f}: reached by {value.false_match_rate:.2%} of {value.impostor_pairs} impostor "
-        f"pairs and {value.true_match_rate:.1%} of {value.genuine_pairs} genuine pairs; {value.source}"
+        f"pairs{genuine}; {value.source}"
     )
 
 
@@ -109,10 +114,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def accuracy(artefact: Artefact, known: str = "") -> list[Row]:
-    """What a file tells of its accuracy: precision, checks, threshold; `known` as in `precision`."""
-    told = [("precision", precision(artefact, known))]
-    told += [("checked", line) for line in checks(artefact.checks)]
-    return [*told, ("threshold", threshold(artefact.threshold))]
+    """What a file says of its accuracy: precision, checks, threshold; `known` as in `precision`."""
+    lines = [("precision", precision(artefact, known))]
+    lines += [("checked", line) for line in checks(artefact.checks)]
+    return [*lines, ("threshold", threshold(artefact.threshold))]
 
 
 def checks(values: Mapping[str, Any]) -> Iterator[str]:
@@ -128,6 +133,8 @@ def checks(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if name == "accuracy" and _is_accuracy(value):
             yield _accuracy(value)
+        elif name == "engine" and isinstance(value, Mapping) and value.get("run") is False:
+            yield f"engine: not run: {value.get('why', 'nothing says why')}"
         elif name == "mask" and isinstance(value, Mapping) and "replaced" in value:
             yield (
                 f"mask put in place of {value['replaced']} and made again in NumPy; row cosine with that mask at "
@@ -160,18 +167,18 @@ def _is_parity(value: object) -> bool:
 
 def _parity(value: Mapping[str, Any]) -> str:
     """The worst of all batch sizes."""
-    told = [f"row cosine at least {min(value['min_cosine'].values()):.7f}"]
+    message = [f"row cosine at least {min(value['min_cosine'].values()):.7f}"]
     if "p1_cosine" in value:
-        told.append(f"1st percentile {min(value['p1_cosine'].values()):.7f}")
+        message.append(f"1st percentile {min(value['p1_cosine'].values()):.7f}")
     if "mean_cosine" in value:
-        told.append(f"mean {min(value['mean_cosine'].values()):.7f}")
+        message.append(f"mean {min(value['mean_cosine'].values()):.7f}")
     if "batch_invariance" in value:
-        told.append(f"in another batch {value['batch_invariance']:.7f}")
+        message.append(f"in another batch {value['batch_invariance']:.7f}")
     if "gate" in value:
-        told.append(f"gate {_gate(value['gate'])}")
+        message.append(f"gate {_gate(value['gate'])}")
     batches = ", ".join(sorted(value["min_cosine"], key=int))
     where = f"on {value['crops']} {value['source']}, batches {batches}"
-    return f"against {value['reference']} {where}: {'; '.join(told)}"
+    return f"against {value['reference']} {where}: {'; '.join(message)}"
 
 
 def _gate(value: object) -> str:
@@ -187,9 +194,17 @@ def _is_accuracy(value: object) -> bool:
 
 def _accuracy(value: Mapping[str, Any]) -> str:
     lower = next(key for key in value if key not in ("on", "fp32", "max_drop"))
-    told = (
+    message = (
         f"{key.replace('rank1', 'rank-1')} {before:.1%} -> {value[lower][key]:.1%}"
         for key, before in value["fp32"].items()
     )
     drop = f", {value['max_drop']:.1%} may be lost" if "max_drop" in value else ""
-    return f"FP32 -> {lower.upper()} on {value['on']}: {', '.join(told)}{drop}"
+    return f"FP32 -> {lower.upper()} on {value['on']}: {', '.join(message)}{drop}"
+
+
+def left_out(names: list[str]) -> str:
+    """What of a folder is no crop, in a sentence; empty for nothing."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"No crops, and left out ({len(names)}): {', '.join(names[:_NAMED])}{more}."

@@ -10,7 +10,7 @@ import click
 from . import options
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, cls=options.GroupedCommand)
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
@@ -43,6 +43,25 @@ from . import options
     help="Start from the weights of this checkpoint, of the same architecture and settings.",
 )
 @click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Learn this network's answers instead of labels: OpenVINO IR (.xml), ONNX, or a file of ours. Repeatable.",
+)
+@click.option(
+    "--teacher-input",
+    metavar="FORM",
+    help="What a teacher that is not ours takes: bgr or rgb (0..255 as they are), imagenet.  [default: bgr]",
+)
+@click.option(
+    "--views",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The teacher's answers of an earlier run (RUN/views), or where to put them.  [default: OUTPUT/views]",
+)
+@click.option(
     "--validation-people",
     type=click.IntRange(0),
     help="People held out where the data has no val split.  [default: 12 or a tenth, at most a third; 0 trains on all]",
@@ -71,6 +90,9 @@ def command(
     pretrained: str | None,
     pretrained_sha256: str,
     start: Path | None,
+    teachers: tuple[Path, ...],
+    teacher_input: str | None,
+    views: Path | None,
     validation_people: int | None,
     device: str,
     precision: str,
@@ -82,7 +104,8 @@ def command(
     **given: Any,
 ) -> None:
     """Train on DATA: a crop folder (identities.csv), Market-1501, DukeMTMC-reID, MSMT17, CUHK03, WARD, or any
-    folder by --pattern; several at once if given.
+    folder by --pattern; several at once if given. With --teacher, DATA may also be crops that nobody named:
+    CAMERA/TRACK/*.jpg.
 
     Writes OUT/model.safetensors (the last), best.safetensors (the best validation), their descriptions
     as JSON, config.json, metrics.jsonl and TensorBoard's files. Ctrl-C loses at most the epochs since
@@ -103,6 +126,9 @@ def command(
             pretrained=pretrained,
             pretrained_sha256=pretrained_sha256,
             start=start,
+            teachers=teachers,
+            teacher_input=teacher_input,
+            views=views,
             validation_people=validation_people,
             device=device,
             precision=precision,

@@ -33,21 +33,21 @@ def as_text(result: EvaluationResult, options: Options) -> str:
     for name, cmc, mean_ap, mean_inp, count in lines:
         cells = "".join(f" {_percent(value):>7s}" for value in (*cmc, mean_ap, mean_inp))
         text.append(f"{name:{width}s}{cells}  {count}")
-    return "\n".join([*text, "", *(f"{name:9s} {told}" for name, told in explained(result, options))])
+    return "\n".join([*text, "", *(f"{name:9s} {text}" for name, text in explained(result, options))])
 
 
 def explained(result: EvaluationResult, options: Options) -> list[tuple[str, str]]:
     """What the figures are, and what to know of them: a word and a sentence each."""
     choices = result.choices
-    told = [
+    lines = [
         ("rule", RULE_NO_CAMERA if options.no_camera else RULE),
         ("AP", AP_DEFINITION),
         ("ties", TIES),
     ]
     if choices.views.count > 1:
-        told.append(("views", f"{choices.views.name}: sum of the embeddings of {choices.views.count} views"))
+        lines.append(("views", f"{choices.views.name}: sum of the embeddings of {choices.views.count} views"))
     if choices.expansion:
-        told.append(
+        lines.append(
             (
                 "expansion",
                 f"of queries, by {choices.expansion.count} neighbours, alpha {choices.expansion.alpha:g}",
@@ -55,27 +55,27 @@ def explained(result: EvaluationResult, options: Options) -> list[tuple[str, str
         )
     if choices.rerank:
         values = choices.rerank
-        told.append(("re-ranked", f"k-reciprocal, k1 {values.k1}, k2 {values.k2}, lambda {values.weight:g}"))
+        lines.append(("re-ranked", f"k-reciprocal, k1 {values.k1}, k2 {values.k2}, lambda {values.weight:g}"))
     if result.single_shot:
-        told.append(("draws", _draws(result)))
+        lines.append(("draws", _draws(result)))
     elif result.chosen.single_shot or choices.single_shot:
-        told.append(
+        lines.append(
             ("draws", "none: re-ranking and expansion need the whole gallery, a draw has one crop each")
         )
-    return told + [("note", line) for line in remarks(result)]
+    return lines + [("note", line) for line in remarks(result)]
 
 
 def _draws(result: EvaluationResult) -> str:
     shots = result.single_shot
     assert shots is not None
-    told = "one gallery crop per person; the expectation is exact, over all draws"
+    message = "one gallery crop per person; the expectation is exact, over all draws"
     if shots.drawn:
         spread = shots.drawn.spread[0]
-        told += (
+        message += (
             f"; {shots.drawn.draws} draws made with seed {result.choices.seed}, whose rank-1 varies by "
             f"{_percent(spread)} (standard deviation)"
         )
-    return told + "; mAP is of the whole gallery"
+    return message + "; mAP is of the whole gallery"
 
 
 def remarks(result: EvaluationResult) -> list[str]:
@@ -100,16 +100,16 @@ def _lines(result: EvaluationResult) -> list[_Line]:
         lines.append(_shot("single shot, expected", shots.expected, people))
         if shots.drawn:
             lines.append(_shot(f"single shot, {shots.drawn.draws} draws", shots.drawn, people))
-        told = f"mean over {shots.expected_by_query.queries} queries, as torchreid and FastReID draw"
-        lines.append(_shot("single shot, by query", shots.expected_by_query, told))
+        message = f"mean over {shots.expected_by_query.queries} queries, as torchreid and FastReID draw"
+        lines.append(_shot("single shot, by query", shots.expected_by_query, message))
     tracklets = result.tracklets
     if tracklets:
         lines.append(_line("tracklets", tracklets.every, f"{tracklets.every.queries} queries"))
         if tracklets.pairs:
             cmc = tuple(tracklets.mean(f"rank{rank}") for rank in _RANKS)
-            told = f"mean over {len(tracklets.pairs)} ordered pairs of cameras, by cosine"
+            message = f"mean over {len(tracklets.pairs)} ordered pairs of cameras, by cosine"
             mean_ap, mean_inp = tracklets.mean("mean_ap"), tracklets.mean("mean_inp")
-            lines.append(("tracklets, camera to camera", cmc, mean_ap, mean_inp, told))
+            lines.append(("tracklets, camera to camera", cmc, mean_ap, mean_inp, message))
     return lines
 
 
@@ -192,8 +192,8 @@ def labels_sha256(chosen: EvaluationSet) -> str:
     digest = hashlib.sha256()
     for part, crops in (("query", chosen.query), ("gallery", chosen.gallery)):
         for crop in crops:
-            told = (part, below(chosen.root, crop), str(crop.person), crop.camera, crop.track)
-            digest.update("\0".join(told).encode("utf-8", "surrogateescape") + b"\n")
+            message = (part, below(chosen.root, crop), str(crop.person), crop.camera, crop.track)
+            digest.update("\0".join(message).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
 
 

@@ -58,7 +58,7 @@ class EvaluationResult:
     Attributes:
         chosen: queries and gallery, without those that could not be read.
         choices: how it was done.
-        embedded: all crops; `unreadable` and `seconds` are to be told.
+        embedded: all crops; `unreadable` and `seconds` are to be message.
         query_rows, gallery_rows: where queries and gallery stand in `embedded.embedding`.
         scores, labels: what was ranked, to make rank lists of.
         queries: how each query fared.

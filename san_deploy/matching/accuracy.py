@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..datasets.records import DISTRACTOR
 from ..errors import SanError
+from .cameras import Camera
 from .match import Matching, PairMatching
 from .similarity import tiles
 
@@ -75,18 +76,25 @@ class Accuracy:
 def pids_from_labels(
     matching: Matching, labels: TrackToPid, source: Path | str
 ) -> dict[tuple[str, str], int]:
-    """Labels of the matched cameras alone: `{(camera, track): person}`.
+    """`labels_of_cameras` of the matched cameras."""
+    return labels_of_cameras(matching.cameras, labels, source)
+
+
+def labels_of_cameras(
+    cameras: Sequence[Camera], labels: TrackToPid, source: Path | str
+) -> dict[tuple[str, str], int]:
+    """Labels of the cameras given alone: `{(camera, track): person}`.
 
     Args:
-        matching: what the labels are for.
-        labels: `{(camera, track): person}`; cameras that were not matched may stand in it.
+        cameras: what the labels are for.
+        labels: `{(camera, track): person}`; other cameras may stand in it.
         source: the file, for messages.
 
     Raises:
         SanError: the labels name none of the cameras, or a tracklet that a camera does not have.
     """
     track_to_pid: dict[tuple[str, str], int] = {}
-    for camera in matching.cameras:
+    for camera in cameras:
         here = {track: person for (name, track), person in labels.items() if name == camera.name}
         # A tracklet of nothing but unreadable crops is known, though it could not be matched.
         known = {*camera.tracks.tolist(), *camera.lost_tracks}
@@ -99,8 +107,8 @@ def pids_from_labels(
             )
         track_to_pid |= {(camera.name, track): person for track, person in here.items()}
     if not track_to_pid:
-        cameras = ", ".join(camera.name for camera in matching.cameras)
-        raise SanError(f"{source} names none of the cameras {cameras}", do="a camera is named by its folder")
+        names = ", ".join(camera.name for camera in cameras)
+        raise SanError(f"{source} names none of the cameras {names}", do="a camera is named by its folder")
     return track_to_pid
 
 

@@ -94,18 +94,45 @@ def choose_threshold(
         SanError: too few pairs to speak of such a rate, a similarity that is not finite, or
             impostors that no threshold keeps out.
     """
+    genuine, impostor = np.asarray(genuine, np.float32).ravel(), np.asarray(impostor, np.float32).ravel()
+    if not np.isfinite(genuine).all():
+        raise SanError("a similarity to calibrate on is not finite", do="check the model")
+    if not len(genuine):
+        raise SanError("no genuine pair to calibrate on", do="calibrate on people whom two cameras saw")
+    value = threshold_at(impostor, false_match_rate)
+    return Threshold(
+        similarity=value,
+        false_match_rate=fraction_reaching(impostor, value),
+        true_match_rate=fraction_reaching(genuine, value),
+        impostor_pairs=len(impostor),
+        genuine_pairs=len(genuine),
+        source=source,
+        mask=mask,
+    )
+
+
+def threshold_at(impostor: np.ndarray, false_match_rate: float) -> float:
+    """The lowest threshold that no more than `false_match_rate` of the impostors reach; see `choose_threshold`.
+
+    Args:
+        impostor: `(Q,)` cosines of tracklet pairs of different people; compared in float32.
+        false_match_rate: target, above 0 and below 1.
+
+    Raises:
+        SanError: as `choose_threshold`.
+    """
     if not 0.0 < false_match_rate < 1.0:
         raise SanError(
             f"a false match rate of {false_match_rate} was asked for", do="give one above 0 and below 1"
         )
-    genuine, impostor = np.asarray(genuine, np.float32).ravel(), np.asarray(impostor, np.float32).ravel()
-    if not (np.isfinite(genuine).all() and np.isfinite(impostor).all()):
+    impostor = np.asarray(impostor, np.float32).ravel()
+    if not np.isfinite(impostor).all():
         raise SanError("a similarity to calibrate on is not finite", do="check the model")
     needed = math.ceil(1.0 / false_match_rate - 1e-9)
-    if len(impostor) < needed or not len(genuine):
+    if len(impostor) < needed:
         raise SanError(
-            f"{len(impostor)} impostor pairs and {len(genuine)} of one person are too few to calibrate",
-            why=f"a false match rate of {false_match_rate:g} needs {needed} and 1",
+            f"{len(impostor)} impostor pairs are too few to calibrate",
+            why=f"a false match rate of {false_match_rate:g} needs {needed}",
             do="calibrate on more people",
         )
     impostor = np.sort(impostor)[::-1]
@@ -120,15 +147,7 @@ def choose_threshold(
             why=f"more than {false_match_rate:g} of their pairs have similarity {float(shut_out):.4f}",
             do="train a better network",
         )
-    return Threshold(
-        similarity=value,
-        false_match_rate=_fraction_reaching(impostor, value),
-        true_match_rate=_fraction_reaching(genuine, value),
-        impostor_pairs=len(impostor),
-        genuine_pairs=len(genuine),
-        source=source,
-        mask=mask,
-    )
+    return value
 
 
 def _between(low: float, high: float) -> float | None:
@@ -140,9 +159,9 @@ def _between(low: float, high: float) -> float | None:
     return None
 
 
-def _fraction_reaching(values: np.ndarray, threshold: float) -> float:
-    # float32, as `match.assign` compares.
-    return float(np.mean(values >= np.float32(threshold)))
+def fraction_reaching(values: np.ndarray, threshold: float) -> float:
+    """Fraction of similarities at or above a threshold, compared in float32 as `assignment.assign` does."""
+    return float(np.mean(values.astype(np.float32, copy=False) >= np.float32(threshold)))
 
 
 def rates_at(calibration: Threshold, similarity: float) -> tuple[float, float] | None:

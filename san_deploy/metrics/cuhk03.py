@@ -76,7 +76,7 @@ def single_shot(
         labels: who is who.
         by: which of the two.
         ranks: length of the CMC curve, at least 1.
-        progress: is told how many more queries are done.
+        progress: called with how many more queries are done.
 
     Raises:
         SanError: no query has a positive.

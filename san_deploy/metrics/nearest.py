@@ -35,7 +35,7 @@ def nearest(scores: Scores, count: int, progress: Callable[[int], object] | None
     Args:
         scores: how alike they are.
         count: K, at least 1; all columns where there are fewer.
-        progress: is told how many more rows are done.
+        progress: called with how many more rows are done.
     """
     rows, columns = scores.shape
     count = min(count, columns)

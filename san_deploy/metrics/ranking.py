@@ -203,7 +203,7 @@ def rank_queries(
     Args:
         scores: how alike they are.
         labels: who is who.
-        progress: is told how many more queries are done.
+        progress: called with how many more queries are done.
 
     Raises:
         SanError: no query has a positive.

@@ -98,7 +98,7 @@ class Reranked:
         k1: neighbours that are looked at for reciprocity; all crops where there are fewer.
         k2: neighbours whose features are averaged, 1 to k1 + 1; 1 averages none.
         weight: of the original distance, the paper's lambda, 0 to 1.
-        progress: is told how many more of the Q + G crops have found their neighbours.
+        progress: called with how many more of the Q + G crops have found their neighbours.
 
     Raises:
         SanError: an embedding is not finite or of length 0.

@@ -18,7 +18,7 @@ from .evaluation_page import DrawMasks, write_page, write_plot
 def write_evaluation(
     folder: Path,
     result: EvaluationResult,
-    told: Mapping[str, Any],
+    summary: Mapping[str, Any],
     options: Options,
     *,
     lists: int = 8,
@@ -30,20 +30,20 @@ def write_evaluation(
     Args:
         folder: of `atomic_folder`.
         result: what was found.
-        told: `output.as_dict` of it.
+        summary: `output.as_dict` of it.
         options: how the data set was read.
         lists: worst rank lists on the page, and as many of the best.
         embeddings: write them.
         draw_masks: see `evaluation_page.write_page`.
     """
-    (folder / JSON).write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / JSON).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_plot(folder / PLOT, result)
-    write_page(folder / PAGE, result, told, options, lists=lists, draw_masks=draw_masks)
+    write_page(folder / PAGE, result, summary, options, lists=lists, draw_masks=draw_masks)
     if embeddings:
-        _write_embeddings(folder / EMBEDDINGS, result, told)
+        _write_embeddings(folder / EMBEDDINGS, result, summary)
 
 
-def _write_embeddings(path: Path, result: EvaluationResult, told: Mapping[str, Any]) -> None:
+def _write_embeddings(path: Path, result: EvaluationResult, summary: Mapping[str, Any]) -> None:
     """An .npz that `numpy.load` reads without pickle.
 
     Its arrays: `embedding` (N, D) float32, one row per file; `path`, `person`, `camera` and `track` (N,) of them;
@@ -64,5 +64,5 @@ def _write_embeddings(path: Path, result: EvaluationResult, told: Mapping[str, A
             track=np.array([crop.track for crop in rows], np.str_),
             query=result.query_rows,
             gallery=result.gallery_rows,
-            model=np.array(json.dumps(told["model"], sort_keys=True)),
+            model=np.array(json.dumps(summary["model"], sort_keys=True)),
         )

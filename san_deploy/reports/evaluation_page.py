@@ -32,7 +32,7 @@ _PAGE_INK = {"ink": "var(--ink)", "soft": "var(--soft)", "line": "var(--line)", 
 def write_page(
     path: Path,
     result: EvaluationResult,
-    told: Mapping[str, Any],
+    summary: Mapping[str, Any],
     options: Options,
     *,
     lists: int = 8,
@@ -43,7 +43,7 @@ def write_page(
     Args:
         path: the .html file to write, in a folder of `atomic_folder`.
         result: what to show.
-        told: `output.as_dict` of it.
+        summary: `output.as_dict` of it.
         options: how the data set was read.
         lists: worst rank lists, and as many of the best.
         draw_masks: of a checkpoint; None where the model is an exported file.
@@ -52,7 +52,7 @@ def write_page(
         OSError: no space, no permission; `atomic_folder` says it in words.
     """
     worst, best = worst_and_best(result, lists)
-    masks, why_no_masks = _masks([listed.crop for listed in (*worst, *best)], told["model"], draw_masks)
+    masks, why_no_masks = _masks([listed.crop for listed in (*worst, *best)], summary["model"], draw_masks)
     pictures = _Pictures()
     shown = [_list_view(listed, result, options, pictures) for listed in (*worst, *best)]
     for view, drawn in zip(shown, masks, strict=True):
@@ -65,15 +65,18 @@ def write_page(
         "crops": result.crops,
         "shots": drawn_gallery.expected if drawn_gallery else result.crops,
         "shot_name": ", single shot" if drawn_gallery else "",
-        "evaluated": told["data"]["evaluated"],
+        "evaluated": summary["data"]["evaluated"],
         "split": result.chosen.split,
         "with_cameras": not options.no_camera,
         "own_queries": result.chosen.query_rows is not None,
         "table": table(result),
         "plot": Markup(_svg(jinja, result, _PAGE_INK)),
         "explained": explained(result, options),
-        "model": model_facts(told["model"], str(told["runtime"]["name"])),
-        "data": [("Folder", told["data"]["root"]), ("Labels, SHA-256", told["data"]["labels_sha256"][:16])],
+        "model": model_facts(summary["model"], str(summary["runtime"]["name"])),
+        "data": [
+            ("Folder", summary["data"]["root"]),
+            ("Labels, SHA-256", summary["data"]["labels_sha256"][:16]),
+        ],
         "sections": [
             ("Worst rank lists", shown[: len(worst)]),
             ("Best rank lists", shown[len(worst) :]),

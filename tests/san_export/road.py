@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto
 from san_export.checkpoint import describe
 from san_export.engine.build import build_engine
+from san_export.engine.builder import BuildOptions
 from san_export.graph.precision_stats import count_operands
 from san_export.onnx_writer import write_onnx
 from san_export.precision.fp16 import to_fp16
@@ -96,8 +97,7 @@ def builds(
         folder / "model.onnx",
         folder / "model.engine",
         runtime="tensorrt-rtx",
-        batch=batch,
-        targets=targets,
+        options=BuildOptions(batch=batch, targets=targets),
     )
     plan = read_sidecar(folder / "model.engine")
     assert plan.operands is not None and plan.engine is not None

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from san_train.augment import Augmentation, _cut, augment
+from san_train.augment import OTHER_KERNELS, Augmentation, _cut, augment, resize_otherwise
 
 from san_deploy.preprocess import resize_crop
 
@@ -52,3 +52,27 @@ def test_input_is_not_written_to() -> None:
     for seed in range(10):
         augment(before, (64, 32), STRONG, np.random.default_rng(seed))
     np.testing.assert_array_equal(before, copy)
+
+
+@pytest.mark.parametrize("kernel", OTHER_KERNELS)
+def test_other_kernels_keep_what_all_keep(kernel: str) -> None:
+    flat = np.full((33, 21, 3), (10, 120, 250), np.uint8)
+    np.testing.assert_array_equal(resize_otherwise(flat, (64, 32), kernel)[0, 0], flat[0, 0])
+    shape = np.linspace(0, 255, 200).astype(np.uint8)[:, None, None].repeat(80, 1).repeat(3, 2)
+    small = resize_otherwise(shape, (50, 20), kernel).astype(int)
+    assert small.shape == (50, 20, 3) and np.abs(np.diff(small[2:-2, 5, 0]) - 5.1).max() < 1.5
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic", "area"])
+def test_opencvs_kernels_are_opencvs(kernel: str) -> None:
+    cv2 = pytest.importorskip("cv2")
+    flag = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}[kernel]
+    wanted = cv2.resize(image(), (64, 128), interpolation=flag).astype(int)
+    assert np.abs(resize_otherwise(image(), (128, 64), kernel) - wanted).max() <= 1
+
+
+def test_another_cameras_colours_stay_pictures() -> None:
+    strange = Augmentation(tone=1.0, saturation=0.5, crosstalk=0.1, haze=0.3, grain=8.0, kernels=1.0)
+    views = [augment(image(), (64, 32), strange, np.random.default_rng(seed)) for seed in range(8)]
+    assert all(view.dtype == np.uint8 and view.std() > 3 for view in views)
+    assert len({view.tobytes() for view in views}) == 8

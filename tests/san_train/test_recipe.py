@@ -35,7 +35,8 @@ def test_the_papers_recipe() -> None:
     ("arch", "name"), [(arch, name) for arch, made in ARCHITECTURES.items() for name in made.recipes]
 )
 def test_round_trip_through_json(arch: str, name: str) -> None:
-    recipe = resolve(name, ["share=[1, 2]", "augmentation.tone=1"], arch=arch)
+    share = "distill.share=[1, 2]" if name == "distill" else "share=[1, 2]"
+    recipe = resolve(name, [share, "augmentation.tone=1"], arch=arch)
     assert recipe.arch == arch
     assert from_dict(json.loads(json.dumps(recipe.as_dict()))).as_dict() == recipe.as_dict()
 
@@ -84,7 +85,7 @@ def test_wrong_overrides_are_refused(wrong: str) -> None:
 
 
 def test_unknown_recipe_is_refused() -> None:
-    with pytest.raises(UsageError, match="none of paper, scratch, which san has"):
+    with pytest.raises(UsageError, match="none of paper, scratch, distill, which san has"):
         resolve("papper")
 
 

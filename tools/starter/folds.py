@@ -1,4 +1,4 @@
-"""Folds of WARD's `train` people; its `test` people are left out of everything here."""
+"""People of WARD who are held out: the five splits of all fifty, and folds of the first starter's `train` people."""
 
 from __future__ import annotations
 
@@ -10,17 +10,45 @@ import numpy as np
 from san_deploy.io.atomic import atomic_file
 
 
+def split_of(ward: Path, out: Path, split: int) -> Path:
+    """A crop folder whose `val` people are the twenty of one of the five splits; the crops are links to WARD's.
+
+    Split k holds out the people of two tens: 1-20, 11-30, 21-40, 31-50, and 41-50 with 1-10. So everybody is held
+    out twice.
+
+    Args:
+        ward: as a crop folder.
+        out: the folder to write; one of an earlier call is written again.
+        split: 0 to 4.
+    """
+    rows = _rows(ward)
+    held = {10 * ((split + k) % 5) + n for k in (0, 1) for n in range(1, 11)}
+    return _write(
+        ward, out, [{**row, "split": "val" if int(row["person"]) in held else "train"} for row in rows]
+    )
+
+
 def fold_of(ward: Path, out: Path, fold: int, folds: int) -> Path:
     """A crop folder whose `val` people are one fold of WARD's `train` people; the crops are links to WARD's.
 
     `test` people are left out of its identities.csv, so that nothing can look at them.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (ward / "identities.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    rows = [row for row in _rows(ward) if row["split"] == "train"]
     people = sorted({int(row["person"]) for row in rows})
     order = np.random.default_rng(123).permutation(people)
     held = set(np.array_split(order, folds)[fold].tolist())
+    return _write(
+        ward, out, [{**row, "split": "val" if int(row["person"]) in held else "train"} for row in rows]
+    )
+
+
+def _rows(ward: Path) -> list[dict[str, str]]:
+    with (ward / "identities.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(ward: Path, out: Path, rows: list[dict[str, str]]) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
     for camera in sorted({row["camera"] for row in rows}):
         link = out / camera
         link.unlink(missing_ok=True)
@@ -29,6 +57,5 @@ def fold_of(ward: Path, out: Path, fold: int, folds: int) -> Path:
         writer = csv.writer(file)
         writer.writerow(["camera", "track", "person", "split"])
         for row in rows:
-            split = "val" if int(row["person"]) in held else "train"
-            writer.writerow([row["camera"], row["track"], row["person"], split])
+            writer.writerow([row["camera"], row["track"], row["person"], row["split"]])
     return out

@@ -1,84 +1,165 @@
 """Train the starter model again: one command, from real and drawn crops to the ONNX file in the package.
 
-    python tools/starter/make_starter.py --ward ../shared/ward
+    python tools/starter/make_starter.py --ward ../shared/ward --video ../shared/video --teachers ../shared/models/omz
 
-1. draws pedestrians (drawn/), seeded, and trains a first network on them alone;
-2. from it, trains one network per fold of WARD's `train` people, to calibrate the threshold on people whom
-   the network did not see; never on WARD's `test` people;
-3. from it, trains the starter on all `train` people and the drawn ones, and gives it that threshold;
-4. exports it into the package.
+1. draws pedestrians (drawn/), seeded, and cuts crops from a video (`san crops`);
+2. asks the teachers about views of all crops, once (`san_train.distill`); views that show anybody of a split's
+   test people enter no training of that split;
+3. trains a first network on the drawn people and the video;
+4. from it, trains a network for each of the five splits of WARD, to say how good it is on people whom it did not
+   see, and to calibrate the threshold on them;
+5. from it, trains the starter on all fifty people, gives it that threshold, and exports it into the package.
 
-Every step goes through `san train` and `san export`. Needs the extras train and export.
+Every training goes through `san train`. Needs the extras train and export, openvino, and the extra video.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from drawn import draw_cameras
-from folds import fold_of
+from folds import split_of
 from san_train import evaluate
 from san_train.checkpoint import load_checkpoint, save_checkpoint
+from san_train.distill.teacher import open_teacher
+from san_train.distill.unlabelled import unlabelled
+from san_train.distill.views import is_views, make_views
+from san_train.recipe import resolve
 
-from san_deploy.datasets import Crop, labels, read_dataset
+from san_deploy.artefact import Threshold
+from san_deploy.datasets import labels, read_dataset
 from san_deploy.matching.threshold import choose_threshold, tracklet_similarities
 
 HERE = Path(__file__).resolve().parent
 PACKAGE_DATA = HERE.parent.parent / "san_deploy" / "data"
+SPLITS = 5
+TEACHERS = ("person-reidentification-retail-0277.xml", "person-reidentification-retail-0288.xml")
 
 
 def main() -> None:
     """Run the recipe in recipe.json; finished steps of an earlier, interrupted run are kept."""
     parser = argparse.ArgumentParser(description="Train the starter model again.")
     parser.add_argument("--ward", type=Path, default=Path("../shared/ward"), help="WARD as a crop folder")
+    parser.add_argument(
+        "--video", type=Path, default=Path("../shared/video"), help="one-by-one.mp4 and its boxes"
+    )
+    parser.add_argument("--teachers", type=Path, default=Path("../shared/models/omz"), help="their folder")
     parser.add_argument("--out", type=Path, default=Path("runs/starter"), help="where the runs go")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
-    parser.add_argument("--skip-folds", action="store_true", help="keep the threshold of starter.safetensors")
+    parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"], help="of training")
     options = parser.parse_args()
     recipe = json.loads((HERE / "recipe.json").read_text())
 
-    drawn = options.out / "drawn"
-    drawn_by, note = json.dumps(recipe["drawn"]), options.out / "drawn.json"
-    if not (note.is_file() and note.read_text() == drawn_by):
-        shutil.rmtree(drawn, ignore_errors=True)
-        print(f"drawing {recipe['drawn']['people']} people", flush=True)
-        draw_cameras(drawn, **recipe["drawn"], split="train")
-        note.write_text(drawn_by)
+    drawn = draw(options.out / "drawn", recipe["drawn"])
+    video = options.out / "video"
+    if not video.exists():
+        san("crops", options.video / "one-by-one.mp4", "--detections", options.video / "one-by-one.mot.txt",
+            "-o", video / "cam1", "--per-track", recipe["video_crops_per_track"])  # fmt: skip
+    views = options.out / "views"
+    if not is_views(views):
+        datasets = [read_dataset(options.ward), read_dataset(drawn), unlabelled(video)]
+        crops = [[crop for part in data.splits.values() for crop in part] for data in datasets]
+        domain = [number for number, part in enumerate(crops) for _ in part]
+        teachers = [open_teacher(options.teachers / name) for name in TEACHERS]
+        print("asking the teachers", flush=True)
+        settings = resolve("distill", recipe["views"]).views
+        make_views(
+            [crop for part in crops for crop in part],
+            domain,
+            teachers,
+            views,
+            settings=settings,
+            seed=recipe["seed"],
+        )
+
+    def train(run: Path, data: list[Path], part: str, start: Path | None = None) -> None:
+        san_train(run, data, recipe, recipe[part], options.precision, views=views, start=start)
 
     first = options.out / "pretrain"
-    san_train(
-        first, [drawn], recipe, recipe["pretrain"], options.precision, held_out=recipe["drawn_held_out"]
-    )
+    train(first, [drawn, video], "pretrain")
     start = first / "model.safetensors"
-
-    if options.skip_folds:
-        threshold = load_checkpoint(HERE / "starter.safetensors")[1].threshold
-    else:
-        genuine, impostor = [], []
-        for fold in range(recipe["folds"]):
-            data = fold_of(options.ward, options.out / f"fold{fold}-data", fold, recipe["folds"])
-            run = options.out / f"fold{fold}"
-            san_train(run, [data, drawn], recipe, recipe["train"], options.precision, start=start)
-            same, other = held_out_similarities(run / "model.safetensors", read_dataset(data).splits["val"])
-            genuine.append(same)
-            impostor.append(other)
-        source = f"WARD's {recipe['people']} train people, cross-validated in {recipe['folds']} folds"
-        threshold = choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source, mask="argmax")
-        print("threshold", threshold, flush=True)
-
-    run = options.out / "final"
-    san_train(run, [options.ward, drawn], recipe, recipe["train"], options.precision, start=start)
-    model, info = load_checkpoint(run / "model.safetensors")
+    runs = []
+    for split in range(SPLITS):
+        data = split_of(options.ward, options.out / f"fold{split}-data", split)
+        run = options.out / f"fold{split}"
+        train(run, [data, drawn, video], "train", start)
+        runs.append((run / "model.safetensors", data))
+    threshold = calibrated(runs)
+    print("threshold", threshold, flush=True)
+    everybody = all_of(options.ward, options.out / "all-data")
+    train(options.out / "final", [everybody, drawn, video], "final", start)
+    model, info = load_checkpoint(options.out / "final" / "model.safetensors")
     save_checkpoint(HERE / "starter.safetensors", model, replace(info, threshold=threshold))
     san("export", HERE / "starter.safetensors", "-o", PACKAGE_DATA / "starter.onnx", "--no-engine", "--force")
+
+
+def draw(out: Path, settings: dict[str, Any]) -> Path:
+    """Sets of drawn people, each before cameras of its own, as one crop folder; as it is where it is complete."""
+    if (out / "identities.csv").is_file():
+        return out
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    rows: list[list[str]] = []
+    how = {key: value for key, value in settings.items() if key not in ("sets", "seed")}
+    for number in range(settings["sets"]):
+        print(f"drawing {settings['people']} people, set {number + 1} of {settings['sets']}", flush=True)
+        with TemporaryDirectory(dir=out.parent) as folder:
+            one = Path(folder) / "set"
+            draw_cameras(one, **how, seed=settings["seed"] + number, split="train")
+            with (one / "identities.csv").open(newline="") as file:
+                for row in csv.DictReader(file):
+                    person = int(row["person"]) + number * settings["people"]
+                    rows.append([f"set{number}-{row['camera']}", row["track"], str(person), "train"])
+            for camera in sorted(one.iterdir()):
+                if camera.is_dir():
+                    shutil.move(camera, out / f"set{number}-{camera.name}")
+    with (out / "identities.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["camera", "track", "person", "split"])
+        writer.writerows(rows)
+    return out
+
+
+def all_of(ward: Path, out: Path) -> Path:
+    """A crop folder in which everybody is there to be trained on."""
+    split_of(ward, out, 0)
+    path = out / "identities.csv"
+    path.write_text(path.read_text().replace(",val", ",train"))
+    return out
+
+
+def calibrated(runs: list[tuple[Path, Path]]) -> Threshold:
+    """A threshold from the people whom each split's network did not see.
+
+    Args:
+        runs: checkpoints, each with the crop folder whose `val` people it did not see.
+    """
+    genuine, impostor = [], []
+    for checkpoint, data in runs:
+        same, other = held_out_similarities(checkpoint, data)
+        genuine.append(same)
+        impostor.append(other)
+    source = f"WARD's 50 people, each held out of two of {len(runs)} networks of the same recipe"
+    return choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source, mask="argmax")
+
+
+def held_out_similarities(checkpoint: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities of tracklets of one person and of strangers, among people the network did not see."""
+    crops = read_dataset(data).splits["val"]
+    model, info = load_checkpoint(checkpoint)
+    rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
+    print(checkpoint.parent.name, info.metrics, flush=True)
+    person, camera, track = labels(crops)
+    return tracklet_similarities(rows, person=person, camera=camera, track=track)
 
 
 def san_train(
@@ -88,8 +169,8 @@ def san_train(
     overrides: list[str],
     precision: str,
     *,
+    views: Path,
     start: Path | None = None,
-    held_out: int = 0,
 ) -> None:
     """`san train`, unless that very run is finished; an interrupted one is resumed.
 
@@ -97,30 +178,23 @@ def san_train(
     """
     settings = [part for override in recipe["network"] + overrides for part in ("--set", override)]
     first = ["--start", start] if start else []
-    command = ["train", *data, "-o", run, "--recipe", "scratch", "--seed", recipe["seed"], "--validation-people",
-               held_out, "--precision", precision, *first, *settings]  # fmt: skip
+    # Without a val split nobody is held out: the five splits say how good it is.
+    held_out = [] if (data[0] / "identities.csv").read_text().count(",val") else ["--validation-people", 0]
+    command = ["train", *data, "-o", run, "--views", views, "--seed", recipe["seed"], "--precision", precision,
+               *first, *held_out, *settings]  # fmt: skip
     made_by = json.dumps({"command": [str(word) for word in command], "drawn": recipe["drawn"]}, indent=1)
     note = run / "made-by.json"
     same = note.is_file() and note.read_text() == made_by
     if same and (run / "finished").is_file():
         return
     if same and (run / "state.safetensors").is_file():
-        san("train", *data, "-o", run, "--resume", "--precision", precision)
+        san("train", *data, "-o", run, "--views", views, "--resume", "--precision", precision)
     else:
         (run / "finished").unlink(missing_ok=True)
         run.mkdir(parents=True, exist_ok=True)
         note.write_text(made_by)
         san(*command, "--force")
     (run / "finished").touch()
-
-
-def held_out_similarities(checkpoint: Path, crops: list[Crop]) -> tuple[np.ndarray, np.ndarray]:
-    """Similarities of tracklets of one person and of strangers, among people the network did not see."""
-    model, info = load_checkpoint(checkpoint)
-    rows = evaluate.embed(model, evaluate.load_crops(crops, model.settings.size_hw))
-    print(checkpoint.parent.name, info.metrics, flush=True)
-    person, camera, track = labels(crops)
-    return tracklet_similarities(rows, person=person, camera=camera, track=track)
 
 
 def san(*arguments: object) -> None:

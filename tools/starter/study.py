@@ -2,7 +2,7 @@
 
     python tools/starter/study.py --ward ../shared/ward --out runs/starter
 
-For each fold of WARD's `train` people (never `test`): train by recipe.json up to its last phase, then run that
+For each fold of WARD's `train` people (never `test`): train by study.json up to its last phase, then run that
 phase in each of the ways below from the same state, and measure on the fold's held-out people: rank-1 and mAP
 with the argmax and the expected mask, and the cosine of each embedding computed in FP16 against FP32. The
 batches, the learning rates and the number of steps are the same for all; only the phase differs.
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from drawn import draw_cameras
 from folds import fold_of
 from san_train import evaluate
 from san_train.data import gather
@@ -63,7 +64,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=Path("runs/starter"),
-        help="where tools/starter/make_starter.py has drawn and pretrained",
+        help="where the runs go",
     )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
     parser.add_argument("--folds", type=int, nargs="*", help="only these")
@@ -74,11 +75,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    spec = json.loads((HERE / "recipe.json").read_text())
-    drawn, start = options.out / "drawn", options.out / "pretrain" / "model.safetensors"
+    spec = json.loads((HERE / "study.json").read_text())
+    drawn, start = options.out / "study-drawn", options.out / "study-pretrain" / "model.safetensors"
     results = options.out / "results.jsonl"
     done = {(row["fold"], row["seed"], row["phase"]) for row in read_rows(results)}
     machine = Machine(torch.device("cpu"), options.precision)
+    if not drawn.exists():
+        draw_cameras(drawn, **spec["drawn"], split="train")
+    if not start.is_file():
+        people = {"validation_people": spec["drawn_held_out"], "decisive_weight": 0.0}
+        first = resolve("scratch", spec["network"] + spec["pretrain"], people)
+        data = gather([read_dataset(drawn)], validation_people=first.validation_people, seed=0)
+        Training(first, data, start.parent, machine, say=say).run()
     for fold in range(spec["folds"]) if options.folds is None else options.folds:
         folder = fold_of(options.ward, options.out / f"fold{fold}-data", fold, spec["folds"])
         data = gather([read_dataset(folder), read_dataset(drawn)], validation_people=0, seed=0)

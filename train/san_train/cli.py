@@ -13,14 +13,21 @@ import click
 import torch
 from tqdm import tqdm
 
-from san_deploy.datasets import Dataset, Options, read_dataset
+from san_deploy.datasets import Dataset, Options, is_dataset, read_dataset
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import refuse_existing
 from san_deploy.io.extras import install
+from san_deploy.io.progress import bar
 
 from . import recipe as recipes
-from .data import gather, seen_twice
+from .data import TrainingData, gather, seen_twice
+from .distill.teacher import Teacher, open_teacher
+from .distill.unlabelled import unlabelled
+from .distill.views import TaughtViews, make_views, open_views
 from .trainer import BEST, CONFIG, LOG, MODEL, STATE, Machine, Training, read_recipe
+
+#: Where a run keeps the views that a teacher answered.
+VIEWS = "views"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Request:
     pretrained: str | None = None
     pretrained_sha256: str = ""
     start: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    teacher_input: str | None = None
+    views: Path | None = None
     validation_people: int | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -62,7 +72,14 @@ def train(request: Request) -> None:
         raise SanError("tensorboard is not installed", do=install("train")) from error
     machine = choose_machine(request.device, request.precision, request.workers)
     _refuse_run(request)
-    datasets = [read_dataset(path, request.options) for path in request.data]
+    taught = bool(request.teachers or request.views)
+    # Before anything long: a teacher that cannot be run ends here.
+    teachers = [open_teacher(path, form=request.teacher_input or "bgr") for path in request.teachers]
+    datasets = [
+        unlabelled(path) if (taught or request.resume) and not is_dataset(path) and not request.options.pattern
+        else read_dataset(path, request.options)
+        for path in request.data
+    ]  # fmt: skip
     for dataset in datasets:
         click.echo(dataset.summary())
     recipe = _recipe(request, datasets)
@@ -78,11 +95,13 @@ def train(request: Request) -> None:
             "No validation people: the threshold stays uncalibrated (--validation-people N holds some out).",
             err=True,
         )
+    views = _views(request, recipe, data, teachers) if recipe.distilled else None
     training = Training(
         recipe,
         data,
         request.out,
         machine,
+        views=views,
         pretrained=_weights(request) if request.pretrained else None,
         start=request.start,
         say=click.echo,
@@ -92,9 +111,12 @@ def train(request: Request) -> None:
         training.resume()
         click.echo(f"Resumed after epoch {training.epoch}.")
     parameters = sum(p.numel() for p in training.model.parameters())
+    batch = f"{recipe.people} x {recipe.crops_each}"
+    if views is not None:
+        batch = f"{recipe.distill.batch} of {len(views)} views, answered by {views.told}"
     click.echo(
         f"{recipe.arch}: {parameters / 1e6:.2f} M parameters, {len(data.crops)} crops of "
-        f"{max(data.classes) + 1} people, {training.steps} batches of {recipe.people} x {recipe.crops_each} "
+        f"{max(data.classes) + 1} people, {training.steps} batches of {batch} "
         f"an epoch, on {machine.device} in {machine.precision}"
     )
     if request.force and not request.resume:
@@ -109,6 +131,34 @@ def train(request: Request) -> None:
         )
         raise
     click.echo(f"Wrote {request.out / MODEL}\nNext: san export {request.out / MODEL} -o model.onnx")
+
+
+def _views(
+    request: Request, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]
+) -> TaughtViews:
+    """The views to learn from: another run's, this run's from before, or new ones with the teachers' answers."""
+    folder = request.views or request.out / VIEWS
+    if not teachers:
+        return open_views(folder, data.crops)
+    if request.views is not None and request.views.exists() and not request.force:
+        raise SanError(
+            f"{request.views} exists",
+            do="leave --teacher out to learn from the answers in it, or replace it with --force",
+        )
+    count = recipe.views.each * len(data.crops)
+    click.echo(f"Asking {', '.join(teacher.name for teacher in teachers)} about {count} views.")
+    with bar(count, "views", "view") as progress:
+        make_views(
+            data.crops,
+            data.domain,
+            teachers,
+            folder,
+            settings=recipe.views,
+            seed=recipe.seed,
+            workers=request.workers,
+            progress=progress,
+        )
+    return open_views(folder, data.crops)
 
 
 def choose_machine(device: str, precision: str, workers: int) -> Machine:
@@ -140,6 +190,7 @@ def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
         own = ("arch", "recipe", "size", "pretrained", "start", "validation_people", "seed", "epochs")
         if (
             request.overrides
+            or request.teachers
             or request.pretrained_sha256
             or any(getattr(request, name) is not None for name in own)
         ):
@@ -170,8 +221,17 @@ def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
         people = len(seen_twice(datasets[0].splits.get("train", [])))
         # Eleven people before two cameras are what a threshold can be calibrated on; small sets give a third.
         values["validation_people"] = min(max(12, people // 10), people // 3)
-    name = request.recipe or ("paper" if request.pretrained else "scratch")
-    return recipes.resolve(name, request.overrides, values, arch=request.arch)
+    taught = bool(request.teachers or request.views)
+    name = request.recipe or ("distill" if taught else "paper" if request.pretrained else "scratch")
+    recipe = recipes.resolve(name, request.overrides, values, arch=request.arch)
+    if recipe.distilled != taught:
+        raise UsageError(
+            "the recipe distill and a teacher belong together",
+            do="give --teacher FILE, or --views FOLDER of an earlier run"
+            if recipe.distilled
+            else "leave --recipe out, or give --recipe distill",
+        )
+    return recipe
 
 
 def _weights(request: Request) -> Callable[[int], dict[str, torch.Tensor]]:

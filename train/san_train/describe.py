@@ -8,7 +8,7 @@ from dataclasses import replace
 from san_deploy.artefact import Artefact, Int8Rule, Threshold, mask_name
 from san_deploy.errors import UsageError
 from san_deploy.io.versions import versions
-from san_deploy.preprocess import MEAN_RGB, RESIZE, STD_RGB
+from san_deploy.preprocess import MEAN_RGB, STD_RGB
 
 from .checkpoint import CheckpointInfo
 from .models import Network, architecture, variant_of
@@ -71,7 +71,7 @@ def describe(
         embedding_dim=settings.embedding_dim,
         size_hw=settings.size_hw,
         input=input_form,
-        resize=RESIZE,
+        resize=info.resize,
         mean_rgb=MEAN_RGB,
         std_rgb=STD_RGB,
         mask=mask,

@@ -12,6 +12,8 @@ from san_deploy.artefact import parse_mask
 from san_deploy.errors import UsageError
 
 from .augment import Augmentation
+from .distill import settings as distilling
+from .distill.settings import DistillSettings, ViewSettings
 from .models import architecture
 
 
@@ -47,6 +49,9 @@ class Recipe:
             `expected`. `san info` says it; validation and `san export` use argmax where nobody asks for another.
         ema: decay of an average of the weights that is validated and saved; 0 is off.
         augmentation: see `augment.Augmentation`.
+        distilled: learn a teacher's answers to views of the crops (`san train --teacher`); the sampler of people,
+            and the losses that need it, are then left out.
+        distill, views: see `distill.settings`.
         share: part of each batch's people from each data set, in order; empty draws over all alike.
         clip: limit on the norm of the gradient; 0 is off.
         seed: of everything.
@@ -86,6 +91,9 @@ class Recipe:
     deploy_mask: str = "argmax"
     ema: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    distilled: bool = False
+    distill: DistillSettings = field(default_factory=DistillSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
     share: tuple[float, ...] = ()
     clip: float = 0.0
     seed: int = 0
@@ -114,6 +122,32 @@ RECIPES: dict[str, Recipe] = {
         clip=5.0,
         augmentation=Augmentation(area=(0.7, 1.0), tone=1.0, saturation=0.5, erase=0.5, blur=0.1),
     ),
+    # The views are cut and flipped before the teacher sees them; what follows here it does not see.
+    "distill": Recipe(
+        distilled=True,
+        epochs=20,
+        lr=1e-3,
+        optimizer="adamw",
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup=0.5,
+        triplet_weight=0.0,
+        clip=5.0,
+        ema=0.995,
+        augmentation=Augmentation(
+            area=(1.0, 1.0),
+            flip=0.0,
+            tone=1.0,
+            saturation=0.5,
+            erase=0.3,
+            erase_area=(0.02, 0.2),
+            blur=0.15,
+            kernels=0.5,
+            crosstalk=0.05,
+            haze=0.25,
+            grain=8.0,
+        ),
+    ),
 }
 #: What steers sharp masks, and means nothing to a network that has none.
 _OF_SHARP_MASKS = (
@@ -128,6 +162,10 @@ _OF_SHARP_MASKS = (
     "decisive_width",
     "deploy_mask",
 )
+
+
+#: Parts of a recipe that are records of their own.
+_PARTS: dict[str, Any] = {"augmentation": Augmentation, "distill": DistillSettings, "views": ViewSettings}
 
 
 def resolve(
@@ -199,11 +237,13 @@ def _base(name: str, arch: str) -> Recipe:
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """The inverse of `Recipe.as_dict`, after JSON."""
     plain = dict(values)
-    augmentation: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in plain["augmentation"].items()
-    }
-    plain["augmentation"] = Augmentation(**augmentation)
+    for name, kind in _PARTS.items():
+        # A part that is younger than the run had its defaults there.
+        part = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in plain.get(name, {}).items()
+        }
+        plain[name] = kind(**part)
     plain["share"] = tuple(plain["share"])
     return Recipe(**plain)
 
@@ -262,7 +302,17 @@ def check(recipe: Recipe) -> None:
     if recipe.share and (min(recipe.share) < 0 or sum(recipe.share) <= 0):
         raise UsageError(f"share holds parts of a batch, none below 0; received {list(recipe.share)}")
     _check_augmentation(recipe.augmentation)
-    if recipe.triplet_weight <= 0 and recipe.identity_weight <= 0:
+    try:
+        distilling.check(recipe.views, recipe.distill)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if recipe.distilled and (recipe.triplet_weight or recipe.identity_weight or recipe.share):
+        raise UsageError(
+            "triplet_weight, identity_weight and share do not go with a teacher",
+            why="it is its answers that are learned, not who is who",
+            do="leave them out; distill.share says how much of each data set is in a batch",
+        )
+    if not recipe.distilled and recipe.triplet_weight <= 0 and recipe.identity_weight <= 0:
         raise UsageError("triplet_weight and identity_weight are both 0", why="nothing would be learned")
     idle = [name for name in _OF_SHARP_MASKS if getattr(recipe, name) != getattr(Recipe, name)]
     if idle and not registered.sharp:
@@ -283,9 +333,11 @@ def _check_augmentation(augmentation: Augmentation) -> None:
         top = math.inf if name == "aspect" else 1.0
         if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
             raise UsageError(f"augmentation.{name} is two ascending numbers above 0; received {list(pair)}")
-    for name in ("flip", "erase", "blur"):
+    for name in ("flip", "erase", "blur", "kernels", "haze"):
         if not 0 <= getattr(augmentation, name) <= 1:
             raise UsageError(f"augmentation.{name} is a probability; received {getattr(augmentation, name)}")
+    if not 0 <= augmentation.crosstalk <= 1 or not 0 <= augmentation.grain <= 64:
+        raise UsageError("augmentation.crosstalk is within 0..1, augmentation.grain within 0..64")
     if not 0 <= augmentation.tone <= 5 or not 0 <= augmentation.saturation <= 1:
         raise UsageError("augmentation.tone is within 0..5, augmentation.saturation within 0..1")
 
@@ -294,14 +346,10 @@ def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
     head, _, rest = key.partition(".")
     if head == "settings" and rest:
         return replace(recipe, settings={**recipe.settings, rest: value})
-    if head == "augmentation" and rest:
-        return replace(
-            recipe,
-            augmentation=replace(
-                recipe.augmentation, **{rest: _typed(recipe.augmentation, rest, value, key)}
-            ),
-        )
-    if rest or head in ("settings", "augmentation"):
+    if head in _PARTS and rest:
+        part = getattr(recipe, head)
+        return replace(recipe, **{head: replace(part, **{rest: _typed(part, rest, value, key)})})
+    if rest or head == "settings" or head in _PARTS:
         raise UsageError(f"'{key}' is no setting of a recipe")
     return replace(recipe, **{head: _typed(recipe, head, value, key)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from .attention import temperature
 from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
 from .data import CropCache, TrainingData, batches, fingerprint, normalise
 from .describe import resolve_mask
+from .distill.lesson import Lesson
+from .distill.views import TaughtViews
 from .losses import identity_term, indecision_term, triplet_term, tv_term
 from .models import Network, Outputs, backbone_of, build_model
 from .recipe import Recipe
@@ -112,6 +114,7 @@ class Training:
         start: weights of a whole network to start from (a checkpoint of ours), or None.
         say: prints a line for people.
         progress: wraps the steps of an epoch with a progress bar.
+        views: of the training crops, with a teacher's answers; for a recipe that is `distilled`.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Training:
         start: Path | None = None,
         say: Callable[[str], None] = print,
         progress: Callable[[int, str], Any] | None = None,
+        views: TaughtViews | None = None,
     ) -> None:
         self.recipe, self.data, self.out, self.machine = recipe, data, Path(out), machine
         self.say, self.progress = say, progress
@@ -140,6 +144,17 @@ class Training:
         self.learner = _Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
             machine.device
         )
+        self.lesson: Lesson | None = None
+        if views is not None:
+            self.lesson = Lesson(
+                views,
+                data.crops,
+                data.domain,
+                recipe.distill,
+                channels=getattr(model, "map_channels", ()),
+                embedding_dim=sum(model.head_dims),
+            ).to(machine.device)
+            self.learner.add_module("lesson", self.lesson)
         self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.average = copy.deepcopy(model).to(machine.device) if recipe.ema else None
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
@@ -157,7 +172,7 @@ class Training:
             domain=data.domain,
             share=recipe.share or None,
         )
-        self.steps = recipe.steps or self.sampler.steps()
+        self.steps = recipe.steps or (self.lesson or self.sampler).steps()
         self._told_idle = False
         self._validation: np.ndarray | None = None
         self._fingerprint = fingerprint(data)
@@ -235,17 +250,19 @@ class Training:
         if self._sharpening():
             mode.train, mode.tau = recipe.sharpen_mask, recipe.sharpen_tau or mode.tau
         self.learner.train()
-        plan = self.sampler.epoch(self.epoch, self.steps)
-        size_hw = self.learner.model.settings.size_hw
-        stream = batches(
-            cache,
-            plan,
-            size_hw=size_hw,
-            augmentation=recipe.augmentation,
-            seed=recipe.seed,
-            epoch=self.epoch,
-            workers=self.machine.workers,
-        )
+        how: dict[str, Any] = {
+            "size_hw": self.learner.model.settings.size_hw,
+            "augmentation": recipe.augmentation,
+            "seed": recipe.seed,
+            "epoch": self.epoch,
+            "workers": self.machine.workers,
+        }
+        if self.lesson is not None:
+            plan = self.lesson.plan(self.epoch, self.steps, recipe.seed)
+            stream = self.lesson.batches(plan, **how)
+        else:
+            plan = self.sampler.epoch(self.epoch, self.steps)
+            stream = batches(cache, plan, **how)
         totals: dict[str, float] = {}
         bar = self.progress(self.steps, f"epoch {self.epoch + 1}") if self.progress else None
         try:
@@ -256,8 +273,7 @@ class Training:
                 torch.manual_seed(
                     ((recipe.seed * 1_000_003 + self.epoch) * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
                 )
-                label = torch.tensor([self.data.classes[i] for i in plan[step]], device=device)
-                terms = self._step(normalise(images, device), label)
+                terms = self._step(normalise(images, device), plan[step])
                 for key, value in terms.items():
                     if not np.isfinite(value):
                         raise SanError(
@@ -276,12 +292,19 @@ class Training:
         """Whether the current epoch belongs to the last phase."""
         return self.epoch >= self.recipe.epochs - self.recipe.sharpen_epochs
 
-    def _step(self, x: Tensor, label: Tensor) -> dict[str, float]:
+    def _step(self, x: Tensor, batch: Sequence[int]) -> dict[str, float]:
+        """One batch: numbers of views where there is a lesson, else of crops."""
         recipe = self.recipe
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16"):
             out = self.learner.model.train_outputs(x)
         self._tell_idle(out)
-        terms = losses(self.learner, out, label, recipe, sharpening=self._sharpening())
+        terms: dict[str, Tensor] = {}
+        label = x.new_empty(0)
+        if self.lesson is not None:
+            terms = self.lesson.terms(out, batch)
+        else:
+            label = torch.tensor([self.data.classes[i] for i in batch], device=x.device)
+        terms |= losses(self.learner, out, label, recipe, sharpening=self._sharpening())
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         if torch.isfinite(total):

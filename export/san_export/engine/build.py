@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,19 +20,22 @@ from san_deploy.artefact import (
     write_sidecar,
 )
 from san_deploy.backends import PLANS
-from san_deploy.backends.cuda import runtime_version
+from san_deploy.backends import cuda as cuda_runtime
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.backends.plan import system
 from san_deploy.backends.trt import load, version
 from san_deploy.errors import GateError, SanError, UsageError
 from san_deploy.io.atomic import atomic_pair, refuse_existing
 
-from .builder import LEVELS, BuildOptions, Built, Progress, build_plan
+from .builder import LEVELS, BuildOptions, Built, Progress, Report, build_plan
 from .inspect import count_in_engine
 from .target import Target, choose_target
+from .trial import run_plan
 
 #: 1 TiB, more than any GPU has; TensorRT's own numbers end at 2^64 bytes.
 MAX_WORKSPACE_MIB = 1 << 20
+#: Why a plan was not run.
+_NOT_RUN = "no GPU that it is for was there where it was built; the first load on a device checks it there"
 #: How much the share of operands in the asked precision may be below the ONNX file's own. TensorRT parses node by
 #: node. In an engine several products may have become one layer, which shifts shares; what must be caught is an
 #: engine in another precision, whose share is near 0.
@@ -44,64 +47,41 @@ def build_engine(
     out: Path,
     *,
     runtime: str,
-    batch: tuple[int, int, int] = (1, 16, 64),
-    workspace_mib: int | None = None,
-    timing_cache: Path | None = None,
-    tf32: bool = False,
-    hardware_compatibility: str = "none",
-    version_compatible: bool = False,
-    targets: Sequence[str] = (),
-    optimization_level: int | None = None,
+    options: BuildOptions | None = None,
     force: bool = False,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
     progress: Progress | None = None,
 ) -> Artefact:
-    """Build a TensorRT plan, look at its precision, and write it with its description beside it.
+    """Build a TensorRT plan, look at its precision, run it, and write it with its description beside it.
 
     The precision is that of the ONNX file: the network is strongly typed. The plan is written as TensorRT gives
-    it, so that other tools read it, and gets its name when its precision is what the file promises.
+    it, so that other tools read it. It gets its name when its precision is what the file promises and, where a
+    GPU that it is for is here, when it embeds as the file does.
 
     Args:
         onnx: written by `san export`.
         out: ends in .engine or .plan.
-        runtime: `tensorrt`, which builds for the GPU that is here, or `tensorrt-rtx`, which needs none.
-        batch: least, best and largest number of crops per run.
-        workspace_mib: memory that kernels may use besides, MiB; None lets TensorRT take what the GPU has.
-        timing_cache: a file of kernel timings, read where it exists, and written.
-        tf32: let FP32 convolutions run in TF32: faster on Ampere and later, 10 bits of mantissa.
-        hardware_compatibility: `none`, `same-sm` or `ampere+`: which other GPUs may run it.
-        version_compatible: let later TensorRT run it. Such a plan carries code that runs on the host.
-        targets: compute capabilities to build for, `sm86`, ...; TensorRT-RTX alone. Empty: the GPUs that are
-            here, or else all from 8.0 on.
-        optimization_level: 0 to 5, how long TensorRT may search; None lets it choose.
+        runtime: `tensorrt`, which builds for a GPU that is here, or `tensorrt-rtx`, which needs none.
+        options: of the build; None takes all defaults.
         force: replace existing files.
         report: takes one line for each step.
         progress: `san_deploy.io.progress.bar` or the like.
 
     Returns:
-        What is written beside the plan: the ONNX file's description, with `engine`, `operands` and `sha256` of
-        the plan.
+        What is written beside the plan: the ONNX file's description, with `engine`, `operands`, `checks` and
+        `sha256` of the plan.
 
     Raises:
         UsageError: options that do not fit together, the runtime or its version.
         SanError: TensorRT is not there, refuses the file, or `out` cannot be written.
-        GateError: the plan is of another precision than the file.
+        GateError: the plan is of another precision than the file, or does not embed alike.
     """
-    onnx, out = Path(onnx), Path(out)
-    options = BuildOptions(
-        batch=batch,
-        workspace_mib=workspace_mib,
-        timing_cache=timing_cache,
-        tf32=tf32,
-        hardware_compatibility=hardware_compatibility,
-        version_compatible=version_compatible,
-        optimization_level=optimization_level,
-    )
-    _check_options(runtime, options, targets)
-    _check_outputs(out, timing_cache, force=force)
+    onnx, out, options = Path(onnx), Path(out), options or BuildOptions()
+    _check_options(runtime, options)
+    _check_outputs(out, options.timing_cache, force=force)
     trt = load(runtime)
     artefact, data = _read(onnx)
-    target = choose_target(trt, runtime, targets, report)
+    target = choose_target(trt, runtime, options.targets, report, index=options.device)
     # Entered before the long part, so that a folder that cannot be written is told at once.
     with atomic_pair(out, sidecar_path, force=force) as temporary:
         _refuse_full(out, len(data))
@@ -112,6 +92,7 @@ def build_engine(
             onnx,
             options,
             targets=target.sm if target.ahead else (),
+            on=_current(target),
             check=lambda operands: _judge(artefact, operands, onnx),
             report=report,
             progress=progress,
@@ -123,39 +104,62 @@ def build_engine(
         described = replace(
             artefact,
             operands=operands,
-            engine=Engine(
-                runtime=runtime,
-                version=version(trt),
-                cuda=runtime_version(),
-                gpu=target.device.name if target.device and target.on_gpu else "",
-                sm=target.sm,
-                batch=batch,
-                onnx_sha256=artefact.sha256,
-                tf32=tf32,
-                hardware_compatibility=hardware_compatibility,
-                version_compatible=version_compatible,
-                system=system(),
-                onnx=onnx.name if is_onnx_name(onnx.name) else "",
-            ),
+            engine=_engine(trt, runtime, artefact, onnx, options, target),
             versions={**artefact.versions, runtime: version(trt)},
+            checks={"engine": {"run": False, "why": _NOT_RUN}},
             sha256=sha256_file(temporary),
         )
         write_sidecar(described, temporary)
+        if target.device is not None:
+            # The ONNX file's own checks are in its description; they say nothing of a plan.
+            parity, gate = run_plan(temporary, onnx, options, trt=trt, report=report)
+            described = replace(described, checks={"engine": {**parity.as_dict(), "gate": gate.as_dict()}})
+            write_sidecar(described, temporary)
+        else:
+            report(f"the engine was not run: {_NOT_RUN}")
     return described
 
 
-def check_engine(runtime: str, options: BuildOptions, targets: Sequence[str]) -> None:
+def check_engine(runtime: str, options: BuildOptions) -> None:
     """Refuse what `build_engine` would refuse before it looks at the file; to be asked before anything long.
 
     Raises:
         UsageError: options that do not fit together, the runtime or its version.
         SanError: TensorRT does not load, or there is no GPU where one is needed.
     """
-    _check_options(runtime, options, targets)
-    choose_target(load(runtime), runtime, targets, lambda line: None)
+    _check_options(runtime, options)
+    choose_target(load(runtime), runtime, options.targets, lambda line: None, index=options.device)
 
 
-def _check_options(runtime: str, options: BuildOptions, targets: Sequence[str]) -> None:
+def _current(target: Target) -> Callable[[], None]:
+    """What makes the target's GPU the current one of a thread; nothing where there is none."""
+    device = target.device
+    if device is None:
+        return lambda: None
+    return lambda: cuda_runtime.load().set_device(device.index)
+
+
+def _engine(
+    trt: ModuleType, runtime: str, artefact: Artefact, onnx: Path, options: BuildOptions, target: Target
+) -> Engine:
+    return Engine(
+        runtime=runtime,
+        version=version(trt),
+        cuda=cuda_runtime.runtime_version(),
+        gpu=target.device.name if target.device and target.on_gpu else "",
+        sm=target.sm,
+        batch=options.batch,
+        onnx_sha256=artefact.sha256,
+        tf32=options.tf32,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        system=system(),
+        onnx=onnx.name if is_onnx_name(onnx.name) else "",
+    )
+
+
+def _check_options(runtime: str, options: BuildOptions) -> None:
+    targets = options.targets
     least, best, most = options.batch
     if not 1 <= least <= best <= most <= MAX_BATCH:
         raise UsageError(

@@ -31,7 +31,21 @@ LEVELS = {"none": "NONE", "same-sm": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPE
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a plan is built; the fields are arguments of `engine.build_engine`."""
+    """How a plan is built.
+
+    Attributes:
+        batch: least, best and largest number of crops per run.
+        workspace_mib: memory that kernels may use besides, MiB; None lets TensorRT take what the GPU has.
+        timing_cache: a file of kernel timings, read where it exists, and written.
+        tf32: let FP32 convolutions run in TF32: faster on Ampere and later, 10 bits of mantissa.
+        hardware_compatibility: `none`, `same-sm` or `ampere+`: which other GPUs may run it.
+        version_compatible: let later TensorRT run it. Such a plan carries code that runs on the host.
+        targets: compute capabilities to build for, `sm86`, ...; TensorRT-RTX alone. Empty: the GPUs that are here, or
+            else all from 8.0 on.
+        optimization_level: 0 to 5, how long TensorRT may search; None lets it choose.
+        device: index of the GPU that it is built and run on.
+        crops: a folder of crops to run the plan on; None takes the sample crops.
+    """
 
     batch: tuple[int, int, int] = (1, 16, 64)
     workspace_mib: int | None = None
@@ -39,7 +53,10 @@ class BuildOptions:
     tf32: bool = False
     hardware_compatibility: str = "none"
     version_compatible: bool = False
+    targets: tuple[str, ...] = ()
     optimization_level: int | None = None
+    device: int = 0
+    crops: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,7 @@ def build_plan(
     options: BuildOptions,
     *,
     targets: tuple[str, ...],
+    on: Callable[[], None],
     check: Callable[[PrecisionStats], None],
     report: Report,
     progress: Progress | None,
@@ -76,6 +94,7 @@ def build_plan(
         path: the file, for messages.
         options: of the build.
         targets: compute capabilities to build for, ahead of time; empty for the GPU that is here.
+        on: makes the GPU that is built on the current one of the calling thread; called in each that builds.
         check: raises where the typed network is not what was asked for; called before the long part.
         report: takes one line for each step.
         progress: shows per cent.
@@ -86,6 +105,7 @@ def build_plan(
         KeyboardInterrupt: after TensorRT has stopped.
     """
     name = f"{trt.__name__} {version(trt)}"
+    on()
     with collected() as messages:
         try:
             builder = trt.Builder(logger(trt))
@@ -116,7 +136,12 @@ def build_plan(
                 report("stopping TensorRT at its next step")
                 phases.cancel()
 
-            return interruptible(lambda: builder.build_serialized_network(network, config), cancel)
+            def work() -> Any:
+                # CUDA's current device is of each thread, and this is another one.
+                on()
+                return builder.build_serialized_network(network, config)
+
+            return interruptible(work, cancel)
 
         with progress(100, "building", "%") if progress else contextlib.nullcontext(_unseen) as advance:
             plan = build(advance)

@@ -35,7 +35,7 @@ class Target:
 
 
 def choose_target(
-    trt: ModuleType, runtime: str, targets: Sequence[str], report: Callable[[str], None]
+    trt: ModuleType, runtime: str, targets: Sequence[str], report: Callable[[str], None], *, index: int = 0
 ) -> Target:
     """Decide where a plan is to run, and say so where nobody asked for it.
 
@@ -44,6 +44,7 @@ def choose_target(
         runtime: `tensorrt` or `tensorrt-rtx`.
         targets: that the user names.
         report: takes one line.
+        index: of the GPU to build on.
 
     Raises:
         UsageError: this version knows no such target.
@@ -57,8 +58,8 @@ def choose_target(
                 why=why,
                 do="run this on the device, or build for an RTX GPU with --runtime tensorrt-rtx --target sm86",
             )
-        # CUDA's first, as for every process that does not choose.
-        return Target((found[0].sm,), found[0], ahead=False, on_gpu=True)
+        chosen_gpu = _device_at(found, index)
+        return Target((chosen_gpu.sm,), chosen_gpu, ahead=False, on_gpu=True)
     known = known_targets(trt)
     if not known:
         raise SanError(f"{trt.__name__} {version(trt)} cannot build ahead of time", do="install a later one")
@@ -83,6 +84,13 @@ def choose_target(
             f"no GPU here and none named: built for {', '.join(chosen)}, all that {trt.__name__} {version(trt)} "
             "builds one engine for; older ones have one of their own, --target sm75"
         )
-    # An engine is loaded on CUDA's first, too.
-    device = here[0] if here and here[0].sm in chosen else None
+    loads = _device_at(here, index) if here or index else None
+    device = loads if loads is not None and loads.sm in chosen else None
     return Target(chosen, device, ahead=True, on_gpu=not targets and bool(here))
+
+
+def _device_at(found: Sequence[Device], index: int) -> Device:
+    if index >= len(found):
+        here = ", ".join(map(str, found)) or "none"
+        raise SanError(f"there is no GPU cuda:{index}", why=f"found: {here}", do="give another --device")
+    return found[index]

@@ -21,7 +21,7 @@ from san_deploy.backends.plan import read_plan
 from san_deploy.errors import SanError, UsageError, first_line
 from san_deploy.io.cpu import usable_cores
 from san_deploy.io.printable import printable
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZES
 
 from ..graph.graph import view
 from ..precision.emulate_fp16 import emulate_fp16
@@ -381,10 +381,10 @@ def _open_reference(path: Path, mask: str | None, target: Artefact | None) -> Pa
     from san_deploy.checkpoint_info import read_header, read_info
 
     resize = read_info(path, read_header(path).description).resize
-    if resize != RESIZE:
+    if resize not in RESIZES:
         raise SanError(
             f"{path} was trained with the resize '{resize}'",
-            why=f"this version has '{RESIZE}' alone",
+            why=f"this version has {', '.join(RESIZES)}",
             do="use the version of san-deploy that trained it",
         )
     like = mask or (None if target is None or target.mask in ("none", "soft") else target.mask)

@@ -21,7 +21,7 @@ from san_deploy.backends.cuda import (
     runtime_version,
 )
 from san_deploy.errors import SanError
-from tests.san_deploy.backends.fake_cuda import fake_cuda
+from tests.fakes.cuda import fake_cuda
 
 
 @pytest.fixture
@@ -253,3 +253,31 @@ def test_a_recording_that_fails_leaves_the_stream_usable() -> None:
         stream.record(event)
         event.wait()
     assert not library.alive()
+
+
+def test_no_failure_is_left_for_the_next_who_asks() -> None:
+    """TensorRT asks for the last error after its launches, and takes an old one for its own."""
+    cuda, library = fake_cuda()
+    library.fail["cudaMalloc"] = (0, 2)
+    with pytest.raises(SanError, match="out of memory"):
+        cuda.device_memory(8)
+    library.fail.clear()
+    assert library.last_error() == 0
+    with cuda.stream() as stream:
+        with pytest.raises(SanError, match="cudaErrorStreamCaptureInvalidated"):
+            stream.capture(lambda: library.spoil(stream.handle))
+        assert library.last_error() == 0
+
+        def fails() -> None:
+            library.spoil(stream.handle)
+            raise SanError("refused while recording")
+
+        with pytest.raises(SanError, match="refused while recording"):
+            stream.capture(fails)
+        assert library.last_error() == 0
+    # Nobody closes this one; its failure is nobody's.
+    memory = cuda.device_memory(8)
+    library.fail["cudaFree"] = (0, 1)
+    del memory
+    gc.collect()
+    assert library.last_error() == 0

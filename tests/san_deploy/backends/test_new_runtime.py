@@ -96,7 +96,7 @@ def test_the_commands_know_it(san: San, toy: Path, model: Path, crops: Path) -> 
     assert "torch or toy" in " ".join(san("embed", "--help").out.split())
     out = san("info", toy).out
     assert f"{toy}: abacus" in out and "toy: yes, there are beads enough" in out
-    assert "onnxruntime, onnxruntime-tensorrt: no, it takes .onnx files" in out
+    assert "onnxruntime, onnxruntime-tensorrt, openvino: no, it takes .onnx files" in out
     assert "toy: no, it takes .toy files" in san("info", model).out
     machine = json.loads(san("info", "--json").out)
     assert machine["backends"]["toy"] == "3.14" and "pytest" in machine["packages"]

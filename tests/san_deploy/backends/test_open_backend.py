@@ -17,8 +17,8 @@ from san_deploy.backends import onnxruntime as module
 from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import CPU, CUDA, TENSORRT, OnnxRuntime
 from san_deploy.errors import SanError, UsageError
-from tests.san_deploy.backends.fake_cuda import fake_cuda
-from tests.san_deploy.backends.fake_tensorrt import FakeTensorRT, fake_plan
+from tests.fakes.cuda import fake_cuda
+from tests.fakes.tensorrt import FakeTensorRT, fake_plan
 from tests.san_deploy.backends.test_onnxruntime import CROPS, slow
 from tests.tiny_models import tiny_artefact, tiny_model
 
@@ -96,6 +96,30 @@ def test_cuda(sessions: Sessions, model: Path, capfd: pytest.CaptureFixture[str]
     # Whole, not in the parts that are for the threads of a CPU.
     assert sessions.runs == [(CUDA, 70)]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_tensorrt_provider_finds_pips_libnvinfer(
+    sessions: Sessions, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("san_deploy.backends.trt.load", loaded.append)
+    open_backend(model, backend="onnxruntime-tensorrt")
+    open_backend(model, device="cuda:0")
+    assert loaded == ["tensorrt"], "for its own provider alone"
+    sessions.broken = {TENSORRT}
+    with pytest.raises(SanError, match="libnvinfer was loaded, so it is CUDA, cuDNN or another version"):
+        open_backend(model, backend="onnxruntime-tensorrt")
+
+
+def test_without_libnvinfer_it_says_what_to_set(
+    sessions: Sessions, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("san_deploy.backends.trt._is_installed", lambda module: False)
+    sessions.broken = {TENSORRT}
+    with pytest.raises(SanError) as caught:
+        open_backend(model, backend="onnxruntime-tensorrt")
+    told = str(caught.value)
+    assert "libnvinfer was not found: tensorrt is not installed" in told and "LD_LIBRARY_PATH" in told
 
 
 def test_the_tensorrt_provider(sessions: Sessions, model: Path) -> None:

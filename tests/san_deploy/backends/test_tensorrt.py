@@ -19,8 +19,8 @@ from san_deploy.artefact import read_sidecar, sha256_file, write_sidecar
 from san_deploy.backends.cuda import Cuda
 from san_deploy.backends.tensorrt import TensorRT
 from san_deploy.errors import SanError
-from tests.san_deploy.backends.fake_cuda import COPY_IN, COPY_OUT, RUN, FakeCudart, fake_cuda
-from tests.san_deploy.backends.fake_tensorrt import (
+from tests.fakes.cuda import COPY_IN, COPY_OUT, RUN, FakeCudart, fake_cuda
+from tests.fakes.tensorrt import (
     CudaGraphStrategy,
     EngineValidity,
     FakeTensorRT,
@@ -286,8 +286,8 @@ def test_a_failure_while_running(tmp_path: Path, step: str) -> None:
         bench.cudart.log.clear()
         model(CROPS[:30])
         for successes in range(bench.cudart.log.count(step)):
-            bench.cudart.fail = {step: (successes, 700)}
-            with pytest.raises(SanError, match=rf"{step} failed: cudaErrorIllegalAddress"):
+            bench.cudart.fail = {step: (successes, 1)}
+            with pytest.raises(SanError, match=rf"{step} failed: cudaErrorInvalidValue"):
                 model(CROPS[:30])
             bench.cudart.fail = {}
             # Every slot is free again, and the device does nothing with them any more.
@@ -295,11 +295,24 @@ def test_a_failure_while_running(tmp_path: Path, step: str) -> None:
     assert not bench.cudart.alive()
 
 
+def test_a_lost_context_says_so_in_every_call_and_still_closes(tmp_path: Path) -> None:
+    """After an illegal address the GPU refuses all work of the process: no call clears that."""
+    bench = Bench(tmp_path)
+    with bench.open() as model:
+        model(CROPS[:3])
+        bench.cudart.fail = {"cudaMemcpyAsync": (0, 700)}
+        with pytest.raises(SanError, match=r"cudaErrorIllegalAddress \(700\).*[Ss]tart the program again"):
+            model(CROPS[:3])
+        bench.cudart.fail = {}
+        with pytest.raises(SanError):
+            model(CROPS[:3])
+
+
 def test_a_failure_while_profiling(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     with bench.open() as model:
         for successes in range(9):
-            bench.cudart.fail = {"cudaEventRecord": (successes, 700)}
+            bench.cudart.fail = {"cudaEventRecord": (successes, 1)}
             with pytest.raises(SanError, match="cudaEventRecord failed"):
                 model.profile(CROPS[40:48])
             bench.cudart.fail = {}
@@ -527,6 +540,12 @@ def test_the_command_that_rebuilds(tmp_path: Path) -> None:
     told["onnx_sha256"] = hashlib.sha256(b"another").hexdigest()
     fake_plan(bench.path, batch=(2, 3, 8), told=told)
     assert refusal(bench).endswith(f"Rebuild it here: {command}.")
+
+
+def test_the_command_that_rebuilds_names_the_gpu(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, told={"sm": ("sm75",)}, cuda={"devices": ("sm75", "sm86")})
+    with pytest.raises(SanError, match=r"san export .* --batch 1,4,8 --device cuda:1 .*--force"):
+        bench.open(device=1)
 
 
 def test_the_onnx_file_of_another_name(tmp_path: Path) -> None:

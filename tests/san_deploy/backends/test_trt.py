@@ -137,14 +137,14 @@ def test_a_module_without_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A logger of a simulated module, fresh."""
-    from tests.san_export.fake_trt import Fake
+    from tests.fakes.tensorrt import FakeTensorRT
 
     monkeypatch.setattr(trt, "_loggers", {})
-    return trt.logger(Fake("10.16.1"))
+    return trt.logger(FakeTensorRT("10.16.1"))
 
 
 def levels() -> Any:
-    from tests.san_export.fake_trt import ILogger
+    from tests.fakes.tensorrt import ILogger
 
     return ILogger.Severity
 

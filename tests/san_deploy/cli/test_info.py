@@ -305,7 +305,7 @@ def test_an_engine_on_the_machine_that_it_was_built_for(
         "1 to 64 crops per run, best at 16; TF32 off",
         "tensorrt: yes, 10.16.1.11 on cuda:0 NVIDIA T4 (sm75), by its description: opening it is the proof",
         "tensorrt-rtx: no, this engine is for tensorrt",
-        "onnxruntime, onnxruntime-tensorrt: no, it takes .onnx files",
+        "onnxruntime, onnxruntime-tensorrt, openvino: no, it takes .onnx files",
     ):
         assert part in result.out, part
 

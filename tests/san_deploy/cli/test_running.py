@@ -10,7 +10,7 @@ import pytest
 
 from san_deploy.backends.cuda import Device
 from tests.conftest import Result
-from tests.san_deploy.backends.fake_tensorrt import fake_plan
+from tests.fakes.tensorrt import fake_plan
 
 San = Callable[..., Result]
 

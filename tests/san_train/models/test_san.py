@@ -149,3 +149,24 @@ def test_wrong_settings_are_refused(wrong: dict) -> None:
 def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="architecture"):
         build_model("sun", {})
+
+
+def test_instance_norms_take_a_cameras_colours_out_of_each_sample_by_itself() -> None:
+    torch.manual_seed(0)
+    with_norms = build_model("san", {**TINY.as_dict(), "instance": ["picture", "stem"], "hidden": 0}).eval()
+    plain = build_model("san", {**TINY.as_dict(), "hidden": 0}).eval()
+    x = torch.randn(3, 3, 64, 32)
+    seen_otherwise = (
+        x * torch.tensor([1.3, 0.8, 1.1])[:, None, None] + torch.tensor([0.4, -0.2, 0.1])[:, None, None]
+    )
+
+    def cosine(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.nn.functional.cosine_similarity(model(x), model(seen_otherwise))
+
+    assert cosine(with_norms).min() > 0.999 > cosine(plain).min()
+    with torch.no_grad():
+        assert torch.allclose(with_norms(x)[:1], with_norms(x[:1]), atol=1e-5)
+    assert with_norms.map_channels == tuple(m.shape[1] for m in with_norms.train_outputs(x).maps)
+    with pytest.raises(ValueError, match="instance"):
+        build_model("san", {"instance": ["head"]})

@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from . import fmn, ha_cnn, residual_attention, rga, san
+from . import fmn, ha_cnn, osnet, residual_attention, rga, san
 from .fmn import FeatureMaskNetwork, FmnSettings
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
+from .osnet import OmniScaleNetwork, OsNetSettings
 from .outputs import Head, Outputs, SoftMask
 from .protocol import MASK_KINDS, Network, Settings, backbone_of, variant_of
 from .registry import Architecture
@@ -40,9 +41,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         residual_attention.RECIPES,
         fixed={"unit": "residual-attention", "gate": "soft"},
     ),
-    "ha-cnn": Architecture(
-        HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES, floating=("spatial",)
-    ),
+    "ha-cnn": Architecture(HaCnnSettings, HarmoniousAttentionNetwork, ha_cnn.RECIPES, floating=("spatial",)),
     "rga-sc": Architecture(
         RgaSettings,
         RelationAwareNetwork,
@@ -67,6 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         floating=("weigh",),
         min_int8=0.35,
     ),
+    "osnet": Architecture(OsNetSettings, OmniScaleNetwork, osnet.RECIPES),
     "fmn": Architecture(FmnSettings, FeatureMaskNetwork, fmn.RECIPES, floating=("mask_head",)),
 }
 

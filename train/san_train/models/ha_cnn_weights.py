@@ -64,10 +64,13 @@ def read_torchreid(path: Path) -> dict[str, Tensor]:
         raise SanError(f"{path} cannot be read", why=error.strerror or str(error)) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         raise SanError(
-            f"{path} is not a checkpoint of torchreid",
+            f"{path} is not a checkpoint of PyTorch that holds weights alone",
             why=(str(error).splitlines() or ["it is cut short"])[0],
         ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    for wrapper in ("state_dict", "model", "encoder"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+            break
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SanError(f"{path} holds no state dict")
     return state

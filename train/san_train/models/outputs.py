@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,11 +29,13 @@ class Outputs:
         heads: one or more, in the order of the network's `head_dims`.
         attended: A, the masked features of each attention block, `(N, C, H, W)`, for the TV penalty; may be empty.
         pi: pi_1 of each sharp block, `(N, C, H, W)` in 0..1; empty in evaluation and without sharp blocks.
+        maps: what each stage hands on, `(N, C, H, W)`, first to last; empty where the network does not show them.
     """
 
     heads: tuple[Head, ...]
     attended: list[Tensor]
     pi: list[Tensor]
+    maps: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)

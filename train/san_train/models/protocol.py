@@ -38,7 +38,8 @@ class Network(Protocol):
             which nothing reads.
         training: of `nn.Module`.
 
-    Three more attributes are optional: `variant`, text that follows the architecture's name in an artefact
+    Four more attributes are optional: `map_channels`, the channels of `Outputs.maps` for a network that gives
+    them; `variant`, text that follows the architecture's name in an artefact
     (`resnet18`); `backbone`, a `models.resnet.ResNet` that takes ImageNet weights; and `soft_masks(x)`,
     crops as in `forward` to a list of `outputs.SoftMask`, for pictures.
     """

@@ -6,6 +6,9 @@ itself is not needed. As there, ResNet-50 has its stride in the 3 x 3 convolutio
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import torch
 from torch import Tensor, nn
 
 #: Depth -> units in each stage.
@@ -81,6 +84,33 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
+#: Where a ResNet may take the colours of the camera out: of the picture itself, and behind the first convolution.
+INSTANCE = ("picture", "stem")
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each sample less its own mean, by its own deviation over all places (arXiv 1607.08022).
+
+    What a camera does to all pixels alike, gain, exposure and cast, is gone behind it. Nothing is of the batch, so an
+    embedding does not depend on its batch-mates. OSNet-AIN and Intel's networks start like this.
+
+    Args:
+        channels: of the maps; `affine` gives each a factor and a bias that are learned.
+    """
+
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same."""
+        weight, bias = (
+            None if learned is None else learned.to(x.dtype) for learned in (self.weight, self.bias)
+        )
+        return nn.functional.instance_norm(x, weight=weight, bias=bias, eps=1e-5)
+
+
 class ResNet(nn.Module):
     """The convolutional part of a ResNet.
 
@@ -88,13 +118,16 @@ class ResNet(nn.Module):
         depth: 18, 34 or 50.
         width: multiplies every number of channels; 1 is the published network.
         last_stride: stride of stage 4; 2 is the published network.
+        instance: of `INSTANCE`: where an `InstanceNorm` stands, in the stem instead of its batch norm.
 
     Attributes:
         depth: as given.
         channels: output channels of stages 1-4.
     """
 
-    def __init__(self, depth: int, *, width: float = 1.0, last_stride: int = 2) -> None:
+    def __init__(
+        self, depth: int, *, width: float = 1.0, last_stride: int = 2, instance: Collection[str] = ()
+    ) -> None:
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"ResNet depth {depth} is none of {sorted(DEPTHS)}")
@@ -104,7 +137,8 @@ class ResNet(nn.Module):
         self.channels = tuple(planes * self.block.expansion for planes in self.planes)
         stem = self.planes[0]
         self.conv1 = nn.Conv2d(3, stem, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
+        self.picture = InstanceNorm(3, affine=False) if "picture" in instance else nn.Identity()
+        self.bn1 = InstanceNorm(stem) if "stem" in instance else nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         strides = (1, 2, 2, last_stride)
@@ -126,7 +160,7 @@ class ResNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """`(N, 3, H, W)` to `(N, stem, H / 4, W / 4)`."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.maxpool(self.relu(self.bn1(self.conv1(self.picture(x)))))
 
     def stage(self, number: int) -> nn.Module:
         """Stage 1-4."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..attention import ContextUnit, MaskMode, SharpAttention
 from .outputs import Head, Outputs
 from .residual_attention import unit_behind
-from .resnet import DEPTHS, ResNet
+from .resnet import DEPTHS, INSTANCE, ResNet
 
 #: What each recipe changes for this architecture, see `recipe.RECIPES`.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -32,6 +32,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sharpen_epochs": 24,
         "decisive_weight": 100.0,
         "deploy_mask": "ramp:0.0625",
+    },
+    # docs/training.md, "From a teacher": argmax masks from the first step on, so that sharpening costs nothing.
+    "distill": {
+        "settings.depth": 18,
+        "settings.width": 0.5,
+        "settings.size_hw": [128, 64],
+        "settings.context": [1, 2],
+        "settings.neck": True,
+        "settings.hidden": 0,
+        "settings.upsample": "bilinear",
+        "settings.instance": ["picture", "stem"],
+        "mask": "straight-through",
+        "sharpen_epochs": 20,
+        "decisive_weight": 30.0,
+        "deploy_mask": "argmax",
     },
 }
 
@@ -55,6 +70,8 @@ class SanSettings:
         embedding_dim: length of the embedding.
         neck: a batch norm after the embedding, for the identity loss (Luo et al., arXiv 1903.07071). The
             deployed embedding is taken behind it.
+        instance: where the camera's colours are taken out of each sample by itself (`resnet.INSTANCE`): `picture`,
+            `stem`. Not in the paper.
     """
 
     depth: int = 50
@@ -69,10 +86,11 @@ class SanSettings:
     hidden: int = 1024
     embedding_dim: int = 128
     neck: bool = False
+    instance: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # JSON gives lists.
-        for name in ("size_hw", "attention", "context"):
+        for name in ("size_hw", "attention", "context", "instance"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not set(self.attention) <= {1, 2, 3, 4} or not set(self.context) <= {1, 2, 3}:
             raise ValueError("attention takes stages 1-4, context stages 1-3")
@@ -80,6 +98,8 @@ class SanSettings:
             raise ValueError(
                 f"context {self.context} needs attention on the same stages; attention is {self.attention}"
             )
+        if not set(self.instance) <= set(INSTANCE):
+            raise ValueError(f"instance takes {' and '.join(INSTANCE)}; received {list(self.instance)}")
         if self.unit not in ("context", "residual-attention"):
             raise ValueError(f"unit is context or residual-attention; received {self.unit}")
         if self.upsample not in ("deconv", "bilinear") or self.gate not in ("sharp", "soft"):
@@ -118,7 +138,12 @@ class SharpAttentionNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         self.mode = MaskMode()
-        self.backbone = ResNet(settings.depth, width=settings.width, last_stride=settings.last_stride)
+        self.backbone = ResNet(
+            settings.depth,
+            width=settings.width,
+            last_stride=settings.last_stride,
+            instance=settings.instance,
+        )
         channels = self.backbone.channels
         self.attention = nn.ModuleDict()
         for stage in settings.attention:
@@ -155,6 +180,11 @@ class SharpAttentionNetwork(nn.Module):
         return (self.settings.embedding_dim,)
 
     @property
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of `Outputs.maps`."""
+        return self.backbone.channels
+
+    @property
     def mask_kind(self) -> str:
         """`sharp`; `soft` for a sigmoid gate; `none` without attention."""
         if not self.settings.attention:
@@ -171,6 +201,7 @@ class SharpAttentionNetwork(nn.Module):
         x = self.backbone.stem(x)
         attended: list[Tensor] = []
         pis: list[Tensor] = []
+        maps: list[Tensor] = []
         for stage in (1, 2, 3, 4):
             x = self.backbone.stage(stage)(x)
             if stage in self.settings.attention:
@@ -178,8 +209,9 @@ class SharpAttentionNetwork(nn.Module):
                 attended.append(a)
                 if pi is not None:
                     pis.append(pi)
+            maps.append(x)
         embedding = self.head(torch.mean(x, (2, 3)))
-        return Outputs((Head(embedding, self.neck(embedding)),), attended, pis)
+        return Outputs((Head(embedding, self.neck(embedding)),), attended, pis, maps)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to the deployed embedding, `(N, D)`."""

@@ -18,6 +18,9 @@ from typing import Any
 from san_deploy.backends.cuda import _SIGNATURES, Cuda
 
 INVALID_VALUE, OUT_OF_MEMORY, NO_DRIVER, CAPTURE_INVALIDATED, ILLEGAL_ADDRESS = 1, 2, 35, 901, 700
+CAPTURE_UNSUPPORTED = 900
+#: These end the process's use of the GPU; no call clears them.
+STICKY = frozenset({ILLEGAL_ADDRESS})
 _NAMES = {
     1: ("cudaErrorInvalidValue", "invalid argument"),
     2: ("cudaErrorMemoryAllocation", "out of memory"),
@@ -27,6 +30,7 @@ _NAMES = {
     ),
     100: ("cudaErrorNoDevice", "no CUDA-capable device is detected"),
     700: ("cudaErrorIllegalAddress", "an illegal memory access was encountered"),
+    900: ("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
     901: ("cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"),
 }
 #: Milliseconds on the device of a copy in, a run and a copy out.
@@ -61,22 +65,31 @@ class FakeCudart:
     Args:
         seed: of the moments at which work is done; None does it as late as can be.
         devices: compute capabilities of the GPUs.
+        names: of the GPUs; empty calls them `Fake GPU 0`, ...
         driver: CUDA version of the driver, 0 for none.
 
     Attributes:
         log: names of the functions that were called, in order.
         fail: function -> (calls that still succeed, the status after them).
         free: bytes of memory on the device.
+        lost: the error that every call in this process gives from now on; 0 for none.
     """
 
     def __init__(
-        self, *, seed: int | None = None, devices: tuple[str, ...] = ("sm86",), driver: int = 13000
+        self,
+        *,
+        seed: int | None = None,
+        devices: tuple[str, ...] = ("sm86",),
+        names: tuple[str, ...] = (),
+        driver: int = 13000,
     ) -> None:
         self.log: list[str] = []
         self.fail: dict[str, tuple[int, int]] = {}
         self.free = 1 << 40
+        self.lost = 0
         self._random = None if seed is None else random.Random(seed)
         self._devices = devices
+        self._names = names or tuple(f"Fake GPU {index}" for index in range(len(devices)))
         self._driver = driver
         self._lock = threading.RLock()
         self._thread = threading.local()
@@ -126,8 +139,17 @@ class FakeCudart:
         return self.streams[handle].recording is not None
 
     def spoil(self, handle: int) -> None:
-        """Something was done that cannot be recorded."""
+        """Something was done that cannot be recorded: the recording is lost, and the error stays."""
         self.streams[handle].broken = True
+        self._failed(CAPTURE_UNSUPPORTED)
+
+    def last_error(self) -> int:
+        """What `cudaPeekAtLastError` would say in this thread."""
+        return self.lost or getattr(self._thread, "error", 0)
+
+    def current(self) -> int:
+        """Index of the GPU that is current in this thread."""
+        return self._current()
 
     def now(self) -> float:
         """Milliseconds that this thread has waited for the device."""
@@ -138,15 +160,30 @@ class FakeCudart:
     def _function(self, name: str) -> Callable[..., Any]:
         def function(*arguments: Any) -> Any:
             with self._lock:
-                if not name.startswith("cudaGetError"):
-                    self.log.append(name)
-                    left, status = self.fail.get(name, (1, 0))
-                    if status and left <= 0:
-                        return status
-                    self.fail[name] = (left - 1, status)
-                return getattr(self, f"_{name}")(*arguments)
+                if name.startswith("cudaGetError"):
+                    return getattr(self, f"_{name}")(*arguments)
+                self.log.append(name)
+                if name == "cudaGetLastError":
+                    return self._cudaGetLastError()
+                left, status = self.fail.get(name, (1, 0))
+                if status and left <= 0:
+                    return self._failed(status)
+                self.fail[name] = (left - 1, status)
+                return self._failed(getattr(self, f"_{name}")(*arguments))
 
         return function
+
+    def _failed(self, status: int) -> int:
+        """A failure stays the thread's last error until somebody asks for it; a lost context stays for ever."""
+        if status:
+            self._thread.error = status
+        if status in STICKY:
+            self.lost = status
+        return status
+
+    def _cudaGetLastError(self) -> int:
+        status, self._thread.error = self.last_error(), 0
+        return status
 
     def _current(self) -> int:
         return getattr(self._thread, "device", 0)
@@ -202,7 +239,7 @@ class FakeCudart:
         return 0
 
     def _cudaGetDeviceProperties(self, out: Any, index: int) -> int:
-        name = f"Fake GPU {index}".encode()
+        name = self._names[index].encode()
         # As in every version: the name first, then what differs.
         ctypes.memset(out, 0xAB, 1100)
         ctypes.memmove(out, name + b"\0", len(name) + 1)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from safetensors.torch import save_file  # noqa: E402
+from san_export.importing.weights import import_file, read_weights  # noqa: E402
+from san_train.checkpoint import load_checkpoint  # noqa: E402
+
+from san_deploy.backends.onnxruntime import OnnxRuntime  # noqa: E402
+from san_deploy.errors import SanError, UsageError  # noqa: E402
+from san_deploy.preprocess import MEAN_RGB, STD_RGB  # noqa: E402
+from tests.san_train.models.test_osnet import as_theirs, made  # noqa: E402
+
+from .made import crops  # noqa: E402
+
+
+def wanted_rows(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    """As the owners of the weights embed: RGB, 0..1, ImageNet's statistics, then cosine."""
+    x = (images[:, :, :, ::-1].astype(np.float64) / 255 - MEAN_RGB) / STD_RGB
+    with torch.no_grad():
+        rows = network(torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))).numpy()
+    found: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return found
+
+
+@pytest.mark.parametrize("form", ["pth", "tar", "safetensors", "folder"])
+def test_weights_to_an_artefact(tmp_path: Path, form: str) -> None:
+    network = made()
+    state = as_theirs(network)
+    size: tuple[int, int] | None = (64, 32)
+    if form == "folder":
+        path = tmp_path / "reid"
+        path.mkdir()
+        save_file({name: value.contiguous() for name, value in state.items()}, path / "weights.safetensors")
+        told = {
+            "architecture": "osnet_x0_25",
+            "preprocessing": {"input_size": [64, 32], "interpolation": "bicubic"},
+        }
+        (path / "reid_config.json").write_text(json.dumps(told))
+        size = None
+    elif form == "safetensors":
+        path = tmp_path / "a.safetensors"
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    else:
+        path = tmp_path / f"a.{form}"
+        torch.save(
+            state if form == "pth" else {"state_dict": state, "epoch": 3, "rank1": np.float64(0.9)}, path
+        )
+    out = tmp_path / "mine.onnx"
+    artefact = import_file(path, out, arch="" if form == "folder" else "osnet", size_hw=size)
+    assert artefact.arch == "osnet-x0.25" and artefact.mask == "none" and artefact.size_hw == (64, 32)
+    assert artefact.resize == (
+        "pillow-bicubic-antialias" if form == "folder" else "pillow-bilinear-antialias"
+    )
+    images = crops(6, (64, 32))
+    assert np.abs(OnnxRuntime(out)(images) - wanted_rows(network, images)).max() < 1e-5
+
+
+def test_weights_to_a_checkpoint(tmp_path: Path) -> None:
+    network = made("ain")
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    out = tmp_path / "mine.safetensors"
+    import_file(tmp_path / "a.pth", out, arch="osnet", size_hw=(64, 32))
+    loaded, info = load_checkpoint(out)
+    assert info.resize == "pillow-bilinear-antialias" and info.data == ["imported from a.pth"]
+    x = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network(x))  # type: ignore[operator]
+    assert (tmp_path / "mine.json").is_file()
+
+
+class _Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("a pickle ran",))
+
+
+def test_nothing_in_a_file_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": _Code()}, tmp_path / "a.pth")
+    with pytest.raises(SanError, match="not a checkpoint of PyTorch that holds weights alone"):
+        read_weights(tmp_path / "a.pth")
+    assert "a pickle ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "message"),
+    [
+        ("", None, "names no architecture. Give --arch, one of osnet, ha-cnn"),
+        ("resnet", None, "--arch resnet has no form"),
+        ("ha-cnn", None, "no weights of torchreid's HA-CNN"),
+        ("ha-cnn", (64, 32), "takes 160x64 alone"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, arch: str, size: tuple[int, int] | None, message: str) -> None:
+    torch.save(made().state_dict(), tmp_path / "a.pth")
+    with pytest.raises((SanError, UsageError), match=message):
+        import_file(tmp_path / "a.pth", tmp_path / "b.onnx", arch=arch, size_hw=size)
+    assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("{", "reid_config.json cannot be read"),
+        ('{"architecture": "osnet_x1_0", "preprocessing": {"resize_mode": "letterbox"}}', "letterboxed"),
+        (
+            '{"architecture": "osnet_x1_0", "preprocessing": {"interpolation": "nearest"}}',
+            "the resize 'nearest'",
+        ),
+        ("{}", "cannot be read. 'architecture'"),
+    ],
+)
+def test_bad_folders(tmp_path: Path, told: str, message: str) -> None:
+    (tmp_path / "reid_config.json").write_text(told)
+    with pytest.raises(SanError, match=message):
+        read_weights(tmp_path)

@@ -1,0 +1,117 @@
+"""What a student is told, and that it learns it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("tensorboard")
+
+import torch
+from san_train.data import gather
+from san_train.distill.lesson import Lesson, neighbours, targets
+from san_train.distill.settings import DistillSettings, ViewSettings
+from san_train.distill.teacher import open_teacher
+from san_train.distill.views import TaughtViews, make_views, open_views
+from san_train.recipe import Recipe, from_dict, resolve
+from san_train.trainer import Machine, Training
+
+from san_deploy.datasets import read_dataset
+from san_deploy.errors import UsageError
+
+SMALL = [
+    "settings.width=0.125", "settings.embedding_dim=8", "settings.size_hw=[64, 32]", "epochs=2", "steps=2",
+    "distill.batch=6", "sharpen_epochs=2", "warmup=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lesson_data(crop_folder: Path, toy_teacher: Path, tmp_path_factory: pytest.TempPathFactory):
+    data = gather([read_dataset(crop_folder)], validation_people=0, seed=0)
+    folder = tmp_path_factory.mktemp("lesson") / "views"
+    make_views(
+        data.crops, data.domain, [open_teacher(toy_teacher)], folder, settings=ViewSettings(each=3), seed=0
+    )
+    return data, open_views(folder, data.crops)
+
+
+def test_a_camera_adds_nothing_to_a_centred_target(lesson_data) -> None:
+    data, views = lesson_data
+    camera = np.array([data.crops[crop].camera for crop in views.crop])
+    wanted = targets(views, camera, 8)
+    assert wanted.shape == (len(views), 8) and np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-4)
+    plain = targets(views, np.zeros(len(views)).astype(str), 8)
+
+    def gap(rows: np.ndarray) -> float:
+        first = [rows[views.first & (camera == name)].mean(0) for name in ("cam1", "cam2")]
+        return float(np.linalg.norm(first[0] - first[1]))
+
+    assert gap(wanted) < 0.5 * gap(plain)
+
+
+def test_terms_vanish_for_a_student_that_answers_as_the_teacher(lesson_data) -> None:
+    from san_train.models.outputs import Head, Outputs
+
+    data, views = lesson_data
+    lesson = Lesson(views, data.crops, data.domain, DistillSettings(maps=0), channels=(), embedding_dim=8)
+    batch = [0, 5, 9, 12]
+    perfect = torch.from_numpy(lesson.target[batch])
+    terms = lesson.terms(Outputs((Head(perfect, perfect * 3),), [], []), batch)
+    assert set(terms) == {"row", "similarity", "neighbours"}
+    assert all(abs(float(value)) < 1e-5 for value in terms.values())
+    other = torch.randn(4, 8, requires_grad=True)
+    total = sum(lesson.terms(Outputs((Head(other, other),), [], []), batch).values())
+    total.backward()
+    assert float(total) > 0.5 and torch.isfinite(other.grad).all()
+    assert float(neighbours(perfect @ perfect.T, perfect @ perfect.T)) == pytest.approx(0, abs=1e-6)
+
+
+def test_batches_take_their_share_of_each_data_set(lesson_data) -> None:
+    data, views = lesson_data
+    domain = [crop.person % 2 for crop in data.crops]
+    settings = DistillSettings(share=(1.0, 0.0), batch=5)
+    lesson = Lesson(views, data.crops, domain, settings, channels=(), embedding_dim=8)
+    plan = lesson.plan(0, 3, seed=0)
+    assert plan == lesson.plan(0, 3, seed=0) != lesson.plan(1, 3, seed=0)
+    assert all(domain[views.crop[number]] == 0 for batch in plan for number in batch)
+
+
+def run(data, views: TaughtViews, out: Path, *more: str) -> Training:
+    recipe = resolve("distill", [*SMALL, *more])
+    return Training(recipe, data, out, Machine(torch.device("cpu")), views=views, say=lambda line: None)
+
+
+def test_training_learns_the_answers_and_resumes_bit_for_bit(lesson_data, tmp_path: Path) -> None:
+    data, views = lesson_data
+    whole = run(data, views, tmp_path / "whole", "epochs=4", "steps=12", "lr=3e-3", "distill.batch=12")
+    whole.run()
+    log = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert {"row", "similarity", "neighbours", "maps", "indecision", "rank1"} <= set(log[-1])
+    assert log[-1]["row"] < log[0]["row"]
+
+    run(data, views, tmp_path / "cut", "epochs=4", "steps=12", "lr=3e-3", "distill.batch=12").run(until=2)
+    again = run(data, views, tmp_path / "cut", "epochs=4", "steps=12", "lr=3e-3", "distill.batch=12")
+    again.resume()
+    again.run()
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not any("lesson" in name for name in whole.model.state_dict())
+
+
+def test_recipes_of_a_teacher() -> None:
+    recipe = resolve("distill", ["distill.row=1", "views.each=3", "augmentation.kernels=0.2"])
+    assert from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    old = {
+        key: value
+        for key, value in Recipe().as_dict().items()
+        if key not in ("distill", "views", "distilled")
+    }
+    assert from_dict(old) == Recipe()
+    for wrong in ("distill.row=-1", "views.flip=3", "identity_weight=1", "distill=1", "views.none=1"):
+        with pytest.raises(UsageError):
+            resolve("distill", [wrong])

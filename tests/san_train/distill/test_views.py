@@ -1,0 +1,111 @@
+"""Views: what they are made of, and who is left out of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from san_train.distill.settings import DistillSettings, ViewSettings, check
+from san_train.distill.teacher import open_teacher
+from san_train.distill.unlabelled import unlabelled
+from san_train.distill.views import composite, is_views, make_views, open_views, other_garments
+
+from san_deploy.datasets import Crop, read_dataset
+from san_deploy.errors import SanError
+from san_deploy.images import read_image
+
+SETTINGS = ViewSettings(each=4, composite=0.6)
+
+
+@pytest.fixture(scope="module")
+def crops(crop_folder: Path) -> list[Crop]:
+    return [crop for part in read_dataset(crop_folder).splits.values() for crop in part]
+
+
+@pytest.fixture(scope="module")
+def folder(crops: list[Crop], toy_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("views") / "views"
+    make_views(crops, [0] * len(crops), [open_teacher(toy_teacher)] * 2, out, settings=SETTINGS, seed=3)
+    return out
+
+
+def test_views_keep_what_the_teacher_said_of_them(folder: Path, crops: list[Crop], toy_teacher: Path) -> None:
+    views = open_views(folder, crops)
+    assert is_views(folder) and len(views) == 4 * len(crops) and views.told == "toy.onnx, toy.onnx"
+    assert views.first.sum() == len(crops) and views.pure[views.first].all() and not views.pure.all()
+    number = int(np.flatnonzero(~views.first)[5])
+    said = open_teacher(toy_teacher)([np.array(views.image(number))])
+    row = said.rows[0] / np.linalg.norm(said.rows[0])
+    assert np.allclose(views.rows[0][number], row, atol=1e-5)
+    assert np.allclose(views.maps[0][views.index[number]], said.maps[0][0], atol=0.05)
+    plain = int(np.flatnonzero(views.first)[0])
+    original = read_image(crops[views.crop[plain]].path)
+    image = views.image(plain)
+    assert np.array_equal(image, original) or np.array_equal(image, original[:, ::-1])
+
+
+def test_no_crop_of_a_person_who_is_held_out_is_in_any_view(folder: Path, crops: list[Crop]) -> None:
+    trained = [crop for crop in crops if crop.person <= 3]
+    views = open_views(folder, trained)
+    with np.load(folder / "views.npz") as stored:
+        sources = stored["source"][[*stored["crop"][views.index], *stored["other"][views.index]]]
+    assert set(sources.tolist()) <= {str(crop.path.resolve()) for crop in trained}
+    assert 0 < len(views) < 4 * len(trained)
+    with pytest.raises(SanError, match="no view of these crops"):
+        open_views(folder, [Crop(Path("elsewhere.png"), 1, "cam1", "t001")])
+
+
+def test_composites_are_of_two_people_before_one_camera(folder: Path, crops: list[Crop]) -> None:
+    with np.load(folder / "views.npz") as stored:
+        pairs = [(crops[a], crops[b]) for a, b in zip(stored["crop"], stored["other"], strict=True) if a != b]
+    assert pairs and all(a.camera == b.camera and a.person != b.person for a, b in pairs)
+
+
+def test_the_same_seed_gives_the_same_views(crops: list[Crop], toy_teacher: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_views(
+            crops[:4], [0] * 4, [open_teacher(toy_teacher)], tmp_path / name, settings=SETTINGS, seed=1
+        )
+    assert (tmp_path / "one/pixels.bin").read_bytes() == (tmp_path / "two/pixels.bin").read_bytes()
+
+
+def test_damaged_views_are_refused(tmp_path: Path, crops: list[Crop]) -> None:
+    assert not is_views(tmp_path)
+    with pytest.raises(SanError, match="--teacher"):
+        open_views(tmp_path, crops)
+
+
+def test_halves_and_garments() -> None:
+    rng = np.random.default_rng(0)
+    white, black = np.full((100, 40, 3), 250, np.uint8), np.zeros((80, 30, 3), np.uint8)
+    mixed = composite(white, black, rng)
+    assert mixed.shape == white.shape and mixed[:35].min() == 250 and mixed[65:].max() == 0
+    person = np.full((100, 40, 3), (40, 60, 200), np.uint8)
+    changed = [other_garments(person, np.random.default_rng(seed)) for seed in range(6)]
+    assert any(np.abs(image.astype(int) - person)[30:90].max() > 30 for image in changed)
+    assert all(np.abs(image.astype(int) - person)[:8].max() <= 4 for image in changed)
+
+
+def test_crops_that_nobody_named(tmp_path: Path, crop_folder: Path) -> None:
+    for part in ("cam1", "cam2"):
+        (tmp_path / part).symlink_to(crop_folder / part)
+    dataset = unlabelled(tmp_path)
+    found = dataset.splits["train"]
+    assert {crop.camera for crop in found} == {"cam1", "cam2"}
+    assert len({crop.person for crop in found}) == 12 and min(crop.person for crop in found) == 1
+    with pytest.raises(SanError, match="does not exist"):
+        unlabelled(tmp_path / "none")
+
+
+def test_settings_out_of_their_range() -> None:
+    for views in (ViewSettings(each=0), ViewSettings(area=(0.9, 0.5)), ViewSettings(flip=2)):
+        with pytest.raises(ValueError, match="views"):
+            check(views, DistillSettings())
+    for lesson in (DistillSettings(row=-1), DistillSettings(0, 0, 0, 0), DistillSettings(share=(0.0,))):
+        with pytest.raises(ValueError, match="distill"):
+            check(ViewSettings(), lesson)

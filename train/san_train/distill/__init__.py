@@ -1,0 +1,1 @@
+"""Learning from another network's answers: `san train DATA --teacher FILE`."""

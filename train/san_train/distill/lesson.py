@@ -1,0 +1,211 @@
+"""What a student is told of each view, and the terms of the loss that say how far it is from that.
+
+The target is the teachers' row less the mean of its camera: what a camera adds to everybody is no trait of anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_deploy.datasets import Crop
+from san_deploy.errors import SanError
+
+from ..augment import Augmentation, augment
+from ..models import Outputs
+from .settings import DistillSettings
+from .views import TaughtViews
+
+_AHEAD = 3
+#: TaughtViews that the scale of the maps is taken from.
+_SAMPLE = 1500
+#: Which of a student's stages, from the first, learns which of the teacher's maps, the last map first.
+_STAGES = ((3, 0), (2, 0), (1, 1), (0, 2))
+
+
+class Lesson(nn.Module):
+    """Targets of views, and the layers between a student's maps and the teacher's.
+
+    Args:
+        views: of the training crops alone.
+        crops: those.
+        domain: `(N,)` the data set that each crop is from.
+        settings: see `DistillSettings`.
+        channels: of the student's stages, in order; empty for a network that shows no maps.
+        embedding_dim: of the student.
+    """
+
+    def __init__(
+        self,
+        views: TaughtViews,
+        crops: Sequence[Crop],
+        domain: Sequence[int],
+        settings: DistillSettings,
+        *,
+        channels: Sequence[int],
+        embedding_dim: int,
+    ) -> None:
+        super().__init__()
+        self.views, self.settings = views, settings
+        where = np.array([domain[crop] for crop in views.crop], np.int64)
+        groups = np.array([f"{domain[crop]}/{crops[crop].camera}" for crop in views.crop])
+        self.target = targets(views, groups if settings.centre else where.astype(str), embedding_dim)
+        self._pools = [np.flatnonzero(where == number) for number in range(max(domain) + 1)]
+        if settings.share and len(settings.share) != len(self._pools):
+            raise SanError(f"distill.share has {len(settings.share)} parts for {len(self._pools)} data sets")
+        share = np.array(settings.share or [len(pool) for pool in self._pools], np.float64)
+        self._share = share * [len(pool) > 0 for pool in self._pools]
+        self._share /= self._share.sum()
+        self._pairs = [
+            (stage, level) for stage, level in _STAGES if stage < len(channels) and level < len(views.maps)
+        ]
+        if not settings.maps:
+            self._pairs = []
+        self.adapters = nn.ModuleDict(
+            {
+                f"stage{stage + 1}": nn.Conv2d(channels[stage], views.maps[level].shape[1], 1)
+                for stage, level in self._pairs
+            }
+        )
+        for adapter in self.adapters.values():
+            # From nothing: they are learned before they teach, so that a network that was there is not shaken.
+            nn.init.zeros_(adapter.weight)
+            nn.init.zeros_(adapter.bias)
+        chosen = np.sort(np.random.default_rng(0).permutation(views.index)[:_SAMPLE])
+        self._scale: list[tuple[np.ndarray, float]] = []
+        for level in range(len(views.maps)):
+            sample = np.asarray(views.maps[level][chosen], np.float32)
+            self._scale.append((sample.mean((0, 2, 3), keepdims=True)[0], float(sample.std()) or 1.0))
+
+    def steps(self) -> int:
+        """Batches after which as many views were drawn as there are."""
+        return max(1, len(self.views) // self.settings.batch)
+
+    def plan(self, epoch: int, steps: int, seed: int) -> list[list[int]]:
+        """`steps` batches of numbers of views for one epoch, derived from (seed, epoch)."""
+        rng = np.random.default_rng([seed, epoch, 11])
+        batches = []
+        for _ in range(steps):
+            counts = rng.multinomial(self.settings.batch, self._share)
+            picked = [
+                rng.choice(pool, count, replace=count > len(pool))
+                for pool, count in zip(self._pools, counts, strict=True)
+                if count
+            ]
+            batches.append(rng.permutation(np.concatenate(picked)).tolist())
+        return batches
+
+    def batches(
+        self,
+        plan: Sequence[Sequence[int]],
+        *,
+        size_hw: tuple[int, int],
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int,
+        workers: int = 2,
+    ) -> Iterator[np.ndarray]:
+        """Augmented views, `(B, H, W, 3)` uint8 BGR, as `data.batches` gives crops."""
+
+        def view(step: int, place: int, number: int) -> np.ndarray:
+            rng = np.random.default_rng([seed, epoch, step, place, 12])
+            return augment(self.views.image(number), size_hw, augmentation, rng)
+
+        yield from _in_order(plan, view, workers)
+
+    def terms(self, out: Outputs, batch: Sequence[int]) -> dict[str, Tensor]:
+        """The weighted terms of the loss for one batch, each a scalar with a gradient."""
+        settings = self.settings
+        heads = [F.normalize(head.identity.float(), dim=1) for head in out.heads]
+        row = torch.cat(heads, 1) / len(heads) ** 0.5
+        wanted = torch.from_numpy(self.target[list(batch)]).to(row.device)
+        terms: dict[str, Tensor] = {}
+        if settings.row:
+            terms["row"] = settings.row * (1 - (row * wanted).sum(1)).mean()
+        mine, theirs = row @ row.T, wanted @ wanted.T
+        if settings.similarity:
+            terms["similarity"] = settings.similarity * (mine - theirs).square().mean()
+        if settings.neighbours and len(batch) > 1:
+            terms["neighbours"] = settings.neighbours * neighbours(mine, theirs)
+        if self._pairs:
+            terms["maps"] = settings.maps * self._maps(out.maps, batch)
+        return terms
+
+    def _maps(self, maps: Sequence[Tensor], batch: Sequence[int]) -> Tensor:
+        places = self.views.index[list(batch)]
+        losses = []
+        for stage, level in self._pairs:
+            mean, deviation = self._scale[level]
+            stored = (np.asarray(self.views.maps[level][places], np.float32) - mean) / np.float32(deviation)
+            wanted = torch.from_numpy(stored).to(maps[stage].device)
+            given = self.adapters[f"stage{stage + 1}"](maps[stage].float())
+            size = min(given.shape[2], wanted.shape[2]), min(given.shape[3], wanted.shape[3])
+            given, wanted = F.adaptive_avg_pool2d(given, size), F.adaptive_avg_pool2d(wanted, size)
+            losses.append(F.mse_loss(given, wanted) / wanted.var().clamp_min(0.02))
+        return torch.stack(losses).mean()
+
+
+def targets(views: TaughtViews, groups: np.ndarray, dim: int) -> np.ndarray:
+    """What a student's unit rows are to be: the teachers' rows, centred and turned into `dim` numbers.
+
+    Each teacher's unit rows lose the mean of their group (a camera), taken over crops as they are; teachers count
+    alike; the main axes of all views are kept. Means and axes are of these views alone, which hold nobody who is
+    held out.
+
+    Args:
+        views: of the training crops.
+        groups: `(N,)` what is centred together.
+        dim: of the result.
+
+    Returns:
+        `(N, dim)` float32 unit rows.
+    """
+    parts = []
+    for rows in views.rows:
+        centred = np.zeros_like(rows)
+        for group in np.unique(groups):
+            mine = groups == group
+            # Composites and other garments are drawn evenly over people; still, the camera is what it is.
+            plain = mine & views.first
+            centred[mine] = rows[mine] - rows[plain if plain.any() else mine].mean(0)
+        parts.append(centred / max(float(np.sqrt(np.square(centred).sum(1).mean())), 1e-12))
+    rows = np.concatenate(parts, 1)
+    _, axes = np.linalg.eigh(rows.T.astype(np.float64) @ rows)
+    kept = (rows @ axes[:, ::-1][:, :dim]).astype(np.float32)
+    if kept.shape[1] < dim:
+        kept = np.pad(kept, ((0, 0), (0, dim - kept.shape[1])))
+    return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-6)
+
+
+def neighbours(mine: Tensor, theirs: Tensor, temperature: float = 0.1) -> Tensor:
+    """Divergence of two `(N, N)` tables of cosines as distributions over the others of the batch, a scalar >= 0."""
+    itself = torch.eye(len(mine), dtype=torch.bool, device=mine.device)
+    student = F.log_softmax((mine / temperature).masked_fill(itself, -1e4), 1)
+    teacher = F.softmax((theirs / temperature).masked_fill(itself, -1e4), 1)
+    return F.kl_div(student, teacher, reduction="batchmean")
+
+
+def _in_order(
+    plan: Sequence[Sequence[int]], view: Callable[[int, int, int], np.ndarray], workers: int
+) -> Iterator[np.ndarray]:
+    """Batches in the order of `plan`, a few drawn ahead, whatever the threads' timing."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="views") as pool:
+        waiting: list[list[Future[np.ndarray]]] = []
+        following = enumerate(plan)
+        try:
+            for _ in range(len(plan)):
+                while len(waiting) < _AHEAD:
+                    step, batch = next(following, (0, None))
+                    if batch is None:
+                        break
+                    waiting.append([pool.submit(view, step, place, n) for place, n in enumerate(batch)])
+                yield np.stack([future.result() for future in waiting.pop(0)])
+        finally:
+            for futures in waiting:
+                for future in futures:
+                    future.cancel()

@@ -1,0 +1,77 @@
+"""Weights of OSNet as torchreid and Roboflow's `reid` keep them, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from san_deploy.errors import SanError
+
+from .osnet import OmniScaleNetwork, OsNetSettings
+
+#: What may stand in front of every name: torch.nn.DataParallel's, and those of wrappers around a backbone.
+_PREFIXES = ("module.", "model.", "encoder.", "backbone.")
+#: torchreid's `osnet` calls the streams a to d, and puts what shrinks the map behind the blocks.
+_RENAMED = (
+    (re.compile(r"\.conv2a\."), ".conv2.0.layers.0."),
+    (re.compile(r"\.conv2b\.(\d)\."), r".conv2.1.layers.\1."),
+    (re.compile(r"\.conv2c\.(\d)\."), r".conv2.2.layers.\1."),
+    (re.compile(r"\.conv2d\.(\d)\."), r".conv2.3.layers.\1."),
+    (re.compile(r"^conv([23])\.2\.0\."), r"pool\1.0."),
+)
+
+
+def our_name(name: str) -> str:
+    """Our name of one of their tensors; the same name where it is none."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if name.startswith(prefix):
+                name, stripped = name[len(prefix) :], True
+    for pattern, ours in _RENAMED:
+        name = pattern.sub(ours, name)
+    return name
+
+
+def load_osnet(state: Mapping[str, Tensor], size_hw: tuple[int, int] = (256, 128)) -> OmniScaleNetwork:
+    """The network that their weights make, on the CPU, in evaluation mode. Variant and width follow from the tensors.
+
+    Args:
+        state: a state dict; classifiers are left out.
+        size_hw: of the input, which the weights do not say.
+
+    Raises:
+        SanError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
+    """
+    given = {our_name(name): tensor for name, tensor in state.items()}
+    given = {name: tensor for name, tensor in given.items() if not name.startswith("classifier.")}
+    wrong = "these are no weights of OSNet"
+    if "conv1.conv.weight" not in given or "fc.0.weight" not in given:
+        raise SanError(wrong, why="conv1.conv.weight or fc.0.weight is missing")
+    instance = "conv1.bn.running_mean" not in given
+    inside = instance and "conv2.0.conv3.bn.weight" not in given
+    settings = OsNetSettings(
+        size_hw=size_hw,
+        width=given["conv1.conv.weight"].shape[0] / 64,
+        variant="ain" if inside else "ibn" if instance else "plain",
+        head_dim=given["fc.0.weight"].shape[0],
+    )
+    network = OmniScaleNetwork(settings)
+    expected = network.state_dict()
+    # Evaluation does not read the counters, and old files have none.
+    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
+    bad = sorted((set(expected) ^ set(given)) - (counters - set(given)))
+    bad += sorted(name for name in set(expected) & set(given) if expected[name].shape != given[name].shape)
+    if bad:
+        raise SanError(
+            wrong, why=f"{len(bad)} tensors are missing, unknown or of another shape, the first is {bad[0]}"
+        )
+    broken = [name for name in given if not torch.isfinite(given[name]).all()]
+    if broken:
+        raise SanError("OSNet's weights hold NaN or infinity", why=f"in {broken[0]}")
+    network.load_state_dict({**expected, **given})
+    return network.eval()
