@@ -30,7 +30,7 @@ from ..precision.fp16 import to_fp16
 if TYPE_CHECKING:
     from san_train.models import Network
 
-    from .outputs import Outputs
+    from .outputs import GivenRows
     from .sample import Resize
     from .stages.probes import MaskProbe
 
@@ -71,7 +71,7 @@ class ParityModel:
     calls: int = 1
     model: onnx.ModelProto | None = None
     as_it_is: Rows | None = None
-    outputs: Outputs | None = None
+    outputs: GivenRows | None = None
     resize: Resize | None = None
     notes: tuple[str, ...] = ()
 
@@ -275,7 +275,7 @@ def open_pair(
     return ModelPair(first, second, onnx_file, tuple(notes))
 
 
-def open_outputs(reference: Path, outputs: Outputs, *, mask: str | None = None) -> ModelPair:
+def open_outputs(reference: Path, outputs: GivenRows, *, mask: str | None = None) -> ModelPair:
     """A pair whose target is the rows that another program computed; their gates are those of FP16.
 
     Args:

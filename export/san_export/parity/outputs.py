@@ -21,7 +21,7 @@ _MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
+class GivenRows:
     """Rows that another program computed.
 
     Attributes:
@@ -45,7 +45,7 @@ class Outputs:
         return self.rows[[self.place[name] for name in names]]
 
 
-def read_outputs(path: Path, folder: Path) -> Outputs:
+def read_outputs(path: Path, folder: Path) -> GivenRows:
     """Read an .npy of `(N, D)` rows, in the sorted order of the crops' paths, or an .npz.
 
     An .npz has `embedding` (N, D) and `path` (N,), each below the folder, as `san embed` writes it; or one array, as
@@ -74,7 +74,7 @@ def read_outputs(path: Path, folder: Path) -> Outputs:
             )
     if len(names) != len(rows) or len(set(names)) != len(names):
         raise SanError(f"{path} does not have one path for each of its {len(rows)} rows")
-    return Outputs(path, rows.astype(np.float32), {name: row for row, name in enumerate(names)})
+    return GivenRows(path, rows.astype(np.float32), {name: row for row, name in enumerate(names)})
 
 
 def _read(path: Path) -> tuple[np.ndarray, list[str] | None]:

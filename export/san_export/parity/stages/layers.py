@@ -105,7 +105,7 @@ def pair_layers(
     """Pair the values of two graphs by their names, which converters keep.
 
     A name counts where the values behind it have the same names as well: exporters number their values, and another
-    mask or version shifts the numbers. Outputs pair by position.
+    mask or version shifts the numbers. GivenRows pair by position.
 
     Args:
         reference: of any precision; inputs, pixels as they come, are left out.
