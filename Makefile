@@ -40,6 +40,11 @@ types: $(DEV)/installed
 	$(DEV)/bin/mypy
 check: lint types test
 
+## The documents as a site, build/site, every link checked.
+docs: $(DEV)/installed
+	$(DEV)/bin/python $(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build -q
+
 ## Draws the training people, trains the starter model and exports it: see san_deploy/data/starter.md.
 starter: $(DEV)/installed
 	$(DEV)/bin/python tools/starter/make_starter.py --ward ../shared/ward

@@ -230,6 +230,12 @@ def _walk(
             return
         with os.scandir(root / below) as entries:
             names = sorted((_is_folder(entry), entry.name) for entry in entries if entry.name[0] != ".")
+    except FileNotFoundError as error:
+        if below == Path():
+            raise SanError(f"{root} does not exist any more") from error
+        # Removed since it was listed: reading it reports that, and the rest goes on.
+        yield below
+        return
     except OSError as error:
         # os.walk would leave the folder out without a word.
         raise SanError(f"cannot read folder {root / below}: {error.strerror or error}") from error

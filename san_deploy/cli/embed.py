@@ -112,6 +112,7 @@ def _figures(result: Embeddings) -> dict[str, Any]:
         "embedding_dim": result.embedding.shape[1],
         "unreadable": [{"path": item.path, "reason": item.reason} for item in result.unreadable],
         "lost_tracklets": result.lost_tracks,
+        "blank": result.blank,
         "seconds": round(result.seconds, 3),
         "crops_per_second": round(crops / result.seconds, 1),
     }
@@ -137,6 +138,8 @@ def _complaints(result: Embeddings) -> list[str]:
     if result.unreadable:
         crops = len(result.unreadable) + len(result.path)
         lines.append(f"{len(result.unreadable)} of {crops} crops are unreadable and were left out.")
+    if blank := words.blank(result.blank):
+        lines.append(blank)
     if lost := result.lost_tracks:
         more = ", ..." if len(lost) > _NAMED else ""
         lines.append(f"{len(lost)} tracklets have no readable crop: {', '.join(lost[:_NAMED])}{more}.")

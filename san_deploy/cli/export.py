@@ -170,7 +170,10 @@ _HEADINGS = {
     help="For later TensorRT versions, too; the engine then carries code for the host.",
 )
 @click.option(
-    "--triton", metavar="REPO", type=click.Path(path_type=Path), help="Put SOURCE into a Triton model repository."
+    "--triton",
+    metavar="REPO",
+    type=click.Path(path_type=Path),
+    help="Put SOURCE into a Triton model repository.",
 )
 @click.option("--name", default="reid", show_default=True, help="What Triton calls it.")
 @click.option(
@@ -233,7 +236,9 @@ def command(
     if triton is not None or deepstream is not None:
         changes = (output, fp16 or None, int8 or None, mask, input_form, opset, calib, engine, batch, targets)
         if any(value is not None for value in changes):
-            raise click.UsageError("--triton and --deepstream take a file as it is: export it first, then give it")
+            raise click.UsageError(
+                "--triton and --deepstream take a file as it is: export it first, then give it"
+            )
         _serve(source, triton, deepstream, name=name, kind=triton_kind, force=force)
         return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,3 +208,11 @@ def left_out(names: list[str]) -> str:
         return ""
     more = ", ..." if len(names) > _NAMED else ""
     return f"No crops, and left out ({len(names)}): {', '.join(names[:_NAMED])}{more}."
+
+
+def blank(names: Sequence[str]) -> str:
+    """Which crops have no content, in a sentence; empty for none."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"Crops of one colour all over, which match each other ({len(names)}): {', '.join(names[:_NAMED])}{more}."

@@ -77,7 +77,7 @@ def write_matches(
     text = json.dumps(told, indent=1, allow_nan=False)
     (folder / "matches.json").write_text(text + "\n", encoding="utf-8")
     with (folder / "similarity.npz").open("wb") as binary:
-        np.savez_compressed(binary, allow_pickle=False, **_arrays(matching))
+        np.savez_compressed(binary, **_arrays(matching))  # type: ignore[arg-type]
 
 
 def _write_people(path: Path, matching: Matching, people: Identities) -> None:
