@@ -54,7 +54,7 @@ def described(model: onnx.ModelProto, like: onnx.ModelProto, **changed: object) 
     known = {item.key: item.value for item in like.metadata_props}
     known |= {item.key: item.value for item in model.metadata_props}
     for key, value in changed.items():
-        known[f"san.{key}"] = value if isinstance(value, str) else json.dumps(value)
+        known[f"san.{key}"] = json.dumps(value)
     del model.metadata_props[:]
     helper.set_model_props(model, known)
     return model

@@ -107,7 +107,7 @@ def test_pixels_that_training_decodes_otherwise(
 ) -> None:
     """A resize that is not the runtime's."""
 
-    def other(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    def other(image: np.ndarray, size_hw: tuple[int, int], resize: str) -> np.ndarray:
         height, width = size_hw
         return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)) // 2
 
