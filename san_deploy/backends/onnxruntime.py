@@ -73,7 +73,7 @@ class OnnxRuntime:
     Attributes:
         artefact: what the file says of itself, with the SHA-256 of the bytes that run.
         name: `onnxruntime (CPU, 2 threads)`, `onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)`.
-        note: that an INT8 file is slow here, or that nothing vouches for the file; else empty.
+        note: a warning that an INT8 file is slow here, or that nothing vouches for the file; else empty.
         integrity: what vouches for its bytes.
 
     Raises:
@@ -130,7 +130,7 @@ class OnnxRuntime:
             crops: `(N, H, W, 3)` uint8 BGR, N >= 1; H and W as in `artefact.size_hw`.
 
         Returns:
-            `(N, D)` float32, unit rows in the order of `crops`; a new array.
+            `(N, D)` float32, norm 1, in the order of `crops`; a new array.
 
         Raises:
             SanError: other crops, the runtime fails, or a row is not finite or not of norm 1.
@@ -375,23 +375,23 @@ def _words(port: _Port) -> str:
 
 def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
     """As `spec.Runtime.open_model`. `auto` takes the CPU where the GPU cannot be used, and says why."""
-    path, threads = request.path, request.threads
+    path, threads, damaged = request.path, request.threads, request.accept_damaged
     if "cpu" not in spec.devices:
-        return OnnxRuntime(path, device=request.index, tensorrt=True)
+        return OnnxRuntime(path, device=request.index, tensorrt=True, accept_damaged=damaged)
     if request.device == "cpu":
-        return OnnxRuntime(path, threads=threads)
+        return OnnxRuntime(path, threads=threads, accept_damaged=damaged)
     if request.device == "cuda":
-        return OnnxRuntime(path, threads=threads, device=request.index)
+        return OnnxRuntime(path, threads=threads, device=request.index, accept_damaged=damaged)
     # A machine without a GPU hears of that, not of a package that would not help it.
     why = cuda.probe()[1] or missing_provider(CUDA)
     result: OnnxRuntime | None = None
     if not why:
         try:
-            result = OnnxRuntime(path, threads=threads, device=request.index)
+            result = OnnxRuntime(path, threads=threads, device=request.index, accept_damaged=damaged)
         except SanError as error:
             why = in_words(error)
     if result is None:
-        result = OnnxRuntime(path, threads=threads)
+        result = OnnxRuntime(path, threads=threads, accept_damaged=damaged)
     result.note = auto_note(why, result.note)
     return result
 

@@ -51,9 +51,11 @@ class OpenRequest:
     Attributes:
         path: the file, which exists and has one of the runtime's endings.
         device: `auto`, `cpu` or `cuda`; `auto` or one of the runtime's devices.
-        index: of the GPU.
-        threads: on the CPU; None lets the runtime take one per core.
-        mask: of a checkpoint; None is its own.
+        index: number of the GPU.
+        threads: number of threads on the CPU; None lets the runtime take one per core.
+        mask: mask of a checkpoint; None is its own.
+        accept_damaged: whether to open a file whose bytes are not those that were written; `note` says so. Never an
+            engine.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class OpenRequest:
     index: int = 0
     threads: int | None = None
     mask: str | None = None
+    accept_damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class Installed:
     """A runtime as it is found on this machine.
 
     Attributes:
-        name: of the backend.
+        name: name of the backend.
         version: `10.16.1.11`; empty where it is not there or does not load.
-        problem: why it does not; None where it does.
+        problem: reason why it does not load; None where it does.
     """
 
     name: str
@@ -102,10 +105,10 @@ class BackendSpec:
     """A row of the table of runtimes.
 
     Attributes:
-        name: on the command line.
-        module: with the functions of `Runtime`, relative to this package.
+        name: name on the command line.
+        module: Python module with the functions of `Runtime`, relative to this package.
         suffixes: endings of its files, lower case, the usual one first.
-        devices: where it runs them.
+        devices: places where it runs them.
         packages: whose versions bear on its figures.
         kind: what its files are, in words.
         int8_form: the form of INT8 file that is for it, as in `Calibration.form`.
