@@ -48,6 +48,7 @@ def test_a_checkpoint_and_its_export(san: San, files: Files, tmp_path: Path) -> 
     assert ElementTree.parse(paths["junit"]).getroot().get("failures") == "0"
 
 
+@pytest.mark.numeric
 def test_fp16_passes_its_gates(san: San, files: Files) -> None:
     result = san("parity", files.fp32, files.fp16, "--crops", files.crops, "--json", "-")
     told = json.loads(result.out)
