@@ -41,7 +41,7 @@ class _Batches(click.ParamType):
         return tuple(dict.fromkeys(sizes))
 
 
-@click.command("bench")
+@click.command("bench", cls=options.GroupedCommand)
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @options.model
 @options.running

@@ -32,7 +32,7 @@ class _Size(click.ParamType):
         return int(match[1]), int(match[2])
 
 
-@click.command("crops")
+@click.command("crops", cls=options.GroupedCommand)
 @click.argument("video", metavar="VIDEO", type=click.Path(path_type=Path))
 @click.option(
     "--detections",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 MARK = "demo.json"
 
 
-@click.command(short_help="Match three cameras of sample crops, write the report.")
+@click.command(
+    short_help="Match three cameras of sample crops, write the report.", cls=options.GroupedCommand
+)
 @click.option(
     "-o",
     "--output",

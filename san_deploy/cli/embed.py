@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAMED = 10
 
 
-@click.command("embed")
+@click.command("embed", cls=options.GroupedCommand)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "-o",

@@ -68,7 +68,9 @@ def _method(command: _Command) -> _Command:
     )
 
 
-@click.command("eval", short_help="Evaluate a model on a labelled data set: CMC, mAP, mINP.")
+@click.command(
+    "eval", short_help="Evaluate a model on a labelled data set: CMC, mAP, mINP.", cls=options.GroupedCommand
+)
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @options.model
 @click.option(

@@ -56,23 +56,7 @@ def _device(text: str | None) -> int | None:
     return int(match[1] or 0)
 
 
-def _groups(ctx: click.Context, formatter: click.HelpFormatter, command: click.Command) -> None:
-    """Options under headings: there are many, and most people want the first group alone."""
-    rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-        if record is None:
-            continue
-        heading = next((name for name, members in _HEADINGS.items() if param.name in members), "Options")
-        rows[heading].append(record)
-    for heading, records in rows.items():
-        if records:
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
 _HEADINGS = {
-    "Options": (),
     "Graph (of a checkpoint)": ("mask", "input_form", "opset"),
     "INT8": ("calib", "calib_count", "max_drop", "seed"),
     "Engine": (
@@ -90,12 +74,7 @@ _HEADINGS = {
 }
 
 
-class _Grouped(click.Command):
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _groups(ctx, formatter, self)
-
-
-@click.command("export", cls=_Grouped)
+@click.command("export", cls=options.GroupedCommand, sections=_HEADINGS)
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o",

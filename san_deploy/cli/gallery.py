@@ -28,7 +28,7 @@ def command() -> None:
     """Keep tracklets, to search for people and to know them again another day."""
 
 
-@command.command("add")
+@command.command("add", cls=options.GroupedCommand)
 @click.argument("cameras", nargs=-1, required=True, metavar="CAM|NAME=CAM...")
 @_GALLERY
 @click.option(
@@ -86,7 +86,7 @@ def add(*, cameras: tuple[str, ...], location: str, as_json: bool, **given: Any)
         )
 
 
-@command.command("delete")
+@command.command("delete", cls=options.GroupedCommand)
 @_GALLERY
 @click.option("--camera", required=True, help="Of which camera.")
 @click.option("--track", help="Which tracklet.  [default: all of the camera]")
@@ -96,7 +96,7 @@ def delete(*, location: str, camera: str, track: str | None, as_json: bool) -> N
     _change(location, lambda gallery: gallery.delete(camera, track), "Deleted", as_json)
 
 
-@command.command("expire")
+@command.command("expire", cls=options.GroupedCommand)
 @_GALLERY
 @click.option("--older-than", "age", metavar="30d|12h", required=True, help="Days, hours or minutes.")
 @options.as_json
@@ -113,7 +113,7 @@ def expire(*, location: str, age: str, as_json: bool) -> None:
     _change(location, lambda gallery: gallery.expire(time.time() - seconds), "Expired", as_json)
 
 
-@command.command("compact")
+@command.command("compact", cls=options.GroupedCommand)
 @_GALLERY
 @click.option(
     "--index", type=click.Choice(["hnsw", "none"]), help="PostgreSQL: search approximately, or exactly."
@@ -136,7 +136,7 @@ def compact(*, location: str, index: str | None, as_json: bool) -> None:
     _change(location, work, "Removed", as_json)
 
 
-@command.command("info")
+@command.command("info", cls=options.GroupedCommand)
 @_GALLERY
 @click.option("--events", is_flag=True, help="Its audit too: what was done, and when.")
 @options.as_json
@@ -173,7 +173,7 @@ def info(*, location: str, events: bool, as_json: bool) -> None:
     click.echo(columns(rows))
 
 
-@command.command("export")
+@command.command("export", cls=options.GroupedCommand)
 @_GALLERY
 @click.option(
     "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="To write."

@@ -42,7 +42,7 @@ class _Three(click.ParamType):
         return one, two, three
 
 
-@click.command("import")
+@click.command("import", cls=options.GroupedCommand)
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option(
     "-o", "out", metavar="FILE.onnx", type=click.Path(path_type=Path), help="The artefact to write."

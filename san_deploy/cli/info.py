@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NAMED = 3
 
 
-@click.command("info")
+@click.command("info", cls=options.GroupedCommand)
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @options.as_json
 def command(*, file: Path | None, as_json: bool) -> None:
@@ -103,6 +103,10 @@ def _artefact(artefact: Artefact, known: str) -> list[words.Row]:
         rows.append(("", f"ONNX SHA-256 {artefact.engine.onnx_sha256}"))
     rows.append(("made with", _pairs(artefact.versions)))
     name = "checked"
+    if artefact.engine is not None and "engine" not in artefact.checks:
+        # A description from before plans were run has the checks of the ONNX file.
+        rows.append((name, "engine: not run where it was built; what follows is of its ONNX file"))
+        name = ""
     for line in words.checks(artefact.checks):
         rows.append((name, line))
         name = ""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..matching.sources import Source
 
 
-@click.command(short_help="Match people across cameras, write the report.")
+@click.command(short_help="Match people across cameras, write the report.", cls=options.GroupedCommand)
 @click.argument("cameras", nargs=-1, required=True, metavar="CAM1 CAM2 [CAM3 ...]")
 @click.option(
     "-o",

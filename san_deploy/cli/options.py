@@ -16,6 +16,52 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+#: Headings of options that several commands have, by the names of their parameters.
+_SECTIONS = {
+    "Model and device": ("model", "checkpoint", "mask", "backend", "device"),
+    "Reading crops": ("per_track", "batch", "workers", "strict"),
+    "Data set": (
+        "split",
+        "layout",
+        "pattern",
+        "no_camera",
+        "boxes",
+        "protocol",
+        "testset",
+        "cache",
+        "distractors",
+    ),
+    "Output": ("out", "output", "force", "as_json"),
+}
+
+
+class GroupedCommand(click.Command):
+    """A command that lists its own options first, then under headings those that several commands have.
+
+    Args:
+        sections: headings of this command's own, `{heading: names of parameters}`; they stand before the others.
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, tuple[str, ...]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = {"Options": (), **(sections or {}), **_SECTIONS}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, a section for each heading."""
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.sections}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                found = (heading for heading, names in self.sections.items() if param.name in names)
+                rows[next(found, "Options")].append(record)
+        for heading, records in rows.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
 model = click.option(
     "-m",
     "--model",

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 _STDOUT = Path("-")
 
 
-@click.command("parity", short_help="Say whether a deployed model ranks as the trained network does.")
+@click.command(
+    "parity",
+    short_help="Say whether a deployed model ranks as the trained network does.",
+    cls=options.GroupedCommand,
+)
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..gallery.search import Found
 
 
-@click.command("search")
+@click.command("search", cls=options.GroupedCommand)
 @click.argument("query", metavar="CROP|DIR", type=click.Path(path_type=Path))
 @click.option(
     "--gallery",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 UNLABELLED_FMR = 0.01
 
 
-@click.command(short_help="Choose the similarity from which two tracklets are one person.")
+@click.command(short_help="Choose the similarity from which two tracklets are one person.", cls=options.GroupedCommand)
 @click.argument("crops", nargs=-1, required=True, metavar="CROPS...")
 @options.model
 @options.running

@@ -91,9 +91,11 @@ def _recognise(root: Path, options: Options) -> tuple[str, Path]:
     if found:
         ((folder, key),) = found.items()
         return key, folder
-    layouts = "; or ".join(reader.LAYOUT for reader in readers.values())
     what = "not the layout that was asked for" if options.layout else "no layout known here"
-    raise SanError(f"{root} has {what}", do=f"expected {layouts}")
+    lines = [reader.LAYOUT for reader in readers.values()]
+    # Seven of them in one line nobody reads.
+    do = f"expected {lines[0]}" if len(lines) == 1 else "\n  ".join(["expected one of these:", *lines])
+    raise SanError(f"{root} has {what}", do=do)
 
 
 def _matching(root: Path, readers: Mapping[str, Reader]) -> dict[Path, str]:

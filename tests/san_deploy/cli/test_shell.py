@@ -1,0 +1,81 @@
+"""What a shell sees: help in sections, near names, completion, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from san_deploy.cli import COMMANDS
+from tests.conftest import Result
+
+San = Callable[..., Result]
+MAIN = "import sys; sys.argv[0] = 'san'; from san_deploy.cli import main; main()"
+
+
+def test_a_name_that_is_nearly_a_command(san: San) -> None:
+    assert "No such command 'mtch'. Did you mean 'match'?" in san("mtch", code=2).err
+    assert "Did you mean" not in san("xyzzy", code=2).err
+    assert "Did you mean '--threshold'?" in san("match", "a", "b", "--treshold", "1", code=2).err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_in_one_section(san: San, command: str) -> None:
+    """`-h` too; a command of a dozen options has headings."""
+    text = san(command, "--help").out
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)
+    assert len(options) == len(set(options))
+    assert text.count("--help") == 1
+    if len(options) > 12:
+        assert "\nOutput:\n" in text
+
+
+def test_an_unknown_layout_lists_those_that_are_known(san: San, tmp_path: Path) -> None:
+    (tmp_path / "strange").mkdir()
+    told = san("eval", tmp_path / "strange", code=1).err
+    assert "no layout known here. Expected one of these:\n  a crop folder" in told
+    assert all(len(line) < 300 for line in told.splitlines())
+
+
+def test_completion() -> None:
+    """As bash asks for it, see docs/install.md."""
+    for words, number, expected in (("san ex", 1, "export"), ("san match --thr", 2, "--threshold")):
+        asked = {"_SAN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN],
+            env=os.environ | asked,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"plain,{expected}" in done.stdout.splitlines()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C and what `docker stop` sends: a code of its own each, one line, nothing left."""
+    slow = (
+        "import time, san_deploy.cli as cli; cli.san.callback = None; "
+        "cli.san.invoke = lambda ctx: (print('ready', flush=True), time.sleep(60)); "
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow + MAIN, "info"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert told.strip() == "Stopped. Nothing half-written was left." and not list(tmp_path.iterdir())
