@@ -14,7 +14,7 @@ endif
 # -qq: one line for each step, and what fails. The demo's compiles no file that it may never run: 20 MB less.
 PIP := -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test lint types check starter clean
+.PHONY: triton-env demo test lint types check starter clean
 
 ## The edge install (no PyTorch), then the sample crops of three cameras matched.
 demo: $(EDGE)/installed
@@ -24,12 +24,26 @@ demo: $(EDGE)/installed
 test: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -n 2
 
+## A real tritonserver for one slow test: a wheel that wants NumPy below 2, so an environment of its own (0.5 GB).
+triton-env: .venv-triton/installed
+.venv-triton/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python $(PIP) 'nvidia-pytriton==0.7.0' 'numpy<2' '.[cpu]'
+	# The test runs the checkout's san_deploy, not a copy of it.
+	.venv-triton/bin/pip uninstall -qq -y san-deploy
+	touch $@
+
 ## Style and types, as CI runs them.
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
 types: $(DEV)/installed
 	$(DEV)/bin/mypy
 check: lint types test
+
+## The documents as a site, build/site, every link checked.
+docs: $(DEV)/installed
+	$(DEV)/bin/python $(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build -q
 
 ## Draws the training people, trains the starter model and exports it: see san_deploy/data/starter.md.
 starter: $(DEV)/installed
@@ -50,4 +64,4 @@ $(DEV)/installed: $(DEV)/bin/python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test demo build dist *.egg-info
+	rm -rf .venv-demo .venv-test .venv-triton demo build dist *.egg-info

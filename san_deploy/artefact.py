@@ -1,30 +1,36 @@
 """The artefact contract: what a model file says of itself. Export writes it, everything else reads it.
 
-An ONNX file carries it in `metadata_props` (keys `san.<field>`, values JSON); the same stands in
-`<file>.json` beside it, together with the file's SHA-256. A TensorRT plan is left as TensorRT wrote it, so that
-other tools read it, and has the file beside it alone. This module needs neither onnx nor torch.
+An ONNX file carries it in `metadata_props` (keys `san.<field>`, values JSON), with the hash of all the rest of the
+file (`san_deploy.integrity`); the same stands in `<file>.json` beside it, together with the file's SHA-256. A TensorRT
+plan is left as TensorRT wrote it, so that other tools read it, and has the file beside it alone. This module needs
+neither onnx nor torch.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .errors import SanError
 from .io.atomic import atomic_file
 from .io.printable import printable
 from .io.typed_json import read_record
 
+# The command line reads descriptions without it.
+if TYPE_CHECKING:
+    import numpy as np
+
 SCHEMA_VERSION = 1
 PREFIX = "san."
 INPUT_NAME = "crops"
 OUTPUT_NAME = "embedding"
+#: Key in a sidecar.
+DESCRIPTION_SHA256 = "description_sha256"
 #: The most crops that any profile allows in one run.
 MAX_BATCH = 4096
 
@@ -149,6 +155,46 @@ class Engine:
     onnx: str = ""
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What the network that was trained, or imported, gives for the sample crops that ship with the package.
+
+    Attributes:
+        count: of the sample crops, `san_deploy.data.samples.read_samples(count)`.
+        files_sha256: of those crops' files, one after another: another version may ship others.
+        crops_sha256: of their pixels, resized: `(count, H, W, 3)` uint8 BGR.
+        source: what gave the rows: `torch fp32`.
+        rows: `(count, D)` float32, little-endian, in base64.
+    """
+
+    count: int
+    files_sha256: str
+    crops_sha256: str
+    source: str
+    rows: str
+
+    @classmethod
+    def of(cls, crops: np.ndarray, rows: np.ndarray, *, files_sha256: str, source: str) -> Samples:
+        """Keep the rows `(N, D)` that `source` gave for the prepared crops `(N, H, W, 3)`."""
+        import numpy as np
+
+        encoded = base64.b64encode(np.ascontiguousarray(rows, "<f4").tobytes()).decode("ascii")
+        return cls(len(crops), files_sha256, pixels_sha256(crops), source, encoded)
+
+    def array(self) -> np.ndarray:
+        """The rows, `(count, D)` float32."""
+        import numpy as np
+
+        return np.frombuffer(base64.b64decode(self.rows), "<f4").reshape(self.count, -1)
+
+
+def pixels_sha256(crops: np.ndarray) -> str:
+    """SHA-256 of prepared crops, hexadecimal."""
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(crops, np.uint8).tobytes()).hexdigest()
+
+
 #: What a plan may be built with.
 RUNTIMES = ("tensorrt", "tensorrt-rtx")
 #: What may be asked for.
@@ -178,6 +224,9 @@ class Artefact:
         int8: what its architecture says of INT8; in files from before it was kept, nothing in particular.
         engine: of a TensorRT plan; None for ONNX.
         checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
+        space: identity of the embedding space, `space_of`: rows of files that share it may be compared. It does not
+            change with precision, engine or threshold. Files from before it was written get one when they are read.
+        samples: what to hold a runtime against on this machine; None in files from before they were kept.
         sha256: of the model file itself; empty until it is read from disk or written beside it.
     """
 
@@ -199,20 +248,29 @@ class Artefact:
     int8: Int8Rule = Int8Rule()
     engine: Engine | None = None
     checks: dict[str, Any] = field(default_factory=dict)
+    space: str = ""
+    samples: Samples | None = None
     schema_version: int = SCHEMA_VERSION
     sha256: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON. Text is what it is shown as: names of folders need not be Unicode."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        """Plain data for JSON, without the samples. Text is what it is shown as: folders' names need not be Unicode."""
+        return {key: value for key, value in self._plain().items() if key != "samples"}
+
+    def _plain(self) -> dict[str, Any]:
+        """Every field; what came later than others is left out where it is empty."""
+        values = {key: _plain(value) for key, value in asdict(self).items()}
+        return {key: value for key, value in values.items() if value or key not in ("space", "samples")}
 
     def metadata_props(self) -> dict[str, str]:
         """`{key: JSON}` for an ONNX file's metadata_props; without sha256: no file can hold its own."""
-        values = {key: value for key, value in self.as_dict().items() if key != "sha256"}
+        values = {key: value for key, value in self._plain().items() if key != "sha256"}
         return {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
     def to_input(self, crops: np.ndarray) -> np.ndarray:
         """`(N, H, W, 3)` uint8 BGR to what the graph takes; refuses another size or type with SanError."""
+        import numpy as np
+
         height, width = self.size_hw
         if crops.ndim != 4 or crops.shape[1:] != (height, width, 3) or crops.dtype != np.uint8:
             raise SanError(
@@ -265,7 +323,33 @@ def _build(values: dict[str, Any]) -> Artefact:
         raise ValueError(f"precision is '{artefact.precision}'")
     if artefact.engine is not None:
         _check_engine(artefact.engine)
-    return artefact
+    check_threshold(artefact.threshold)
+    if artefact.samples is not None:
+        rows = artefact.samples.array()
+        if not 0 < len(rows) <= MAX_BATCH or rows.shape[1] != artefact.embedding_dim:
+            raise ValueError(f"field samples holds rows of {rows.shape}")
+    if artefact.space:
+        return artefact
+    # From before it was kept: all that is known of the weights is the SHA-256 of the checkpoint's file.
+    return replace(artefact, space=space_of(artefact, f"file {artefact.checkpoint_sha256}"))
+
+
+def check_threshold(threshold: Threshold | None) -> None:
+    """Refuse a similarity that is none; ValueError."""
+    if threshold is not None and not -1.0 <= threshold.similarity <= 1.0:
+        raise ValueError(f"field threshold.similarity is {threshold.similarity:g}, not in -1..1")
+
+
+def space_of(artefact: Artefact, weights_sha256: str) -> str:
+    """The identity of an embedding space: SHA-256 of what decides where an image lands, hexadecimal.
+
+    Args:
+        artefact: its mask, size, resize and normalisation count.
+        weights_sha256: of a checkpoint's weights, `checkpoint_info.tensors_sha256`; of an imported model's file.
+    """
+    preprocessing = [list(artefact.size_hw), artefact.resize, list(artefact.mean_rgb), list(artefact.std_rgb)]
+    parts = json.dumps([weights_sha256, artefact.mask, *preprocessing])
+    return hashlib.sha256(parts.encode("utf-8")).hexdigest()
 
 
 def _check_engine(engine: Engine) -> None:
@@ -331,9 +415,16 @@ def write_sidecar(artefact: Artefact, path: Path) -> Path:
     """Write the contract beside the model file `path`, atomically; `artefact.sha256` must be set."""
     target = sidecar_path(path)
     with atomic_file(target) as temporary:
-        text = json.dumps(artefact.as_dict(), indent=2, sort_keys=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        values = artefact._plain()
+        values[DESCRIPTION_SHA256] = description_sha256(values)
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return target
+
+
+def description_sha256(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON description without its own hash, hexadecimal."""
+    kept = {key: value for key, value in values.items() if key != DESCRIPTION_SHA256}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def read_sidecar(path: Path) -> Artefact:
@@ -353,7 +444,11 @@ def read_sidecar(path: Path) -> Artefact:
                 f"{target} has artefact schema {values['schema_version']}, this is {SCHEMA_VERSION}",
                 do="export it again, or install the version of san-deploy that wrote it",
             )
-        return _build(values)
+        artefact = _build(values)
+        # Those from before have neither.
+        if "space" in values and values.get(DESCRIPTION_SHA256) != description_sha256(values):
+            raise ValueError("it is damaged, or was changed after it was written")
+        return artefact
     except FileNotFoundError as error:
         raise SanError(
             f"{path} has no description {target.name} beside it, which says what it is and where it runs",
@@ -367,25 +462,24 @@ def read_sidecar(path: Path) -> Artefact:
         ) from error
 
 
-def check_sidecar(artefact: Artefact, path: Path) -> None:
-    """Refuse a model file whose sidecar, where there is one, describes another file."""
+def read_sidecar_sha256(path: Path) -> str | None:
+    """The SHA-256 that the sidecar of `path` has of it; None where there is no sidecar.
+
+    Raises:
+        SanError: the sidecar is damaged.
+    """
     target = sidecar_path(path)
     try:
-        told = json.loads(target.read_text(encoding="utf-8"))["sha256"]
-        if not isinstance(told, str):
+        found = json.loads(target.read_text(encoding="utf-8"))["sha256"]
+        if not isinstance(found, str):
             raise ValueError("its sha256 is no text")
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SanError(
             f"{target} is not readable as the description of {path.name}", do="export the model again"
         ) from error
-    if told != artefact.sha256:
-        raise SanError(
-            f"{path} is not the file that {target.name} describes",
-            why=f"SHA-256 {artefact.sha256[:12]} here, {printable(told)[:12]} there",
-            do="fetch both again, or export the model again",
-        )
+    return printable(found)
 
 
 def sha256_file(path: Path) -> str:

@@ -59,6 +59,7 @@ class Embeddings:
         model: the model's identity, `Artefact.as_dict()`.
         unreadable: files that were left out; empty when read from a file.
         seconds: that it took, decoding included; 0 when read from a file.
+        blank: crops of one colour all over, which say nothing of anybody and are alike; empty when read from a file.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -67,6 +68,7 @@ class Embeddings:
     model: dict[str, Any]
     unreadable: list[Unreadable] = field(default_factory=list)
     seconds: float = 0.0
+    blank: list[str] = field(default_factory=list)
 
     @property
     def tracks(self) -> list[str]:
@@ -164,6 +166,7 @@ def embed_folder(
         backend.artefact.as_dict(),
         unreadable,
         time.perf_counter() - start,
+        [names[k] for k in sorted(stream.blank)],
     )
 
 
@@ -203,6 +206,14 @@ def embed_files(
     return EmbeddedFiles(embedding, kept, unreadable, time.perf_counter() - start)
 
 
+def _is_blank(crop: np.ndarray) -> bool:
+    """Whether a crop is of one colour all over."""
+    pixels = crop.reshape(-1, 3)
+    first = pixels[0]
+    # Nearly every crop is told by a pixel or two.
+    return bool((pixels[:: len(pixels) // 4 + 1] == first).all() and (pixels == first).all())
+
+
 #: The first file's number, its place in the slab (the memory of whole batches), the files, the slab.
 _Part = tuple[int, int, list[Path], np.ndarray]
 _Failure = tuple[int, UnreadableImage]
@@ -213,6 +224,7 @@ class _Stream:
 
     Attributes:
         unreadable: number of a file, and what was wrong with it, in order.
+        blank: numbers of files of one colour all over.
     """
 
     def __init__(
@@ -237,6 +249,7 @@ class _Stream:
         self._strict = strict
         self._progress = progress or (lambda count: None)
         self.unreadable: list[_Failure] = []
+        self.blank: list[int] = []
 
     def embed(self, paths: Iterator[Path]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Numbers of the readable files, and their embeddings."""
@@ -274,7 +287,9 @@ class _Stream:
         for k, path in enumerate(files):
             try:
                 if self._views is None:
-                    slab[place + k] = read_crop(path, size_hw, resize)
+                    slab[place + k] = crop = read_crop(path, size_hw, resize)
+                    if _is_blank(crop):
+                        self.blank.append(number + k)
                 else:
                     slab[(place + k) * count : (place + k + 1) * count] = self._views.read(
                         path, size_hw, resize
@@ -341,8 +356,9 @@ def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -
         "model": np.array(json.dumps(result.model, sort_keys=True)),
         "model_sha256": np.array(str(result.model["sha256"])),
     }
+    # No allow_pickle: NumPy before 2.2 would store it as an array. None of these is of objects.
     with atomic_file(path, force=force) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_embeddings(path: StrPath) -> Embeddings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
@@ -19,8 +20,27 @@ from PIL import Image, ImageOps
 from .errors import SanError
 from .io.paths import StrPath
 
-#: File name endings that are taken for crops.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+#: File name endings that are taken for crops without a look inside. Those that are not read here are among them, so
+#: that such a crop is reported and does not vanish.
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl"),
+    }
+)
+#: Files of ours that lie beside crops.
+_BESIDE = frozenset({"identities.csv", "tracks.csv"})
+#: How the formats begin, with their place in the file; for files of other names.
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff"),
+    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, b"II*\0"),
+    (0, b"MM\0*"),
+    (8, b"WEBP"),
+    (4, b"ftypheic"),
+    (4, b"ftypavif"),
+    (0, b"GIF8"),
+)
 #: Only these decoders ever see a file, so that a `.jpg` cannot start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 #: A person crop has well under a million pixels; the limit stops decompression bombs before decoding.
@@ -70,7 +90,7 @@ def decode(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uin
     Raises:
         UnreadableImage: as `read_image`.
     """
-    try:
+    with _unreadable(path, max_pixels):
         status = os.stat(path)
         # Opening a pipe or a device would wait for ever.
         if not stat.S_ISREG(status.st_mode):
@@ -78,9 +98,33 @@ def decode(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uin
         if status.st_size <= _WHOLE:
             with open(path, "rb") as file:
                 data = file.read()
-            bgr = _decode_jpeg(data, max_pixels)
-            return bgr if bgr is not None else _decode_pillow(path, BytesIO(data), max_pixels)
+            return _decode_bytes(data, path, max_pixels)
         return _decode_pillow(path, path, max_pixels)
+
+
+def read_image_bytes(
+    data: bytes, name: str = "the image", *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """`read_image` of a file's content, as a server receives it.
+
+    Args:
+        data: the content.
+        name: for messages.
+        max_pixels: as there.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    with _unreadable(name, max_pixels):
+        image = _decode_bytes(data, name, max_pixels)
+        return image if isinstance(image, np.ndarray) else np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
+
+
+@contextlib.contextmanager
+def _unreadable(path: StrPath, max_pixels: int) -> Iterator[None]:
+    """What goes wrong while an image is decoded, as one kind of error that names it."""
+    try:
+        yield
     except UnreadableImage:
         raise
     except FileNotFoundError as error:
@@ -93,6 +137,11 @@ def decode(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uin
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error) or type(error).__name__
         raise UnreadableImage(f"{path} cannot be read", why=reason) from error
+
+
+def _decode_bytes(data: bytes, path: StrPath, max_pixels: int) -> npt.NDArray[np.uint8] | Image.Image:
+    bgr = _decode_jpeg(data, max_pixels)
+    return bgr if bgr is not None else _decode_pillow(path, BytesIO(data), max_pixels)
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | None:
@@ -159,26 +208,68 @@ def list_crops(folder: StrPath, *, per_track: int | None = None) -> Iterator[Pat
         found = True
         yield crop
     if not found:
-        kinds = ", ".join(sorted(SUFFIXES))
+        kinds = "JPEG, PNG, WebP, BMP, TIFF, PPM"
         raise SanError(f"{folder} holds no image", do=f"give a folder of crops ({kinds})")
 
 
-def _walk(root: Path, below: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def left_out(folder: StrPath) -> list[str]:
+    """What `list_crops` passes over, relative to `folder`: files that are no images, and empty folders, `t9/`."""
+    skipped: list[str] = []
+    for _ in _walk(Path(folder), Path(), (), skipped):
+        pass
+    return skipped
+
+
+def _walk(
+    root: Path, below: Path, above: tuple[tuple[int, int], ...], skipped: list[str] | None = None
+) -> Iterator[Path]:
     """Files of `root / below`, then its folders. `above` are the folders on the way, against circles."""
     try:
         here = os.stat(root / below)
         if (here.st_dev, here.st_ino) in above:
             return
         with os.scandir(root / below) as entries:
-            names = sorted((entry.is_dir(), entry.name) for entry in entries if entry.name[0] != ".")
+            names = sorted((_is_folder(entry), entry.name) for entry in entries if entry.name[0] != ".")
+    except FileNotFoundError as error:
+        if below == Path():
+            raise SanError(f"{root} does not exist any more") from error
+        # Removed since it was listed: reading it reports that, and the rest goes on.
+        yield below
+        return
     except OSError as error:
         # os.walk would leave the folder out without a word.
         raise SanError(f"cannot read folder {root / below}: {error.strerror or error}") from error
+    if skipped is not None and not names and below != Path():
+        skipped.append(f"{below.as_posix()}/")
     for is_folder, name in names:
         if is_folder:
-            yield from _walk(root, below / name, (*above, (here.st_dev, here.st_ino)))
-        elif os.path.splitext(name)[1].lower() in SUFFIXES:
+            yield from _walk(root, below / name, (*above, (here.st_dev, here.st_ino)), skipped)
+        elif is_image(root / below / name):
             yield below / name
+        elif skipped is not None and name not in _BESIDE:
+            skipped.append((below / name).as_posix())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def is_image(path: StrPath) -> bool:
+    """Whether a file is taken for a crop: by the ending of its name, or where that says nothing by how it begins."""
+    name = os.fspath(path)
+    if os.path.splitext(name)[1].lower() in SUFFIXES:
+        return True
+    try:
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            return False
+        with open(name, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return any(start[place : place + len(text)] == text for place, text in _SIGNATURES)
 
 
 def track_of(crop: Path) -> str:

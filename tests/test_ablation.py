@@ -1,4 +1,4 @@
-"""The ablation: the lines of docs/ablation.md are the paper's rows, and tools/ablation.py compares like with like."""
+"""The ablation: docs/research/ablation.md has the paper's rows, and tools/ablation.py compares like with like."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from san_deploy.errors import SanError
 from tests.san_train.conftest import write_crop_folder
 
 ROOT = Path(__file__).parent.parent
-LINES = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8").splitlines()
+LINES = (ROOT / "docs/research/ablation.md").read_text(encoding="utf-8").splitlines()
 #: Folder of the run -> attention, context, weight of TV, parameters in millions (san.md: 25.74, + 10.67 for CU).
 PAPER: dict[str, tuple[tuple[int, ...], tuple[int, ...], float, float]] = {
     "baseline": ((), (), 0.0, 25.74),

@@ -20,9 +20,11 @@ from san_deploy.cli import san as group
 from san_deploy.data.samples import read_samples
 from tests.san_deploy.data.sample_folder import write_samples
 from tests.san_deploy.video.made import WRITERS, boxes_of, write_video
+from tests.san_export.importing.made import network, save
 
 ROOT = Path(__file__).parents[1]
 STARTER = ROOT / "san_deploy/data/starter.onnx"
+CHECKPOINT = ROOT / "tools/starter/starter.safetensors"
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]
@@ -44,10 +46,9 @@ NOT_RUN = {
     "python -m pytest": "is this very run",
     "docker ": "needs Docker; tests/test_package.py runs what the files say",
     "eval ": "is a line for a shell's own start-up file; tests/san_deploy/cli/test_shell.py completes a command",
-    "san train crops/ -o runs/first": LONG + "; tests/san_deploy/cli/test_train.py trains",
+    "san train ": LONG + "; tests/san_deploy/cli/test_train.py trains",
     "san bench crops/ -m first-int8-cpu.onnx ": LONG + "; tests/san_deploy/cli/test_bench.py measures",
     "DATA=": DATA,
-    "san train '$DATA' -o '$RUNS/": DATA,
     "san eval '$DATA' --checkpoint '$RUNS/": DATA,
     "san eval Market-1501-v15.09.15 ": DATA,
     "san eval cuhk03 ": DATA,
@@ -55,9 +56,11 @@ NOT_RUN = {
     "san export first-fp16.onnx": GPU,
     "san match cam1/ cam2/ -o matches -m first-fp16.engine": GPU,
     "san parity first.onnx first-fp16.engine ": GPU,
+    "san info first-fp16.engine": GPU,
+    "nvidia-smi": GPU,
 }
 #: Pages whose reader has an ONNX file of the network, under this name.
-HAS = {"docs/parity.md": "first.onnx"}
+HAS = {"docs/parity.md": "first.onnx", "docs/tensorrt.md": "first.onnx", "docs/triton.md": "starter.onnx"}
 #: What a reader of this page has typed on an earlier one.
 BEFORE = {
     "docs/parity.md": [
@@ -69,7 +72,8 @@ BEFORE = {
 
 def blocks(page: str) -> list[str]:
     """The shell blocks of a page."""
-    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^( *)```sh\n(.*?)^\1```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [block for _, block in found]
 
 
 def commands(page: str) -> list[str]:
@@ -102,13 +106,14 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for video in ("lobby", "gate"):
         write_video(folder / f"{video}.mp4", boxes_of(20))
         WRITERS["csv"](folder / f"{video}.csv", boxes_of(20))
-    network, info = load_checkpoint(ROOT / "tools/starter/starter.safetensors")
+    save(network(seed=1), folder / "theirs.onnx")
+    trained_network, info = load_checkpoint(CHECKPOINT)
     assert info.threshold is not None
     # A network trained today brings the threshold of the mask that is exported where nobody asks for another.
     info = dataclasses.replace(info, threshold=dataclasses.replace(info.threshold, mask="argmax"))
     trained = folder / "runs/first/model.safetensors"
     trained.parent.mkdir(parents=True)
-    save_checkpoint(trained, network, info)
+    save_checkpoint(trained, trained_network, info)
     return folder
 
 
@@ -119,6 +124,8 @@ def test_commands_run(page: str, ready: Path, tmp_path: Path, monkeypatch: pytes
     if page in HAS:
         shutil.copy(STARTER, folder / HAS[page])
         shutil.copy(f"{STARTER}.json", folder / f"{HAS[page]}.json")
+        # Of this very checkpoint.
+        shutil.copy(CHECKPOINT, folder / "runs/first/model.safetensors")
     monkeypatch.chdir(folder)
     for line in [*BEFORE.get(page, []), *commands(page)]:
         if why_not(line):

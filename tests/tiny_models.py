@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from san_deploy.artefact import Artefact
+from san_deploy.artefact import DESCRIPTION_SHA256, Artefact, description_sha256
+from san_deploy.integrity import stamp_onnx
 
 
 def tiny_artefact(**changes: Any) -> Artefact:
@@ -28,8 +30,21 @@ def tiny_artefact(**changes: Any) -> Artefact:
         precision="fp32",
         checkpoint_sha256="0" * 64,
         versions={},
+        space="5" * 64,
     )
     return dataclasses.replace(artefact, **changes)
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model that a test has changed as `san export` would: with the hash of what it is now."""
+    path.write_bytes(stamp_onnx(model.SerializeToString()))
+
+
+def restamp(sidecar: Path, values: dict[str, Any]) -> None:
+    """Write a description that a test has changed, with the hash of what it is now."""
+    sidecar.write_text(
+        json.dumps(values | {DESCRIPTION_SHA256: description_sha256(values)}), encoding="utf-8"
+    )
 
 
 def tiny_model(
@@ -99,5 +114,5 @@ def tiny_model(
     fields = {"size_hw": size_hw, "embedding_dim": dim, "input": input} | (told or {})
     props = tiny_artefact(**fields).metadata_props() if metadata is None else metadata
     helper.set_model_props(model, props)
-    onnx.save(model, str(path))
+    save_model(model, path)
     return path

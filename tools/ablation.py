@@ -1,4 +1,6 @@
-"""The paper's ablation on WARD: what do sharp blocks, context-aware units and the TV penalty add? docs/ablation.md.
+"""The paper's ablation on WARD: what do sharp blocks, context-aware units and the TV penalty add?
+
+The tables are in docs/research/ablation.md.
 
     python tools/ablation.py ../shared/ward --out runs/ablation --precision bf16
 
@@ -29,7 +31,7 @@ from san_deploy import metrics
 from san_deploy.datasets import Crop, labels, read_dataset
 from san_deploy.errors import SanError
 
-#: Row -> what it sets, in the recipe `paper` as in `scratch`. docs/ablation.md has the same for `san train`.
+#: Row -> what it sets, in the recipe `paper` as in `scratch`. docs/research/ablation.md has the same for `san train`.
 ROWS: dict[str, tuple[str, ...]] = {
     "baseline": ("settings.attention=[]", "settings.context=[]", "tv_weight=0"),
     "+ SAB": ("settings.context=[]", "tv_weight=0"),
@@ -47,7 +49,7 @@ BUDGET: tuple[str, ...] = (
     "tau_rate=0.016",
     "validate_every=30",
 )
-#: The paper's loss, mask and head: not what `scratch` has instead (docs/sharpening.md, docs/training.md).
+#: The paper's loss, mask and head: not what `scratch` has instead (docs/research/sharpening.md, docs/training.md).
 PAPER: tuple[str, ...] = ("decisive_weight=0", "deploy_mask=argmax", "settings.hidden=512")
 #: (row, its mask, row it is compared with, that row's mask).
 COMPARISONS: tuple[tuple[str, str, str, str], ...] = (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnxscript  # noqa: F401  torch's exporter needs it; a missing extra is to be named before the work
 import torch
 from san_train.checkpoint import load_checkpoint
@@ -15,14 +16,17 @@ from san_train.evaluate import embed
 from san_train.models import Network
 
 from san_deploy.artefact import Artefact, sha256_file
+from san_deploy.checkpoint_info import check_hashes, read_header, tensors_sha256
 from san_deploy.errors import GateError, SanError
 from san_deploy.preprocess import RESIZES
+from san_deploy.self_check import keep_samples
 
 from .graph.precision_stats import count_operands
 from .onnx_writer import to_onnx, write_onnx
 from .verify import (
     BATCHES,
     EQUAL,
+    STEADIER_MASK,
     CheckCrops,
     Gate,
     Parity,
@@ -36,8 +40,6 @@ from .wrapper import OnnxWrapper
 
 #: The tools whose version changes what is written.
 TOOLS = ("san-deploy", "torch", "onnx", "onnxscript", "onnxruntime")
-#: What to try where argmax flips: san.md's narrowest ramp that holds 0.9999 in FP16.
-_STEADIER = "ramp:0.0625"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ def export_graph(
         GateError: the file does not give what the network gives.
     """
     network, info = load_checkpoint(checkpoint)
+    header = read_header(checkpoint)
+    if note := check_hashes(checkpoint, header).note:
+        report(f"{checkpoint}: {note}")
     mask_name = resolve_mask(network, mask)
     gate = gate or default_gate(mask_name)
     if info.resize not in RESIZES:
@@ -100,6 +105,7 @@ def export_graph(
         mask=mask_name,
         input_form=input_form,
         checkpoint_sha256=sha256_file(checkpoint),
+        weights_sha256=tensors_sha256(checkpoint, header),
         tools=TOOLS,
     )
     report(f"exporting {artefact.arch}, mask {mask_name}, input {input_form}")
@@ -116,6 +122,9 @@ def export_graph(
     artefact = replace(
         artefact,
         operands=count_operands(model),
+        samples=keep_samples(
+            artefact, lambda images: _reference(network, images, mask_name), source="torch fp32"
+        ),
         checks={**parity.as_dict(), "gate": gate.as_dict()},
     )
     write_onnx(model, artefact, path)
@@ -130,6 +139,15 @@ def compare(network: Network, path: Path, crops: CheckCrops, *, mask: str) -> Pa
     Raises:
         GateError: the file does not load, or gives rows that are not finite or not of norm 1.
     """
+    reference = _reference(network, crops.images, mask)
+    try:
+        return measure(open_checked(path), reference, crops)
+    except SanError as error:
+        raise GateError("the exported file does not run", why=error.message) from error
+
+
+def _reference(network: Network, images: np.ndarray, mask: str) -> np.ndarray:
+    """What PyTorch gives in FP32, `(N, D)` float32."""
     # A network without a sharp mask has nothing to switch.
     evaluated = "argmax" if mask in ("none", "soft") else mask
     # One thread on both sides: the same kind of processor gives the same figures, and so the same file,
@@ -137,13 +155,9 @@ def compare(network: Network, path: Path, crops: CheckCrops, *, mask: str) -> Pa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        reference = embed(network, crops.images, mask=evaluated, batch=BATCHES[-1])
+        return embed(network, images, mask=evaluated, batch=BATCHES[-1])
     finally:
         torch.set_num_threads(threads)
-    try:
-        return measure(open_checked(path), reference, crops)
-    except SanError as error:
-        raise GateError("the exported file does not run", why=error.message) from error
 
 
 def _explain(
@@ -180,6 +194,6 @@ def _explain(
     )
     do = "train on, since a trained network is steadier"
     if artefact.mask == "argmax":
-        do += f", give --mask {_STEADIER}, which does not flip"
+        do += f", give --mask {STEADIER_MASK}, which does not flip"
     floor = math.floor(min(parity.min_cosine, parity.invariance) * 1000) / 1000
     return why, f"{do}, or accept the flips with --min-cosine {floor:g}"

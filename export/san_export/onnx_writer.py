@@ -17,6 +17,7 @@ import onnx
 
 from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
 from san_deploy.errors import SanError
+from san_deploy.integrity import stamp_onnx
 
 from .graph.operators import check_operators
 from .graph.rewrite import rewrite
@@ -121,7 +122,9 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
-    """Write `model` with the contract in its metadata_props; equal arguments give equal bytes.
+    """Write `model` with the contract and the hash of its content in its metadata_props.
+
+    Equal arguments give equal bytes.
 
     Args:
         model: of `to_onnx`; its metadata is replaced.
@@ -130,7 +133,7 @@ def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
     """
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(artefact.metadata_props().items())))
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    path.write_bytes(stamp_onnx(model.SerializeToString(deterministic=True)))
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -249,9 +249,9 @@ def _builder(request: ExportRequest) -> tuple[str, str]:
             "no engine was built: TensorRT builds on the GPU that it is for, and there is none here; on it: {}",
         )
     names = " nor ".join(choices)
-    told = f"neither {names} is installed" if len(choices) > 1 else f"{names} is not installed"
+    lacking = f"neither {names} is installed" if len(choices) > 1 else f"{names} is not installed"
     return "", (
-        f"no engine was built: {told}; pip install tensorrt-cu12 (or -cu13; on a Jetson it comes with JetPack), "
+        f"no engine was built: {lacking}; pip install tensorrt-cu12 (or -cu13; on a Jetson it comes with JetPack), "
         "then: {}"
     )
 

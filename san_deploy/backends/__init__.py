@@ -10,7 +10,7 @@ from pathlib import Path
 from ..data import STARTER
 from ..errors import SanError, UsageError
 from ..io.paths import StrPath
-from .info import FileInfo
+from .info import Compatibility, FileInfo
 from .spec import Backend, BackendSpec, OpenRequest
 
 __all__ = [
@@ -55,6 +55,7 @@ _ROWS = (
         packages=("tensorrt",),
         kind="TensorRT engine",
         int8_form="tensorrt",
+        self_checks=True,
         made_by=_ENGINE,
     ),
     BackendSpec(
@@ -65,6 +66,7 @@ _ROWS = (
         packages=("tensorrt-rtx-cu13",),
         kind="TensorRT engine",
         int8_form="tensorrt",
+        self_checks=True,
         made_by=_ENGINE,
     ),
     BackendSpec(
@@ -115,6 +117,7 @@ def open_backend(
     device: str = "auto",
     threads: int | None = None,
     mask: str | None = None,
+    self_check: bool = True,
 ) -> Backend:
     """Open a model file.
 
@@ -128,8 +131,10 @@ def open_backend(
         threads: of ONNX Runtime and PyTorch on the CPU; None lets them take one per core.
         mask: of a checkpoint: `argmax`, `expected` or `ramp:EPS`; None is what it was trained for. Every other file
             has its own.
+        self_check: hold an engine's first load on a device against what the network gave, `san_deploy.self_check`.
 
     Raises:
+        GateError: an engine gives other rows on this device than the network did.
         UsageError: no such backend, device or mask, or it does not fit the file or the others.
         SanError: the model or the device is not there, or does not run. What was named is never replaced.
     """
@@ -154,14 +159,20 @@ def open_backend(
             why="its mask is part of the file",
             do="give the checkpoint, or export it with that mask: san export CHECKPOINT --mask",
         )
-    return spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask))
+    opened = spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask))
+    if spec.self_checks and self_check:
+        from ..self_check import check_once
+
+        check_once(opened, path)
+    return opened
 
 
 def read_file(path: Path) -> FileInfo:
     """Say what a model file is. An engine is code, and is not executed.
 
     Raises:
-        SanError: it is missing, damaged, not ours, of an unknown kind, or contradicts itself or its sidecar.
+        SanError: it is missing, unreadable, not ours, of an unknown kind, or contradicts itself or its sidecar. A file
+            whose bytes are not those that were written is described, and `integrity` says what is wrong.
     """
     path = Path(path)
     if not path.is_file():
@@ -179,6 +190,10 @@ def read_file(path: Path) -> FileInfo:
             else f"its ending is one of {', '.join(kinds)}",
         )
     file = owner.runtime.read_file(path)
+    if file.integrity.state == "damaged":
+        fitting = [spec.name for spec in BACKENDS.values() if spec.takes(path)]
+        runs = [Compatibility(name, "", False, "the file is damaged") for name in fitting]
+        return replace(file, runs=tuple(runs))
     runs = [verdict for spec in BACKENDS.values() for verdict in spec.runtime.diagnose(spec, file)]
     return replace(file, runs=tuple(runs))
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..integrity import WHOLE, Integrity
 from ..io.printable import printable
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class FileInfo:
         checkpoint: of a checkpoint.
         parameters: of a checkpoint, batch norm statistics not counted.
         runs: what each backend says of it.
+        integrity: what vouches for its bytes.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class FileInfo:
     checkpoint: CheckpointInfo | None = None
     parameters: int | None = None
     runs: tuple[Compatibility, ...] = ()
+    integrity: Integrity = WHOLE
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -68,7 +71,8 @@ class FileInfo:
         mask = (
             {} if self.checkpoint is None else {"recommended_mask": self.checkpoint.recommended_mask or None}
         )
-        return asdict(self) | {"path": printable(self.path)} | ports | mask
+        artefact = {} if self.artefact is None else {"artefact": self.artefact.as_dict()}
+        return asdict(self) | artefact | {"path": printable(self.path)} | ports | mask
 
 
 def input_of(artefact: Artefact) -> dict[str, Any]:

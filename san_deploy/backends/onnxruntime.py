@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -17,12 +18,12 @@ from ..artefact import (
     OUTPUT_NAME,
     PREFIX,
     Artefact,
-    check_sidecar,
     from_metadata,
     read_sidecar,
     sidecar_path,
 )
 from ..errors import SanError, first_line
+from ..integrity import of_onnx
 from ..io.cpu import saturates_int8, usable_cores
 from ..io.extras import install
 from . import cuda, trt
@@ -41,6 +42,10 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 _Port = tuple[str | int | None, ...]
 _EXPORT = "export the checkpoint again: san export CHECKPOINT -o model.onnx"
+#: What ONNX Runtime says of an IR version or an opset above its own.
+_TOO_NEW = re.compile(
+    r"Unsupported model IR version: \d+(, max supported IR version: \d+)?|Opset \d+ is under development"
+)
 #: Both packages are one folder: side by side they overwrite each other.
 _INSTALL = (
     f"pip uninstall -y onnxruntime && {install('cuda')}; on a Jetson NVIDIA's own wheel for its JetPack"
@@ -63,15 +68,17 @@ class OnnxRuntime:
         device: index of the GPU; None is the CPU.
         tensorrt: on the GPU, through the TensorRT provider, which builds an engine when the first batch of each
             size comes. That takes minutes, and nothing of it is kept: `san export --engine` is better.
+        accept_damaged: open it even where its bytes are not those that were written; `integrity` says so.
 
     Attributes:
         artefact: what the file says of itself, with the SHA-256 of the bytes that run.
         name: `onnxruntime (CPU, 2 threads)`, `onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)`.
-        note: that an INT8 file is slow here, where it is; else empty.
+        note: that an INT8 file is slow here, or that nothing vouches for the file; else empty.
+        integrity: what vouches for its bytes.
 
     Raises:
-        SanError: the file is missing, empty, cut short, not ONNX, not ours, larger than 2 GiB, not the one
-            that its sidecar describes, or its graph is not what it says of itself; the GPU or what is needed
+        SanError: the file is missing, empty, cut short, not ONNX, not ours, larger than 2 GiB, damaged, not the
+            one that its sidecar describes, or its graph is not what it says of itself; the GPU or what is needed
             to use it is not there; an INT8 file of the CPU's form for a GPU.
 
     Example:
@@ -86,6 +93,7 @@ class OnnxRuntime:
         threads: int | None = None,
         device: int | None = None,
         tensorrt: bool = False,
+        accept_damaged: bool = False,
     ) -> None:
         path = Path(path)
         threads = usable_cores() if threads is None else threads
@@ -104,9 +112,12 @@ class OnnxRuntime:
         # On the CPU first, in any case: whether the file is whole does not depend on what a GPU makes of it.
         self._session = open_cpu(data, path, optimise=device is None)
         self.artefact: Artefact = _describe(self._session, data, path)
+        self.integrity = of_onnx(data, path)
+        if not accept_damaged:
+            self.integrity.require(path)
         if device is None and (entries := int8_entries(self.artefact)):
             self._session = open_cpu(data, path, entries=entries)
-        self.note = _note(self.artefact, path, asked)
+        self.note = "; ".join(filter(None, (_note(self.artefact, path, asked), self.integrity.note)))
         if device is None:
             self._pool = ThreadPoolExecutor(threads, "san-onnxruntime")
         else:
@@ -152,14 +163,15 @@ def read_onnx(path: Path) -> tuple[bytes, Artefact]:
     """
     data = _read(path)
     session = open_cpu(data, path, optimise=False)
-    return data, _describe(session, data, path)
+    artefact = _describe(session, data, path)
+    of_onnx(data, path).require(path)
+    return data, artefact
 
 
 def _describe(session: onnxruntime.InferenceSession, data: bytes, path: Path) -> Artefact:
-    """What the file says of itself, held against its sidecar and its graph."""
+    """What the file says of itself, held against its graph."""
     metadata = session.get_modelmeta().custom_metadata_map
     artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
-    check_sidecar(artefact, path)
     _check_graph(session, artefact, path)
     return artefact
 
@@ -259,8 +271,15 @@ def open_cpu(
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[CPU])
+        # With the fallback of its Python side it would print on stdout, and try again.
+        session = onnxruntime.InferenceSession(data, options, providers=[CPU], enable_fallback=0)
     except Exception as error:  # its exceptions have no common base but this
+        if too_new := _TOO_NEW.search(str(error)):
+            raise SanError(
+                f"model {path} is of a newer ONNX than this ONNX Runtime {onnxruntime.__version__} knows",
+                why=too_new[0],
+                do="upgrade it: pip install --upgrade onnxruntime",
+            ) from error
         raise SanError(
             f"model {path} cannot be opened: it is cut short, or not an ONNX file that runs here",
             why=first_line(error),
@@ -414,13 +433,14 @@ def diagnose(spec: BackendSpec, file: FileInfo) -> list[Compatibility]:
 def read_file(path: Path) -> FileInfo:
     """As `spec.Runtime.read_file`."""
     try:
-        artefact = OnnxRuntime(path, threads=1).artefact
+        opened = OnnxRuntime(path, threads=1, accept_damaged=True)
     except SanError as error:
         ports = _foreign_ports(path)
         if ports is None:
             raise
         raise SanError(f"{path} was not written by san export", why=ports, do=error.do) from error
-    beside = _beside(path)
+    artefact = opened.artefact
+    beside = _beside(path) if opened.integrity.state == "whole" else None
     if beside is not None and beside != artefact:
         differ = [
             item.name
@@ -439,6 +459,7 @@ def read_file(path: Path) -> FileInfo:
         artefact.sha256,
         sidecar_path(path).name if beside else "",
         artefact=artefact,
+        integrity=opened.integrity,
     )
 
 
@@ -451,7 +472,9 @@ def _foreign_ports(path: Path) -> str | None:
     if path.stat().st_size > _MAX_BYTES:
         return None
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), quiet_options(), providers=[CPU])
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), quiet_options(), providers=[CPU], enable_fallback=0
+        )
     except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
         return None
     if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):

@@ -110,6 +110,7 @@ class BackendSpec:
         kind: what its files are, in words.
         int8_form: the form of INT8 file that is for it, as in `Calibration.form`.
         takes_mask: whether --mask chooses the mask of its files.
+        self_checks: whether a file's first load on a device is held against what the network gave, `self_check`.
         made_by: advice that makes a file of its own of an ONNX file, with a place `{path}`; empty for none.
     """
 
@@ -121,6 +122,7 @@ class BackendSpec:
     kind: str = "ONNX"
     int8_form: str = ""
     takes_mask: bool = False
+    self_checks: bool = False
     made_by: str = ""
 
     def takes(self, path: Path) -> bool:

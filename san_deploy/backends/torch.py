@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artefact import sha256_file
-from ..checkpoint_info import read_header, read_info
+from ..checkpoint_info import check_hashes, read_header, read_info, tensors_sha256
 from ..errors import SanError
 from ..io.extras import install
 from .common import auto_note, check_embeddings, other_files, prepare
@@ -42,11 +42,12 @@ class TorchNetwork:
         device: `cpu`, `cuda` or `cuda:1`, as PyTorch names it.
         mask: `argmax`, `expected` or `ramp:EPS`; None is argmax where there is a choice.
         threads: of PyTorch while it runs here on the CPU; None leaves them as they are.
+        accept_damaged: run it even where its bytes are not those that were written; `note` says so.
 
     Attributes:
         artefact: what an export of it with this mask would say of itself; its `sha256` is the checkpoint's.
         name: `torch 2.13.0 (CPU)`.
-        note: empty.
+        note: that nothing vouches for a checkpoint from before hashes were kept, or that it is damaged; else empty.
 
     Raises:
         UsageError: the network has no sharp mask to choose, or `mask` is none.
@@ -55,7 +56,13 @@ class TorchNetwork:
     """
 
     def __init__(
-        self, path: Path, *, device: str = "cpu", mask: str | None = None, threads: int | None = None
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        mask: str | None = None,
+        threads: int | None = None,
+        accept_damaged: bool = False,
     ) -> None:
         import torch
         from san_train.checkpoint import load_checkpoint
@@ -64,9 +71,10 @@ class TorchNetwork:
         if threads is not None and threads < 1:
             raise SanError(f"a model runs on 1 thread or more; received {threads}")
         self._path = Path(path)
-        network, info = load_checkpoint(self._path)
+        network, info = load_checkpoint(self._path, accept_damaged=accept_damaged)
         self._device = _device(device)
         self._network = network.to(self._device).eval()
+        header = read_header(self._path)
         sha256 = sha256_file(self._path)
         self.artefact = describe(
             network,
@@ -74,6 +82,7 @@ class TorchNetwork:
             mask=resolve_mask(network, mask),
             input_form="uint8",
             checkpoint_sha256=sha256,
+            weights_sha256=tensors_sha256(self._path, header),
             sha256=sha256,
         )
         self._threads = threads
@@ -83,7 +92,7 @@ class TorchNetwork:
             else f"{self._device}, {torch.cuda.get_device_name(self._device)}"
         )
         self.name = f"torch {torch.__version__} ({where})"
-        self.note = ""
+        self.note = check_hashes(self._path, header).note
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Embed prepared crops.
@@ -185,6 +194,7 @@ def read_file(path: Path) -> FileInfo:
         _check_beside(path, header.description),
         checkpoint=info,
         parameters=parameters,
+        integrity=check_hashes(path, header),
     )
 
 

@@ -91,7 +91,7 @@ def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tu
     from ..matching.match import match_folders
     from ..matching.output import write_matches
     from ..matching.sources import Reading
-    from ..reports.match_report import write_report
+    from ..reports.match_report import Findings, write_report
 
     root = folder / "cameras"
     root.mkdir()
@@ -107,5 +107,6 @@ def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tu
     judged = score_people(matching, people, track_to_pid)
     write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged, shown=shown)
     title = f"{len(set(labels.values()))} drawn people, {len(folders)} cameras"
-    write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy, title=title)
+    findings = Findings(matching, people, track_to_pid, accuracy, judged)
+    write_report(folder / "report.html", findings, title=title)
     return matching, accuracy

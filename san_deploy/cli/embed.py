@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from ..embed import Embeddings
@@ -61,7 +62,7 @@ def command(
 
     from ..backends import STARTER, open_backend
     from ..embed import embed_folder, write_embeddings
-    from ..images import list_crops
+    from ..images import left_out, list_crops
     from ..io.progress import bar
 
     files = sum(1 for _ in list_crops(folder, per_track=per_track))
@@ -80,6 +81,8 @@ def command(
             progress=advance,
         )
     write_embeddings(result, output, force=force)
+    if passed_over := words.left_out(left_out(folder)):
+        click.echo(passed_over, err=True)
     for line in _complaints(result):
         click.echo(line, err=True)
     if as_json:
@@ -109,6 +112,7 @@ def _figures(result: Embeddings) -> dict[str, Any]:
         "embedding_dim": result.embedding.shape[1],
         "unreadable": [{"path": item.path, "reason": item.reason} for item in result.unreadable],
         "lost_tracklets": result.lost_tracks,
+        "blank": result.blank,
         "seconds": round(result.seconds, 3),
         "crops_per_second": round(crops / result.seconds, 1),
     }
@@ -134,6 +138,8 @@ def _complaints(result: Embeddings) -> list[str]:
     if result.unreadable:
         crops = len(result.unreadable) + len(result.path)
         lines.append(f"{len(result.unreadable)} of {crops} crops are unreadable and were left out.")
+    if blank := words.blank(result.blank):
+        lines.append(blank)
     if lost := result.lost_tracks:
         more = ", ..." if len(lost) > _NAMED else ""
         lines.append(f"{len(lost)} tracklets have no readable crop: {', '.join(lost[:_NAMED])}{more}.")

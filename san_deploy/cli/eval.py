@@ -15,9 +15,12 @@ from . import options
 if TYPE_CHECKING:
     from ..datasets import Options
     from ..evaluation import EvalConfig
+    from ..evaluation.result import EvaluationResult
     from ..reports.evaluation_page import DrawMasks
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+#: The false match rate that a threshold is suggested for, and pairs that it is counted on at most.
+_SUGGESTED_FMR, _SUGGESTED_PAIRS = 0.01, 1_000_000
 
 
 def _apply(command: _Command, *decorators: Callable[[_Command], _Command]) -> _Command:
@@ -51,6 +54,9 @@ def _method(command: _Command) -> _Command:
         ),
         click.option(
             "--tracklets", is_flag=True, help="Pool each tracklet's crops as well, as san match does."
+        ),
+        click.option(
+            "--center", is_flag=True, help="Take each camera's mean off its crops' embeddings first."
         ),
         click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal neighbours."),
         click.option("--k1", type=int, help="Of --rerank.  [default: 20]"),
@@ -181,8 +187,51 @@ def command(
         click.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
         click.echo(as_text(result, read_options))
+        if line := _suggested_threshold(result, data):
+            click.echo(line)
         if out:
             click.echo(f"page      {out / PAGE}")
+
+
+def _suggested_threshold(result: EvaluationResult, data: Path) -> str:
+    """The threshold that these people give, and the command that writes it; empty where tracklets say nothing."""
+    import numpy as np
+
+    from ..datasets import labels
+    from ..errors import SanError
+    from ..evaluation.run import has_tracklets
+    from ..matching.threshold import choose_threshold, tracklet_similarities
+
+    if not has_tracklets(result.chosen) or not result.choices.plain:
+        return ""
+    rows = {
+        crop.path: (crop, row)
+        for crops, places in (
+            (result.chosen.query, result.query_rows),
+            (result.chosen.gallery, result.gallery_rows),
+        )
+        for crop, row in zip(crops, places.tolist(), strict=True)
+    }
+    crops = [crop for crop, _ in rows.values()]
+    named = labels(crops)
+    try:
+        genuine, impostor = tracklet_similarities(
+            result.embedded.embedding[np.array([row for _, row in rows.values()])],
+            person=named.person,
+            camera=named.camera,
+            track=named.track,
+            max_pairs=_SUGGESTED_PAIRS,
+        )
+        rate = max(_SUGGESTED_FMR, 1.0 / max(1, len(impostor)))
+        threshold = choose_threshold(genuine, impostor, source=data.name, false_match_rate=rate)
+    except SanError:
+        return ""  # too few people to speak of such a rate
+    center = " --center" if result.choices.center else ""
+    return (
+        f"threshold {threshold.similarity:.4f} lets {threshold.false_match_rate:.2%} of impostor and "
+        f"{threshold.true_match_rate:.1%} of genuine tracklet pairs of these people pass; with intervals: "
+        f"san threshold {data}{center} --labels FILE"
+    )
 
 
 def _draw_masks(model: Path, mask: str) -> DrawMasks | None:
@@ -225,6 +274,7 @@ def _choices(given: dict[str, Any]) -> EvalConfig:
         single_shot=given["single_shot"],
         draws=20 if given["draws"] is None else given["draws"],
         seed=given["seed"] or 0,
+        center=given["center"],
     )
     if given["single_shot"] and not choices.plain:
         raise UsageError(

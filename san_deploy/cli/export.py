@@ -59,6 +59,7 @@ def _device(text: str | None) -> int | None:
 _HEADINGS = {
     "Graph (of a checkpoint)": ("mask", "input_form", "opset"),
     "INT8": ("calib", "calib_count", "max_drop", "seed"),
+    "Server (of a model file that was exported)": ("triton", "name", "triton_kind", "deepstream"),
     "Engine": (
         "engine",
         "runtime",
@@ -168,6 +169,26 @@ _HEADINGS = {
     default=None,
     help="For later TensorRT versions, too; the engine then carries code for the host.",
 )
+@click.option(
+    "--triton",
+    metavar="REPO",
+    type=click.Path(path_type=Path),
+    help="Put SOURCE into a Triton model repository.",
+)
+@click.option("--name", default="reid", show_default=True, help="What Triton calls it.")
+@click.option(
+    "--triton-kind",
+    type=click.Choice(["native", "jpeg"]),
+    default="native",
+    show_default=True,
+    help="native: prepared crops in, Triton's own backends. jpeg: image files in, Python backend.",
+)
+@click.option(
+    "--deepstream",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write configurations for DeepStream's nvtracker and nvinfer, of a file with --input float.",
+)
 def command(
     *,
     source: Path | None,
@@ -195,6 +216,10 @@ def command(
     tf32: bool | None,
     hardware_compatibility: str | None,
     version_compatible: bool | None,
+    triton: Path | None,
+    name: str,
+    triton_kind: str,
+    deepstream: Path | None,
 ) -> None:
     """Turn SOURCE into an ONNX file and, where TensorRT is installed, into an engine that the edge runs.
 
@@ -204,9 +229,18 @@ def command(
     Before a file gets its name it is compared with what it was made from, crop by crop and at several batch
     sizes, and its precision is counted. Where either is not what was asked for, the exit code is 3.
     """
-    for name, value in (("--min-cosine", min_cosine), ("--max-drop", max_drop)):
+    for option, value in (("--min-cosine", min_cosine), ("--max-drop", max_drop)):
         if value is not None and math.isnan(value):
-            raise click.BadParameter("nan is no number", param_hint=name)
+            raise click.BadParameter("nan is no number", param_hint=option)
+
+    if triton is not None or deepstream is not None:
+        changes = (output, fp16 or None, int8 or None, mask, input_form, opset, calib, engine, batch, targets)
+        if any(value is not None for value in changes):
+            raise click.UsageError(
+                "--triton and --deepstream take a file as it is: export it first, then give it"
+            )
+        _serve(source, triton, deepstream, name=name, kind=triton_kind, force=force)
+        return
 
     from san_export.pipeline import export
     from san_export.request import EngineOptions, ExportRequest
@@ -325,6 +359,29 @@ def _checked(name: str, what: str, parity: Parity) -> list[tuple[str, str]]:
         rows.append(("", f"batch {figures.batch:>2}: {cosines}, difference at most {figures.max_abs:.1e}"))
     rows.append(("", f"a crop in another batch: row cosine at least {parity.invariance:.7f}"))
     return rows
+
+
+def _serve(
+    source: Path | None, triton: Path | None, deepstream: Path | None, *, name: str, kind: str, force: bool
+) -> None:
+    """Set a model file up for servers."""
+    from san_export.serving.deepstream import write_deepstream
+    from san_export.serving.triton import TritonOptions, write_repository
+
+    from .. import load_artefact
+    from ..backends import STARTER
+    from ..errors import UsageError
+
+    model = source or STARTER
+    if model.suffix == ".safetensors":
+        raise UsageError(f"{model} is a checkpoint", do=f"export it first: san export {model} -o model.onnx")
+    artefact = load_artefact(model)
+    if triton is not None:
+        folder = write_repository(model, artefact, triton, TritonOptions(name, kind), force=force)
+        click.echo(f"Wrote {folder}; next: tritonserver --model-repository {triton}")
+    if deepstream is not None:
+        write_deepstream(model, artefact, deepstream, force=force)
+        click.echo(f"Wrote {deepstream}; next: merge tracker_reid.yml into nvtracker's ll-config-file")
 
 
 def _engine(artefact: Artefact, path: Path) -> list[tuple[str, str]]:

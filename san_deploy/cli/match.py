@@ -12,10 +12,11 @@ import click
 
 from ..errors import SanError
 from . import options
+from . import text as words
 
 if TYPE_CHECKING:
     from ..backends import Backend
-    from ..matching.accuracy import Accuracy
+    from ..matching.accuracy import Accuracy, TrackToPid
     from ..matching.cameras import Camera
     from ..matching.identities import Identities
     from ..matching.identity_accuracy import IdentityAccuracy
@@ -123,7 +124,7 @@ def command(
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
     is left without a match. identities.csv gives each tracklet the person that it is, over all cameras.
     """
-    from ..datasets.crop_folder import read_identities
+    from ..datasets.crop_folder import identity_notes, read_identities
     from ..io.atomic import atomic_folder
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
@@ -134,11 +135,13 @@ def command(
     from ..matching.output import OUTPUTS, write_matches
     from ..matching.site import Marks, Site, check_marks, parse_clocks, read_marks, read_topology, with_times
     from ..matching.sources import Reading, embed_sources, read_sources
-    from ..reports.match_report import write_report
+    from ..reports.match_report import Findings, write_report
 
     # Everything that can be refused is refused before the first crop is embedded.
     sources = read_sources(cameras, pattern)
     pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    for note in identity_notes(labels) if labels else ():
+        click.echo(note, err=True)
     passages = read_topology(topology) if topology else {}
     marks = read_marks(corrections) if corrections else Marks()
     site = Site(passages, marks, same_camera or "")
@@ -186,7 +189,8 @@ def command(
         accuracy = score(matching, track_to_pid) if track_to_pid else None
         judged = score_people(matching, people, track_to_pid) if track_to_pid else None
         write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
-        write_report(folder / "report.html", matching, track_to_pid=track_to_pid, accuracy=accuracy)
+        findings = Findings(matching, people, track_to_pid, accuracy, judged)
+        write_report(folder / "report.html", findings)
     report = out / "report.html"
     if as_json:
         click.echo(
@@ -195,10 +199,31 @@ def command(
     else:
         click.echo(as_text(matching, accuracy, calibration))
         click.echo(people_text(matching, people, judged))
+        if track_to_pid and (line := _suggested_threshold(embedded, track_to_pid, labels, center)):
+            click.echo(line)
         click.echo(f"report: {report}")
     if matching.unreadable:
         click.echo(f"{matching.unreadable} crops could not be read; matches.json names them.", err=True)
     _warn(matching.cameras, site, center)
+
+
+def _suggested_threshold(
+    cameras: Sequence[Camera], track_to_pid: TrackToPid, labels: Path | None, center: bool
+) -> str:
+    """The threshold that the labelled people give, and the command that writes it; empty where they say nothing."""
+    from ..matching.threshold_study import Wish, study_labelled
+
+    if sum(len(camera.tracks) for camera in cameras) > SUGGEST_UP_TO:
+        return f"threshold: san threshold CAM... --labels {labels} says which these people would give"
+    try:
+        study = study_labelled(cameras, track_to_pid, Wish(None, 0.3, "", "", center))
+    except SanError:
+        return ""  # too few people
+    extra = " --center" if center else ""
+    return (
+        f"these people would give the threshold {study.threshold.similarity:.4f} (best F1 where 30 % are absent): "
+        f"san threshold CAM... --labels {labels}{extra} -o MODEL.onnx"
+    )
 
 
 def free_folder(path: Path) -> Path:
@@ -222,10 +247,14 @@ def _open(sources: Sequence[Source], model: Path | None, backend: str, device: s
 
 def describe(source: Source) -> None:
     """Say on stderr what was understood of a camera, and what looks wrong."""
+    from ..images import left_out
+
     if source.layout:
         click.echo(f"{source.name}: {source.layout}", err=True)
     if source.question:
         click.echo(f"Check this: {source.question}.", err=True)
+    if source.path.is_dir() and (passed_over := words.left_out(left_out(source.path))):
+        click.echo(f"{source.name}: {passed_over}", err=True)
 
 
 def _calibration(model: dict[str, Any]) -> Any:
@@ -245,6 +274,8 @@ def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
     for camera in cameras:
         for track in camera.lost_tracks:
             click.echo(f"{camera.name}/{track} was left out: none of its crops could be read.", err=True)
+        if blank := words.blank(camera.blank):
+            click.echo(f"{camera.name}: {blank}", err=True)
         if center and len(camera.tracks) < FEW_TRACKLETS:
             click.echo(
                 f"{camera.name} has {len(camera.tracks)} tracklets: --center takes the people's own mean off it.",
@@ -254,6 +285,8 @@ def _warn(cameras: Sequence[Camera], site: Site, center: bool) -> None:
         click.echo("Cameras without a tracks.csv keep their tracklets apart.", err=True)
 
 
+#: Tracklets for which a threshold is studied on the way.
+SUGGEST_UP_TO = 600
 #: Cameras with fewer tracklets lose by --center.
 FEW_TRACKLETS = 10
 

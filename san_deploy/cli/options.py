@@ -52,7 +52,8 @@ class GroupedCommand(click.Command):
         """As click's, a section for each heading."""
         rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.sections}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            # Arguments stand in the usage line.
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 found = (heading for heading, names in self.sections.items() if param.name in names)
                 rows[next(found, "Options")].append(record)
@@ -174,9 +175,26 @@ class _BackendOption(click.Option):
         return super().get_help_record(ctx)
 
 
+def _skip_self_check(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from ..self_check import skipped
+
+        ctx.with_resource(skipped())
+
+
 def running(command: _Command) -> _Command:
-    """`--backend` and `--device`: what runs the model, and where. `open_backend` says which names there are."""
+    """`--backend`, `--device` and `--no-self-check`: what runs the model, and where.
+
+    `open_backend` says which names there are.
+    """
     for option in (
+        click.option(
+            "--no-self-check",
+            is_flag=True,
+            expose_value=False,
+            callback=_skip_self_check,
+            help="Do not hold an engine against the network's own rows when it is first loaded here.",
+        ),
         click.option(
             "--device",
             metavar="cpu|cuda[:N]",

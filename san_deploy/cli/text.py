@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..artefact import Artefact, PrecisionStats, Threshold
 
 Row = tuple[str, str]
+#: Names of a long list that are printed.
+_NAMED = 5
 
 
 def columns(rows: list[Row]) -> str:
@@ -198,3 +200,19 @@ def _accuracy(value: Mapping[str, Any]) -> str:
     )
     drop = f", {value['max_drop']:.1%} may be lost" if "max_drop" in value else ""
     return f"FP32 -> {lower.upper()} on {value['on']}: {', '.join(message)}{drop}"
+
+
+def left_out(names: list[str]) -> str:
+    """What of a folder is no crop, in a sentence; empty for nothing."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"No crops, and left out ({len(names)}): {', '.join(names[:_NAMED])}{more}."
+
+
+def blank(names: Sequence[str]) -> str:
+    """Which crops have no content, in a sentence; empty for none."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"Crops of one colour all over, which match each other ({len(names)}): {', '.join(names[:_NAMED])}{more}."

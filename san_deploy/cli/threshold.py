@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 UNLABELLED_FMR = 0.01
 
 
-@click.command(short_help="Choose the similarity from which two tracklets are one person.", cls=options.GroupedCommand)
+@click.command(
+    short_help="Choose the similarity from which two tracklets are one person.", cls=options.GroupedCommand
+)
 @click.argument("crops", nargs=-1, required=True, metavar="CROPS...")
 @options.model
 @options.running
@@ -176,14 +178,15 @@ def write_copy(source: Path, out: Path, artefact: Artefact, force: bool) -> None
     """
     import shutil
 
-    from ..artefact import sha256_file, sidecar_path, write_sidecar
+    from ..artefact import PREFIX, sha256_file, sidecar_path, write_sidecar
+    from ..integrity import stamp_onnx, with_metadata
     from ..io.atomic import atomic_pair
-    from ..io.onnx_metadata import copy_with_metadata
 
     with atomic_pair(out, sidecar_path, force=force) as temporary:
         if source.suffix == ".onnx":
-            values = artefact.metadata_props()
-            copy_with_metadata(source, temporary, {"san.threshold": values["san.threshold"]})
+            name = PREFIX + "threshold"
+            changed = with_metadata(source.read_bytes(), {name: artefact.metadata_props()[name]})
+            temporary.write_bytes(stamp_onnx(changed))
         else:
             shutil.copyfile(source, temporary)
         write_sidecar(replace(artefact, sha256=sha256_file(temporary)), temporary)

@@ -11,7 +11,8 @@ from pathlib import Path
 from ..errors import SanError
 from .listing import Tree
 from .options import Options
-from .records import LARGEST, Crop, Dataset
+from .records import DISTRACTOR, LARGEST, Crop, Dataset, number_from_one
+from .tables import read_table
 
 LAYOUT = "a crop folder: identities.csv (camera,track,person[,split]) beside CAMERA/TRACK/*.jpg"
 OPTIONS: frozenset[str] = frozenset()
@@ -32,7 +33,7 @@ def read(root: Path, options: Options) -> Dataset:
     """
     splits: dict[str, list[Crop]] = {}
     tree = Tree(root)
-    rows, split_named = _read_rows(root / IDENTITIES)
+    rows, split_named, notes = _read_rows(root / IDENTITIES)
     for (camera, track), (person, split) in rows.items():
         folder = root / camera / track
         files = tree.images(f"{camera}/{track}") if folder.is_dir() else []
@@ -48,52 +49,61 @@ def read(root: Path, options: Options) -> Dataset:
         "crop folder",
         root,
         known | {name: splits[name] for name in sorted(splits) if name not in known},
+        notes=notes,
         unsplit=not split_named,
     )
 
 
 def read_identities(path: Path) -> dict[tuple[str, str], tuple[int, str]]:
-    """`{(camera, track): (person, split)}` in the order of the file. Names must stay inside the folder."""
+    """`{(camera, track): (person, split)}` in the order of the file. Names must stay inside the folder.
+
+    Where people are numbered from 0 they are numbered from 1 here; see `records.number_from_one`.
+    """
     return _read_rows(path)[0]
 
 
-def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool]:
-    """The rows of identities.csv, and whether any of them names a split."""
+def identity_notes(path: Path) -> tuple[str, ...]:
+    """What to know of the numbers of an identities.csv, one sentence each."""
+    return _read_rows(path)[2]
+
+
+def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool, tuple[str, ...]]:
+    """The rows of identities.csv, whether any of them names a split, and what to know of its numbers."""
     rows: dict[tuple[str, str], tuple[int, str]] = {}
     split_named = False
+    columns, lines = read_table(path)
+    if not {"camera", "track", "person"} <= set(columns):
+        raise SanError(
+            f"the first line of {path} must be camera,track,person or camera,track,person,split",
+            why=f"found {','.join(columns)[:100]!r}" if columns else "it is empty",
+        )
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            found = reader.fieldnames
-            if not {"camera", "track", "person"} <= set(found or ()):
-                raise SanError(
-                    f"the first line of {path} must be camera,track,person or camera,track,person,split",
-                    why=f"found {','.join(found)[:100]!r}" if found else "it is empty",
-                )
-            for row in reader:
-                camera, track = (row["camera"] or "").strip(), (row["track"] or "").strip()
-                where = f"{path}, line {reader.line_num}"
-                if not _inside(camera) or not _inside(track):
-                    raise SanError(f"{where}: '{camera}/{track}' is no name of a camera and a track")
-                try:
-                    person = int(row["person"])
-                except (TypeError, ValueError):
-                    person = -1
-                if not 0 <= person <= LARGEST:
-                    message = f"{where}: person '{str(row['person'])[:40]}' is not a whole number"
-                    raise SanError(f"{message} from 0 to {LARGEST}")
-                if (camera, track) in rows:
-                    raise SanError(f"{where}: {camera}/{track} is named a second time")
-                split = (row.get("split") or "").strip()
-                split_named |= bool(split)
-                rows[camera, track] = (person, split or "train")
-    except OSError as error:
-        raise SanError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+        for line, row in lines:
+            camera, track = row["camera"], row["track"]
+            where = f"{path}, line {line}"
+            if not _inside(camera) or not _inside(track):
+                raise SanError(f"{where}: '{camera}/{track}' is no name of a camera and a track")
+            try:
+                person = int(row["person"])
+            except ValueError:
+                person = -1
+            if not 0 <= person <= LARGEST:
+                what = f"{where}: person '{row['person'][:40]}' is not a whole number"
+                raise SanError(f"{what} from 0 to {LARGEST}")
+            if (camera, track) in rows:
+                raise SanError(f"{where}: {camera}/{track} is named a second time")
+            split = row.get("split", "")
+            split_named |= bool(split)
+            rows[camera, track] = (person, split or "train")
+    except csv.Error as error:
         raise SanError(f"{path} is not a CSV file in UTF-8", why=str(error)) from error
     if not rows:
         raise SanError(f"{path} names no tracklet")
-    return rows, split_named
+    zero = [camera for (camera, _), (person, _) in rows.items() if person == DISTRACTOR]
+    # A person passes several cameras, and each of them once, as whoever numbers people from 0 has it; distractors
+    # are many tracklets of many people.
+    shift, notes = number_from_one(bool(zero), is_person=len(set(zero)) > 1 and len(set(zero)) == len(zero))
+    return {key: (person + shift, split) for key, (person, split) in rows.items()}, split_named, notes
 
 
 def _inside(name: str) -> bool:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import SanError
-from ..images import SUFFIXES
+from ..images import is_image
 
 
 class Tree:
@@ -53,10 +53,9 @@ class Tree:
                     name = entry.name
                     if name[0] == ".":
                         continue
-                    is_image = os.path.splitext(name)[1].lower() in SUFFIXES
                     if entry.is_dir():
                         folders.append(name)
-                    elif is_image:
+                    elif is_image(entry.path):
                         files.append(name)
         except OSError as error:
             raise SanError(f"cannot read folder {path}: {error.strerror or error}") from error
@@ -67,7 +66,7 @@ def first_image(folder: Path) -> str:
     """The first name of an image file in `folder`; empty where there is none, or no such folder."""
     try:
         with os.scandir(folder) as entries:
-            names = (entry.name for entry in entries if entry.name[0] != ".")
-            return min((name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES), default="")
+            names = (entry.name for entry in entries if entry.name[0] != "." and is_image(entry.path))
+            return min(names, default="")
     except OSError:
         return ""

@@ -15,7 +15,7 @@ from ..errors import SanError
 from ..metrics.labels import DISTRACTOR, JUNK
 from .listing import Tree, first_image
 from .options import Options
-from .records import Crop, Dataset
+from .records import Crop, Dataset, number_from_one
 
 LAYOUT = (
     "Market-1501: bounding_box_train/, query/ and bounding_box_test/ with names like 0002_c1s1_000451_03.jpg"
@@ -105,10 +105,10 @@ def read_folders(root: Path, name: str, form: re.Pattern[str], example: str, lay
                 found[split].append((file, person, f"c{int(match[2])}"))
         if not found[split]:
             raise SanError(f"{root / folder} holds no crop", do=f"expected {layout}")
-    # MSMT17 in these folders counts people from 0. Nobody asks for a distractor, so a query tells them apart.
-    shift = int(any(person == DISTRACTOR for _, person, _ in found["query"]))
-    if shift:
-        notes.append("Person 0000 is among the queries, so it is a person here and no distractor.")
+    # MSMT17 in these folders counts people from 0. Nobody asks for a distractor, so a query shows which it is.
+    asked = any(person == DISTRACTOR for _, person, _ in found["query"])
+    shift, note = number_from_one(asked, is_person=True)
+    notes += note
     splits = {
         split: [
             Crop(root / _FOLDERS[split] / file, person + shift, camera, file) for file, person, camera in rows

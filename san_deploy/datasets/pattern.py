@@ -25,7 +25,7 @@ from ..images import SUFFIXES
 from ..metrics.labels import DISTRACTOR, JUNK
 from .listing import Tree
 from .options import Options
-from .records import LARGEST, Crop, Dataset
+from .records import LARGEST, Crop, Dataset, number_from_one
 
 LAYOUT = "a folder of crops read by --pattern, for example '{person}_c{camera}_{}.jpg'"
 OPTIONS = frozenset({"pattern"})
@@ -205,9 +205,5 @@ def _notes(files: list[str], fitting: set[str], numbers: dict[str, int]) -> tupl
         notes.append(
             f"Images that do not fit the pattern and are left out: {len(files) - len(fitting)} ({first})"
         )
-    if DISTRACTOR in numbers.values():
-        notes.append(
-            "Person 0 counts as a distractor: a wrong answer to everybody, and never asked for. Where people "
-            "are counted from 0, number them from 1."
-        )
+    notes += number_from_one(DISTRACTOR in numbers.values(), is_person=False)[1]
     return tuple(notes)

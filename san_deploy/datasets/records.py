@@ -32,6 +32,28 @@ class Crop:
     track: str
 
 
+def number_from_one(zero: bool, *, is_person: bool) -> tuple[int, tuple[str, ...]]:
+    """Whether person 0 is a person, told for all readers in one place.
+
+    Market-1501 gives the number 0 to distractors; MSMT17 and many people's own files number people from 0.
+
+    Args:
+        zero: whether the number 0 occurs.
+        is_person: whether it is one person, by what the reader knows: it is asked for, or seen as a person is seen.
+
+    Returns:
+        What to add to every person number, and sentences for a user to read.
+    """
+    if not zero:
+        return 0, ()
+    if is_person:
+        return 1, ("Person 0 is taken for a person, as where people are numbered from 0, and no distractor.",)
+    return 0, (
+        "Person 0 counts as a distractor: a wrong answer to everybody, and never asked for. Where people are "
+        "numbered from 0, number them from 1.",
+    )
+
+
 class CropLabels(NamedTuple):
     """CropLabels of N crops: person `(N,)` int64, camera `(N,)` and track `(N,)` text."""
 

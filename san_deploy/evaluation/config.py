@@ -38,6 +38,7 @@ class EvalConfig:
         single_shot: give CUHK03's single-gallery-shot figures as well, whichever the data set.
         draws: of its galleries; 0 gives the exact expectation alone.
         seed: of the draws.
+        center: take each camera's mean off its crops' embeddings first, as `san match --center` does of tracklets.
     """
 
     views: TTA = field(default_factory=TTA)
@@ -47,6 +48,7 @@ class EvalConfig:
     single_shot: bool = False
     draws: int = 20
     seed: int = 0
+    center: bool = False
 
     @property
     def plain(self) -> bool:

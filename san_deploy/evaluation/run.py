@@ -64,6 +64,10 @@ def evaluate_set(
     if embedded.unreadable:
         chosen = _readable(chosen, place.keys())
         check(chosen, choices)
+    if choices.center:
+        cameras = {crop.path: crop.camera for crop in (*chosen.query, *chosen.gallery)}
+        camera = np.array([cameras[paths[number]] for number in embedded.kept.tolist()])
+        embedded = replace(embedded, embedding=metrics.centre_cameras(embedded.embedding, camera))
     query_rows = np.array([place[crop.path] for crop in chosen.query], np.int64)
     gallery_rows = np.array([place[crop.path] for crop in chosen.gallery], np.int64)
     ranking_labels = _ranking_labels(chosen.query, chosen.gallery)

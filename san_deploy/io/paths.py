@@ -10,6 +10,12 @@ from typing import TypeAlias
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be made again; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "san-deploy"
+
+
 def is_fixed(path: Path) -> bool:
     """Whether an existing file or folder can only be changed in place."""
     return is_mount(path) or not os.access(path.absolute().parent, os.W_OK)

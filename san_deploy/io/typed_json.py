@@ -11,14 +11,14 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 _WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-#: Characters of a wrong value that are told.
+#: Characters of a wrong value in a message.
 _SHOWN = 40
 
 
 def read_record(record: type[T], values: object, name: str = "") -> T:
     """Build a dataclass from plain data.
 
-    Fields may be text, numbers, booleans, tuples (lists in JSON), dictionaries with text for keys, `Any` (what
+    Fields may be text, numbers, booleans, lists, tuples (lists in JSON), dictionaries with text for keys, `Any` (what
     JSON has), other dataclasses, and optional. A whole number is also a number. What the class does not know is
     left out, so that files of later versions are read.
 
@@ -60,6 +60,10 @@ def _read(hint: Any, value: object, name: str) -> Any:
         if len(value) != len(kinds):
             raise _wrong(name, value, f"a list of {len(kinds)}")
         return tuple(_read(kind, item, name) for kind, item in zip(kinds, value, strict=True))
+    if origin is list:
+        if not isinstance(value, list):
+            raise _wrong(name, value, "a list")
+        return [_read(arguments[0], item, name) for item in value]
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(name, value, "a record")
@@ -104,5 +108,5 @@ def _is_finite(value: object) -> bool:
 
 
 def _wrong(name: str, value: object, wanted: str) -> ValueError:
-    told = "null" if value is None else ascii(value)[:_SHOWN]
-    return ValueError(f"field {name} is {told}, not {wanted}" if name else f"it is {told}, not {wanted}")
+    found = "null" if value is None else ascii(value)[:_SHOWN]
+    return ValueError(f"field {name} is {found}, not {wanted}" if name else f"it is {found}, not {wanted}")

@@ -33,6 +33,7 @@ class Camera:
             later crops: how far its embedding would move with other crops. Zero where it has a single crop.
         start, end: `(T,)` float64 seconds, when a tracklet was seen; NaN where it is not known.
         lost_tracks: tracklets that are not in `tracks` since none of their crops is readable, sorted.
+        blank: crops of one colour all over, which match each other.
         clock: whether these are seconds of a clock that other cameras share, not of the camera's own video.
     """
 
@@ -48,6 +49,7 @@ class Camera:
     end: np.ndarray | None = None
     clock: bool = False
     lost_tracks: Sequence[str] = ()
+    blank: Sequence[str] = ()
 
     @property
     def crop_count(self) -> int:
@@ -94,6 +96,7 @@ def camera_from_embeddings(name: str, folder: Path, embeddings: Embeddings) -> C
         tuple(embeddings.unreadable),
         embeddings.seconds,
         half_difference(embeddings.embedding, embeddings.path, embeddings.track),
+        blank=embeddings.blank,
     )
 
 
@@ -130,18 +133,9 @@ def centred(camera: Camera) -> Camera:
     Raises:
         SanError: a tracklet is the mean itself, so that nothing is left of it.
     """
-    rows = camera.embedding.astype(np.float64)
-    rows = rows - rows.mean(axis=0)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    if (norm < 1e-6).any():
-        track = camera.tracks[int(norm.argmin())]
-        raise SanError(
-            f"{camera.name}/{track} is the mean of its camera, so that --center leaves nothing of it",
-            do="leave out --center: it needs more tracklets than this camera has",
-        )
+    rows = metrics.centre_cameras(camera.embedding, np.full(len(camera.tracks), camera.name))
     spread = camera.half_difference
-    return replace(
-        camera,
-        embedding=(rows / norm).astype(np.float32),
-        half_difference=None if spread is None else (spread / norm).astype(np.float32),
-    )
+    if spread is not None:
+        away = camera.embedding - camera.embedding.mean(axis=0, dtype=np.float64)
+        spread = (spread / np.linalg.norm(away, axis=1, keepdims=True)).astype(np.float32)
+    return replace(camera, embedding=rows, half_difference=spread)

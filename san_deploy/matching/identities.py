@@ -38,8 +38,8 @@ class Identities:
     Attributes:
         person: for each camera in the order of `Matching.cameras` its `(T,)` int64 persons, from 1.
         confidence: likewise `(T,)` float64, mean similarity to the person's other tracklets; NaN where it has none.
-        margin: likewise, how much larger that is than the mean similarity to the next person the tracklet could be;
-            of a tracklet alone, how much the threshold is above that.
+        margin: likewise, how much larger that is than the mean similarity to the next person's tracklets of other
+            cameras; of a tracklet alone, how much the threshold is above that.
         method: one of `METHODS`.
         same_camera: `apart` or `overlap`, see `site.Site`.
         floor: similarity that pairs count with that were not stored; None where all were.
@@ -139,7 +139,8 @@ class _Nodes:
 
     def order(self) -> np.ndarray:
         """The tracklets in an order of their embeddings: ties are settled by it, not by names."""
-        return np.lexsort(self.embedding.T[::-1])
+        # Rows that agree in their first numbers are the same row, whose order changes nothing.
+        return np.lexsort(self.embedding.T[7::-1])
 
 
 def _seeds(nodes: _Nodes) -> list[list[int]]:
@@ -225,30 +226,20 @@ def _between_groups(similarity: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 def _sparse(matching: Matching, nodes: _Nodes) -> tuple[list[list[int]], float]:
     """Agglomeration over stored pairs; the others count as the floor, the least similarity that was stored."""
-    edges = list(_stored(matching, nodes))
-    floor = min(float(values.min(initial=1.0)) for _, _, values in edges)
+    parts = list(_stored(matching, nodes))
+    a, b, values = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    floor = float(values.min(initial=1.0))
     limit = float(np.float32(matching.threshold))
-    groups: dict[int, list[int]] = {}
-    home = np.empty(len(nodes), np.int64)
-    for number, members in enumerate(_seeds(nodes)):
-        groups[number] = members
-        home[members] = number
-    # Of two groups: the sum of the similarities that are stored, and how many they are.
-    links: list[dict[int, tuple[float, int]]] = [{} for _ in groups]
-    for a, b, values in edges:
-        for i, j, value in zip(home[a].tolist(), home[b].tolist(), values.tolist(), strict=True):
-            if i != j:
-                total, count = links[i].get(j, (0.0, 0))
-                links[i][j] = links[j][i] = (total + value, count + 1)
+    groups = dict(enumerate(_seeds(nodes)))
+    sums, counts = _links(groups, (a, b, values), len(nodes))
 
     def score(i: int, j: int) -> float:
-        total, count = links[i][j]
         pairs = len(groups[i]) * len(groups[j])
-        return (total + (pairs - count) * floor) / pairs
+        return (sums[i][j] + (pairs - counts[i].get(j, 1)) * floor) / pairs
 
     version = [0] * len(groups)
     heap = [
-        (-value, i, j, 0, 0) for i in groups for j in links[i] if i < j and (value := score(i, j)) >= limit
+        (-value, i, j, 0, 0) for i in groups for j in sums[i] if i < j and (value := score(i, j)) >= limit
     ]
     heapq.heapify(heap)
     while heap:
@@ -256,24 +247,49 @@ def _sparse(matching: Matching, nodes: _Nodes) -> tuple[list[list[int]], float]:
         if i not in groups or j not in groups or (version[i], version[j]) != (version_i, version_j):
             continue
         if not nodes.allowed(np.array(groups[i])[:, None], np.array(groups[j])[None, :]).all():
-            del links[i][j], links[j][i]
+            del sums[i][j], sums[j][i]
             continue
         groups[i].extend(groups.pop(j))
         version[i] += 1
-        for k, (total, count) in links[j].items():
-            del links[k][j]
-            if k == i:
-                continue
-            here = links[i].get(k, (0.0, 0))
-            links[i][k] = links[k][i] = (here[0] + total, here[1] + count)
-        links[j] = {}
-        links[i].pop(j, None)
-        for k in links[i]:
+        del sums[i][j], sums[j][i]
+        for k, total in sums[j].items():
+            count = counts[j].get(k, 1) + (counts[i].get(k, 1) if k in sums[i] else 0)
+            sums[i][k] = sums[k][i] = total + sums[i].get(k, 0.0)
+            counts[i][k] = counts[k][i] = count
+            del sums[k][j]
+        sums[j] = {}
+        for k in sums[i]:
             value = score(i, k)
             if value >= limit:
                 first, second = min(i, k), max(i, k)
                 heapq.heappush(heap, (-value, first, second, version[first], version[second]))
     return list(groups.values()), floor
+
+
+def _links(
+    groups: dict[int, list[int]], edges: tuple[np.ndarray, np.ndarray, np.ndarray], nodes: int
+) -> tuple[list[dict[int, float]], list[dict[int, int]]]:
+    """Of two groups the sum of the similarities that are stored; and how many these are, where not one."""
+    home = np.empty(nodes, np.int64)
+    for number, members in groups.items():
+        home[members] = number
+    i, j, values = home[edges[0]], home[edges[1]], edges[2].astype(np.float64)
+    i, j, values = np.concatenate([i, j]), np.concatenate([j, i]), np.concatenate([values, values])
+    code, inverse = np.unique(i * len(groups) + j, return_inverse=True)
+    total, count = np.bincount(inverse, values), np.bincount(inverse)
+    first, second = code // len(groups), code % len(groups)
+    inside = first != second
+    first, second, total, count = first[inside], second[inside], total[inside], count[inside]
+    bounds = np.searchsorted(first, np.arange(len(groups) + 1)).tolist()
+    names, numbers = second.tolist(), total.tolist()
+    sums = [
+        dict(zip(names[start:end], numbers[start:end], strict=True))
+        for start, end in itertools.pairwise(bounds)
+    ]
+    counts: list[dict[int, int]] = [{} for _ in groups]
+    for place in np.flatnonzero(count > 1).tolist():
+        counts[int(first[place])][int(second[place])] = int(count[place])
+    return sums, counts
 
 
 def _stored(matching: Matching, nodes: _Nodes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -333,48 +349,35 @@ def _identities(
 
 
 def _sureness(nodes: _Nodes, person: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean similarity of each tracklet to its person's others, and its margin; in blocks of rows."""
-    order = np.argsort(person, kind="stable")
-    _, first, sizes = np.unique(person[order], return_index=True, return_counts=True)
-    sums = np.add.reduceat(nodes.embedding[order], first, axis=0, dtype=np.float64)  # (P, D)
+    """Mean similarity of each tracklet to its person's others, and its margin; camera by camera, in blocks of rows."""
     confidence, margin = np.full((2, len(person)), np.nan)
     own = person - 1
-    height = max(1, 2_000_000 // len(sums))
-    for start in range(0, len(person), height):
-        rows = np.arange(start, min(start + height, len(person)))
-        embedding = nodes.embedding[rows].astype(np.float64)
-        mean = embedding @ sums.T / sizes  # (H, P), of a tracklet itself too
-        others = sizes[own[rows]] - 1
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = (
-                mean[np.arange(len(rows)), own[rows]] * (others + 1)
-                - np.einsum("nd,nd->n", embedding, embedding)
-            ) / others
-        confidence[rows] = np.where(others > 0, value, np.nan)
-        mean[np.arange(len(rows)), own[rows]] = -np.inf
-        rival = _best_possible(nodes, rows, mean, order, first, sizes)
-        margin[rows] = np.where(others > 0, confidence[rows] - rival, threshold - rival)
+    sums, sizes = _sums(nodes.embedding, own, np.ones(len(own), bool))
+    for camera in range(len(nodes.cameras)):
+        # Others of its own camera say little of a tracklet: they are other people, in the same colours.
+        outside, counts = _sums(nodes.embedding, own, nodes.camera != camera)
+        means = (outside / np.maximum(counts, 1)[:, None]).astype(np.float32).T
+        nobody = np.flatnonzero(counts == 0)
+        here = np.flatnonzero(nodes.camera == camera)
+        height = max(1, 4_000_000 // len(sums))
+        for start in range(0, len(here), height):
+            rows = here[start : start + height]
+            embedding, mine = nodes.embedding[rows], own[rows]
+            others = sizes[mine] - 1
+            total = np.einsum("nd,nd->n", embedding, sums[mine] - embedding)
+            confidence[rows] = np.where(others > 0, total / np.maximum(others, 1), np.nan)
+            mean = embedding @ means  # (H, P)
+            mean[:, nobody] = -1.0
+            mean[np.arange(len(rows)), mine] = -1.0
+            margin[rows] = np.where(others > 0, confidence[rows], threshold) - mean.max(axis=1)
     return confidence, margin
 
 
-def _best_possible(
-    nodes: _Nodes, rows: np.ndarray, mean: np.ndarray, order: np.ndarray, first: np.ndarray, sizes: np.ndarray
-) -> np.ndarray:
-    """The largest mean similarity to a person of whom a tracklet can be one more; of the eight nearest people."""
-    nearest = np.argsort(-mean, axis=1)[:, :8]
-    result = np.full(len(rows), -1.0)
-    for place in range(nearest.shape[1] - 1, -1, -1):
-        column = nearest[:, place]
-        count = sizes[column]
-        member = order[np.repeat(first[column], count) + _ranges(count)]
-        allowed = nodes.allowed(np.repeat(rows, count), member)
-        possible = np.logical_and.reduceat(allowed, np.cumsum(count) - count)
-        values = mean[np.arange(len(rows)), column]
-        possible &= np.isfinite(values)
-        result[possible] = values[possible]
-    return result
-
-
-def _ranges(counts: np.ndarray) -> np.ndarray:
-    """0 .. count-1 of each count, one after the other."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+def _sums(embedding: np.ndarray, own: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each person the sum `(P, D)` of its tracklets that count, and how many they are."""
+    order = np.argsort(own, kind="stable")
+    _, first = np.unique(own[order], return_index=True)
+    rows = embedding[order] * counted[order, None]
+    return np.add.reduceat(rows, first, axis=0, dtype=np.float64), np.bincount(
+        own[counted], minlength=len(first)
+    )

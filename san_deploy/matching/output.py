@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..datasets.tables import cell
 from .match import Candidate, Matching, MatchRow, PairMatching, iter_rows
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def write_matches(
         writer.writerow(COLUMNS)
         for row in itertools.chain.from_iterable(rows.values()):
             margin = _decimals(row.margin) if row.matched and math.isfinite(row.margin) else ""
-            values = (row.camera_a, row.track_a, row.camera_b, row.track_b, _decimals(row.similarity))
+            names = map(cell, (row.camera_a, row.track_a, row.camera_b, row.track_b))
+            values = (*names, _decimals(row.similarity))
             writer.writerow((*values, int(row.matched), int(row.unsure), margin, row.reason))
     _write_people(folder / "identities.csv", matching, people)
     told = as_dict(matching, rows, accuracy=accuracy, shown=shown)
@@ -75,7 +77,7 @@ def write_matches(
     text = json.dumps(told, indent=1, allow_nan=False)
     (folder / "matches.json").write_text(text + "\n", encoding="utf-8")
     with (folder / "similarity.npz").open("wb") as binary:
-        np.savez_compressed(binary, allow_pickle=False, **_arrays(matching))
+        np.savez_compressed(binary, **_arrays(matching))  # type: ignore[arg-type]
 
 
 def _write_people(path: Path, matching: Matching, people: Identities) -> None:

@@ -278,7 +278,7 @@ def _retracked(embedded: Embeddings, source: Source) -> Embeddings:
 
 
 def _check_space(source: Source, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    if space_of(found) != space_of(wanted):
+    if _embedding_space(found) != _embedding_space(wanted):
         raise SanError(
             f"{source.path} was embedded with another network than the rest",
             why=f"{_identity(found)} there, {_identity(wanted)} here",
@@ -286,7 +286,7 @@ def _check_space(source: Source, found: dict[str, Any], wanted: dict[str, Any]) 
         )
 
 
-def space_of(model: dict[str, Any]) -> tuple[Any, ...]:
+def _embedding_space(model: dict[str, Any]) -> tuple[Any, ...]:
     """What two embeddings must have in common to be compared: one network with one mask, in any precision."""
     if model.get("space"):
         return (model["space"],)

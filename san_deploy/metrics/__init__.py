@@ -21,7 +21,7 @@ from .ranking import (
     rank_queries,
 )
 from .scores import Scores, Similarity
-from .tracklets import evaluate_tracklets, join_cameras, pool_cameras, pool_tracklets
+from .tracklets import centre_cameras, evaluate_tracklets, join_cameras, pool_cameras, pool_tracklets
 
 __all__ = [
     "AP_DEFINITION",
@@ -32,6 +32,7 @@ __all__ = [
     "Scores",
     "Similarity",
     "SingleShot",
+    "centre_cameras",
     "draw_single_shot",
     "evaluate",
     "evaluate_among",

@@ -34,6 +34,35 @@ def pool_tracklets(embedding: np.ndarray, track: np.ndarray) -> tuple[np.ndarray
     return (total / norm).astype(np.float32), names
 
 
+def centre_cameras(embedding: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Take each camera's mean off its embeddings, and bring them back to length 1.
+
+    A camera's colours move all of its embeddings the same way; with few people the mean is the people's own.
+
+    Args:
+        embedding: `(N, D)` float32 unit rows.
+        camera: `(N,)` names.
+
+    Returns:
+        `(N, D)` float32 unit rows.
+
+    Raises:
+        SanError: a row is its camera's mean, so that nothing is left of it.
+    """
+    names, place = np.unique(camera, return_inverse=True)
+    sums = np.zeros((len(names), embedding.shape[1]))
+    np.add.at(sums, place, embedding)
+    rows = embedding - (sums / np.bincount(place)[:, None])[place]
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    if (norm < 1e-6).any():
+        bad = camera[int(norm.argmin())]
+        raise SanError(
+            f"camera {bad} has an embedding that is its mean, of which --center leaves nothing",
+            do="leave out --center: it needs more tracklets than this camera has",
+        )
+    return (rows / norm).astype(np.float32)
+
+
 def pool_cameras(
     embedding: np.ndarray, *, person: np.ndarray, camera: np.ndarray, track: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:

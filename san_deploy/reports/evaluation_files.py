@@ -56,7 +56,6 @@ def _write_embeddings(path: Path, result: EvaluationResult, summary: Mapping[str
     with path.open("wb") as file:
         np.savez(
             file,
-            allow_pickle=False,
             embedding=result.embedded.embedding,
             path=np.array([below(chosen.root, crop) for crop in rows], np.str_),
             person=np.array([crop.person for crop in rows], np.int64),

@@ -1,8 +1,13 @@
-"""The report: one self-contained page of every tracklet, its match and its runners-up; it opens from disk."""
+"""The report: one self-contained page of people, camera pairs and runners-up; it opens from disk.
+
+The tables stand in the page as data, and a script shows some dozens at a time: a site of 5,000 tracklets opens as
+fast as one of 50. The first people are also written as plain HTML, for a browser without scripts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +16,11 @@ import numpy as np
 from markupsafe import Markup
 
 from ..images import spread
-from ..matching.accuracy import Accuracy, same_person
+from ..matching.accuracy import Accuracy
 from ..matching.cameras import Camera
-from ..matching.match import Candidate, Matching, MatchRow, PairMatching, iter_rows
+from ..matching.identities import Identities
+from ..matching.identity_accuracy import IdentityAccuracy
+from ..matching.match import FORBIDDEN, TAKEN, Candidate, Matching, MatchRow, PairMatching, iter_rows
 from .html import environment, model_facts, write_page
 from .pictures import crop_uri
 
@@ -22,156 +29,244 @@ if TYPE_CHECKING:
 
 #: Crops of one tracklet that are shown, at most.
 CROPS_PER_TRACKLET = 4
-#: Pictures in one page, about 2 to 3 KB each. With more tracklets each shows fewer crops, at least one ...
-CROP_BUDGET = 1200
-#: ... until there are this many; further tracklets are shown by name alone.
-MAX_PICTURES = 3000
+#: Pictures in one page, 2 to 3 KB each: every camera has its share, and with more tracklets each shows fewer crops.
+CROP_BUDGET = 1500
+#: One picture for each tracklet up to so many; beyond, every camera shows a part of its tracklets.
+MAX_PICTURES = 6000
 #: Rows in one page (tracklets times camera pairs). The tables beside the page always hold all of them.
-MAX_ROWS = 4000
+MAX_ROWS = 60_000
 #: Beyond this many rows only the first runners-up are shown.
 MANY_ROWS = 1500
 RUNNERS_UP_OF_MANY = 3
+#: People that are also written as plain HTML.
+PLAIN_PEOPLE = 24
 _BINS = 28
+#: States of a row, by number in the page's data.
+_MATCH, _UNSURE, _TAKEN, _BELOW, _FORBIDDEN = range(5)
+_NOT_JUDGED, _RIGHT, _WRONG, _MISSED, _ALONE = range(5)
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """How much of a matching one page shows."""
+class Findings:
+    """What the report shows.
 
-    crops_per_tracklet: int
-    tracklets_with_pictures: int
-    rows: int
-    runners_up: int
+    Attributes:
+        matching: the camera pairs.
+        people: the identities over all cameras.
+        track_to_pid: labels, `{(camera, track): person}`; where given, every row says whether it is right.
+        accuracy: what `matching.accuracy.score` made of them.
+        people_accuracy: what `matching.identity_accuracy.score_people` made of them.
+    """
+
+    matching: Matching
+    people: Identities
+    track_to_pid: TrackToPid | None = None
+    accuracy: Accuracy | None = None
+    people_accuracy: IdentityAccuracy | None = None
 
 
 def write_report(
-    path: Path,
-    matching: Matching,
-    *,
-    track_to_pid: TrackToPid | None = None,
-    accuracy: Accuracy | None = None,
-    title: str = "",
-    progress: Callable[[int], Any] | None = None,
+    path: Path, findings: Findings, *, title: str = "", progress: Callable[[int], Any] | None = None
 ) -> None:
     """Write the page. Crops are read from the cameras' folders again, a few for each tracklet.
 
     Args:
         path: the .html file to write, in a folder of `atomic_folder`.
-        matching: what to show.
-        track_to_pid: `{(camera, track): person}`; where given, every row says whether it is right.
-        accuracy: what `san_deploy.matching.accuracy.score` made of them.
+        findings: what to show.
         title: headline; empty names the cameras.
         progress: called with the number of pictures that were added.
 
     Raises:
         OSError: no space, no permission; `atomic_folder` says it in words.
     """
-    limits = _limits(matching)
-    album = _Album(matching.cameras, limits, progress)
-    context = _context(
-        matching, limits=limits, album=album, track_to_pid=track_to_pid or {}, accuracy=accuracy, title=title
-    )
+    album = _Album(findings.matching.cameras, progress)
+    tables = _Tables(findings, album)
+    context = _context(findings, album, tables, title)
     write_page(path, environment().get_template("match_report.html.j2"), context)
 
 
-def _limits(matching: Matching) -> _Limits:
-    tracklets = sum(len(camera.tracks) for camera in matching.cameras)
-    rows = sum(len(pair.tracks_a) + len(pair.tracks_b) - pair.matched for pair in matching.pairs)
-    per_tracklet = min(CROPS_PER_TRACKLET, max(1, CROP_BUDGET // max(1, tracklets)))
-    return _Limits(
-        crops_per_tracklet=per_tracklet,
-        tracklets_with_pictures=MAX_PICTURES // per_tracklet,
-        rows=MAX_ROWS,
-        runners_up=matching.top if rows <= MANY_ROWS else min(matching.top, RUNNERS_UP_OF_MANY),
-    )
-
-
 class _Album:
-    """Embeds each crop once, where its tracklet is first shown; later places point to it by number."""
+    """Which crops of each tracklet are shown; each is read when the page is written."""
 
-    def __init__(
-        self, cameras: Sequence[Camera], limits: _Limits, progress: Callable[[int], Any] | None
-    ) -> None:
+    def __init__(self, cameras: Sequence[Camera], progress: Callable[[int], Any] | None) -> None:
         self._progress = progress
-        self._files: dict[tuple[str, str], list[tuple[int, Path]]] = {}
-        self._embedded: set[int] = set()
-        self._failed: set[int] = set()
-        self.total: dict[tuple[str, str], int] = {}
-        number = 0
+        self._files: list[Path] = []
+        self.total: list[int] = []
+        #: For each tracklet of all cameras, numbers of its pictures.
+        self.pictures: list[list[int]] = []
+        tracklets = sum(len(camera.tracks) for camera in cameras)
+        budget = MAX_PICTURES
+        shown: dict[str, set[int]] = {}
+        for left, camera in zip(
+            range(len(cameras), 0, -1), sorted(cameras, key=lambda item: len(item.tracks)), strict=True
+        ):
+            count = (
+                len(camera.tracks) if tracklets <= MAX_PICTURES else min(len(camera.tracks), budget // left)
+            )
+            shown[camera.name] = set(spread(range(len(camera.tracks)), max(1, count)))
+            budget -= count
         for camera in cameras:
-            for track, paths in zip(camera.tracks.tolist(), camera.crops, strict=True):
-                self.total[camera.name, track] = len(paths)
-                if len(self._files) >= limits.tracklets_with_pictures:
-                    continue
-                chosen = spread(paths, limits.crops_per_tracklet)
-                self._files[camera.name, track] = [
-                    (number + k, camera.folder / crop) for k, crop in enumerate(chosen)
-                ]
-                number += len(chosen)
+            each = min(CROPS_PER_TRACKLET, max(1, CROP_BUDGET // len(cameras) // max(1, len(camera.tracks))))
+            for number, paths in enumerate(camera.crops):
+                self.total.append(len(paths))
+                chosen = spread(paths, each) if number in shown[camera.name] else []
+                self.pictures.append(list(range(len(self._files), len(self._files) + len(chosen))))
+                self._files += [camera.folder / crop for crop in chosen]
 
-    def strip(self, camera: str, track: str) -> Markup:
-        """The pictures of a tracklet, embedded where this is their first place."""
-        files = self._files.get((camera, track), [])
-        pictures: list[Markup] = []
-        for number, path in files:
-            # One description for the strip: a reader who hears the page is not told four times.
-            alt = (
-                ""
-                if pictures
-                else f"Tracklet {track} of {camera}, {len(files)} of {self.total[camera, track]} crops"
+    def uri(self, number: int) -> str:
+        """One picture as a data URI; empty where the crop is gone."""
+        return crop_uri(self._files[number])
+
+    def __iter__(self) -> Iterator[str]:
+        """All pictures in their order, base64 of JPEG; empty for a crop that was deleted since it was embedded."""
+        for path in self._files:
+            if self._progress:
+                self._progress(1)
+            yield crop_uri(path).partition("base64,")[2]
+
+
+class _Tables:
+    """The page's data: tracklets by number, rows of each camera pair, people."""
+
+    def __init__(self, findings: Findings, album: _Album) -> None:
+        matching = findings.matching
+        self.labels = findings.track_to_pid or {}
+        self.number: dict[tuple[str, str], int] = {}
+        self.tracklets: list[list[Any]] = []
+        self.pid: list[int] = []
+        for place, camera in enumerate(matching.cameras):
+            for track in camera.tracks.tolist():
+                key = (camera.name, track)
+                self.number[key] = number = len(self.tracklets)
+                self.pid.append(self.labels.get(key, -1))
+                self.tracklets.append([place, _text(track), album.total[number], album.pictures[number]])
+        rows = sum(len(pair.tracks_a) + len(pair.tracks_b) - pair.matched for pair in matching.pairs)
+        self.runners_up = matching.top if rows <= MANY_ROWS else min(matching.top, RUNNERS_UP_OF_MANY)
+        self.rows_left_out = max(0, rows - MAX_ROWS)
+        self.pairs: list[dict[str, Any]] = []
+        self.charts: list[dict[str, Any]] = []
+        left = MAX_ROWS
+        place_of = {camera.name: place for place, camera in enumerate(matching.cameras)}
+        self.doubtful: set[int] = set()
+        for pair in matching.pairs:
+            all_rows = list(iter_rows(pair, self.runners_up))
+            self.charts.append(_chart(all_rows))
+            # Where not all fit, those that somebody should look at come first.
+            kept = sorted(all_rows, key=_urgency)[:left] if len(all_rows) > left else all_rows
+            left -= len(kept)
+            self.pairs.append(
+                {
+                    "a": place_of[pair.camera_a],
+                    "b": place_of[pair.camera_b],
+                    "rows": [self._row(row, pair) for row in kept],
+                }
             )
-            pictures.append(self._picture(number, path, alt))
-        return Markup("").join(pictures)
+            for row in all_rows:
+                if row.unsure:
+                    self.doubtful |= {
+                        self.number[row.camera_a, row.track_a],
+                        self.number[row.camera_b, row.track_b],
+                    }
+        self.people = self._people(findings)
 
-    def copies(self, camera: str, track: str) -> Markup:
-        """The pictures of a tracklet whose own row is elsewhere."""
-        files = self._files.get((camera, track), [])
-        return Markup("").join(Markup('<img data-i="{}" alt="">').format(number) for number, _ in files)
+    def _row(self, row: MatchRow, pair: PairMatching) -> list[Any]:
+        a, b = self.number[row.camera_a, row.track_a], self.number[row.camera_b, row.track_b]
+        if row.matched:
+            state = _UNSURE if row.unsure else _MATCH
+        else:
+            state = {TAKEN: _TAKEN, FORBIDDEN: _FORBIDDEN}.get(row.reason, _BELOW)
+        margin = round(row.margin, 4) if row.matched and np.isfinite(row.margin) else None
+        lists = [
+            self._candidates(row.camera_b, row.runners_up_a),
+            self._candidates(row.camera_a, row.runners_up_b),
+        ]
+        return [a, b, round(row.similarity, 4), state, margin, *lists, self._verdict(row, pair, a, b)]
 
-    def thumb(self, camera: str, track: str) -> Markup:
-        """The middle one of its pictures; its name stands beside it, so it has no description."""
-        files = self._files.get((camera, track), [])
-        if not files:
-            return Markup('<span class="blank"></span>')
-        return Markup('<img data-i="{}" alt="">').format(files[len(files) // 2][0])
+    def _candidates(self, camera: str, items: Sequence[Candidate]) -> list[list[Any]]:
+        return [[self.number[camera, item.track], round(item.similarity, 4)] for item in items]
 
-    def _picture(self, number: int, path: Path, alt: str) -> Markup:
-        if number in self._embedded:
-            return Markup('<img data-i="{}" alt="{}">').format(number, alt)
-        source = "" if number in self._failed else crop_uri(path)
-        if not source:  # deleted since it was embedded by the network
-            self._failed.add(number)
-            return Markup('<span class="blank" role="img" aria-label="{}"></span>').format(
-                alt or "crop missing"
-            )
-        self._embedded.add(number)
-        if self._progress:
-            self._progress(1)
-        return Markup('<img id="i{}" src="{}" alt="{}" decoding="async">').format(number, source, alt)
+    def _verdict(self, row: MatchRow, pair: PairMatching, a: int, b: int) -> int:
+        if self.pid[a] < 0 or (row.matched and self.pid[b] < 0):
+            return _NOT_JUDGED
+        if row.matched:
+            return _RIGHT if self.pid[a] == self.pid[b] != 0 else _WRONG
+        tracks = pair.tracks_b if row.camera_b == pair.camera_b else pair.tracks_a
+        seen = self.pid[a] > 0 and any(
+            self.labels.get((row.camera_b, track)) == self.pid[a] for track in tracks.tolist()
+        )
+        return _MISSED if seen else _ALONE
+
+    def _people(self, findings: Findings) -> list[list[Any]]:
+        """Members, mean confidence, least margin, whether somebody should look, and what the labels say."""
+        members: dict[int, list[int]] = {}
+        confidence = np.concatenate(findings.people.confidence)
+        margin = np.concatenate(findings.people.margin)
+        for number, person in enumerate(np.concatenate(findings.people.person).tolist()):
+            members.setdefault(person, []).append(number)
+        of_pid: dict[int, int] = {}
+        for pid in self.pid:
+            of_pid[pid] = of_pid.get(pid, 0) + 1
+        people = []
+        for person in sorted(members):
+            group = members[person]
+            sure = confidence[group]
+            pids = {self.pid[number] for number in group}
+            verdict = _NOT_JUDGED
+            if min(pids) >= 0:
+                pure = len(pids) == 1 and (0 not in pids or len(group) == 1)
+                whole = pure and (0 in pids or of_pid[next(iter(pids))] == len(group))
+                verdict = _RIGHT if whole else _MISSED if pure else _WRONG
+            value = round(float(np.mean(sure)), 4) if np.isfinite(sure).all() else None
+            doubt = len(group) > 1 and bool(self.doubtful.intersection(group))
+            people.append([group, value, round(float(margin[group].min()), 4), int(doubt), verdict])
+        return people
+
+    def as_json(self, findings: Findings) -> Markup:
+        """For a script element: no sequence of it may end the element."""
+        matching = findings.matching
+        calibration = matching.calibration
+        data = {
+            "cameras": [_text(camera.name) for camera in matching.cameras],
+            "tracklets": self.tracklets,
+            "pids": self.pid if self.labels else None,
+            "pairs": self.pairs,
+            "people": self.people,
+            "threshold": round(matching.threshold, 4),
+            "curve": [list(point) for point in calibration.curve] if calibration else [],
+        }
+        return Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _context(
-    matching: Matching,
-    *,
-    limits: _Limits,
-    album: _Album,
-    track_to_pid: TrackToPid,
-    accuracy: Accuracy | None,
-    title: str,
-) -> dict[str, Any]:
-    pairs = []
-    left = limits.rows
-    rows_in_all = 0
-    for pair in matching.pairs:
-        rows = list(iter_rows(pair, limits.runners_up))
-        rows_in_all += len(rows)
-        shown, left = rows[:left], max(0, left - len(rows))
-        pairs.append(_pair_view(pair, rows, shown, track_to_pid))
-    tracklets = sum(len(camera.tracks) for camera in matching.cameras)
+def _urgency(row: MatchRow) -> tuple[int, float]:
+    return (0 if row.unsure else 1 if row.matched else 2, row.margin if row.matched else -row.similarity)
+
+
+def _text(name: str) -> str:
+    """A name that need not be Unicode on disk, as the tables beside the page write it."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _context(findings: Findings, album: _Album, tables: _Tables, title: str) -> dict[str, Any]:
+    matching = findings.matching
+    cameras = matching.cameras
     return {
-        "title": title or " · ".join(camera.name for camera in matching.cameras),
+        "title": title or " · ".join(camera.name for camera in cameras),
         "album": album,
-        "pairs": pairs,
+        "data": tables.as_json(findings),
+        "plain": [_plain(tables, person) for person in _first(tables.people)],
+        "pairs": [
+            {
+                "camera_a": pair.camera_a,
+                "camera_b": pair.camera_b,
+                "tracklets_a": len(pair.tracks_a),
+                "tracklets_b": len(pair.tracks_b),
+                "matched": pair.matched,
+                "unsure": int(pair.unsure.sum()),
+                "noise": pair.noise,
+                "chart": chart,
+            }
+            for pair, chart in zip(matching.pairs, tables.charts, strict=True)
+        ],
         "cameras": [
             {
                 "name": camera.name,
@@ -180,102 +275,50 @@ def _context(
                 "unreadable": len(camera.unreadable),
                 "lost": camera.lost_tracks,
             }
-            for camera in matching.cameras
+            for camera in cameras
         ],
-        "tracklets": tracklets,
+        "tracklets": len(tables.tracklets),
         "crops": matching.crop_count,
+        "people": findings.people,
+        "several": sum(size > 1 for size in findings.people.sizes),
         "matched": sum(pair.matched for pair in matching.pairs),
-        "alone": sum(len(pair.tracks_a) + len(pair.tracks_b) - 2 * pair.matched for pair in matching.pairs),
+        "unsure": sum(int(pair.unsure.sum()) for pair in matching.pairs),
         "seconds": matching.seconds,
         "crops_per_s": matching.crops_per_s,
         "threshold": matching.threshold,
         "calibration": matching.calibration,
-        "accuracy": accuracy,
-        "model": model_facts(matching.model),
-        "backend": matching.parameters.get("backend", ""),
+        "accuracy": findings.accuracy,
+        "people_accuracy": findings.people_accuracy,
+        "labelled": bool(tables.labels),
+        "model": model_facts(matching.model, str(matching.parameters.get("backend", ""))),
         "unreadable": [
-            (camera.name, item.path, item.reason) for camera in matching.cameras for item in camera.unreadable
+            (camera.name, item.path, item.reason) for camera in cameras for item in camera.unreadable
         ],
-        "crops_per_tracklet": limits.crops_per_tracklet,
-        "crops_left_out": sum(max(0, count - limits.crops_per_tracklet) for count in album.total.values()),
-        "without_pictures": max(0, tracklets - limits.tracklets_with_pictures),
-        "rows_left_out": max(0, rows_in_all - limits.rows),
-        "runners_up": limits.runners_up,
+        "without_pictures": sum(not pictures for pictures in album.pictures),
+        "rows_left_out": tables.rows_left_out,
+        "runners_up": tables.runners_up,
         "runners_up_in_all": matching.top,
     }
 
 
-def _pair_view(
-    pair: PairMatching, rows: Sequence[MatchRow], shown: Sequence[MatchRow], track_to_pid: TrackToPid
-) -> dict[str, Any]:
-    partner = {(row.camera_a, row.track_a): row for row in rows if row.matched}
-    partner |= {(row.camera_b, row.track_b): row for row in rows if row.matched}
-    people = {
-        camera: {track_to_pid[camera, track] for track in names.tolist() if (camera, track) in track_to_pid}
-        for camera, names in ((pair.camera_a, pair.tracks_a), (pair.camera_b, pair.tracks_b))
-    }
-    views = [_row_view(row, partner, people, track_to_pid) for row in shown]
+def _first(people: Sequence[list[Any]]) -> list[list[Any]]:
+    """As the page begins: those somebody should look at, then people of several tracklets, least margin first."""
+    return sorted(people, key=lambda person: (-person[3], len(person[0]) == 1, person[2]))[:PLAIN_PEOPLE]
+
+
+def _plain(tables: _Tables, person: Sequence[Any]) -> Mapping[str, Any]:
     return {
-        "camera_a": pair.camera_a,
-        "camera_b": pair.camera_b,
-        "tracklets_a": len(pair.tracks_a),
-        "tracklets_b": len(pair.tracks_b),
-        "matched": pair.matched,
-        "no_match": len(rows) - pair.matched,
-        "wrong": sum(view["verdict"] in ("wrong", "missed") for view in views),
-        "rows": views,
-        "left_out": len(rows) - len(shown),
-        "chart": _chart(rows),
-    }
-
-
-def _row_view(
-    row: MatchRow,
-    partner: Mapping[tuple[str, str], MatchRow],
-    people: Mapping[str, set[int]],
-    track_to_pid: TrackToPid,
-) -> dict[str, Any]:
-    a, b = (row.camera_a, row.track_a), (row.camera_b, row.track_b)
-    same = same_person(track_to_pid, a, b)
-    verdict = ""
-    if row.matched and same is not None:
-        verdict = "right" if same else "wrong"
-    elif not row.matched and a in track_to_pid:
-        seen = track_to_pid[a] > 0 and track_to_pid[a] in people[row.camera_b]
-        verdict = "missed" if seen else "alone"
-
-    def candidates(of: tuple[str, str], camera: str, items: Sequence[Candidate]) -> dict[str, Any]:
-        return {
-            "camera": camera,
-            "of": of[1],
-            "items": [
-                {
-                    "track": item.track,
-                    "similarity": item.similarity,
-                    "same": same_person(track_to_pid, of, (camera, item.track)) is True,
-                }
-                for item in items
-            ],
-        }
-
-    lists = [candidates(a, row.camera_b, row.runners_up_a)]
-    if row.matched:
-        lists.append(candidates(b, row.camera_a, row.runners_up_b))
-    # An unmatched tracklet's best candidate may lie above the threshold: then somebody else has it.
-    rival = None if row.matched else partner.get(b)
-    taken = None
-    if rival is not None:
-        taken = {
-            "track": rival.track_b if (rival.camera_a, rival.track_a) == b else rival.track_a,
-            "similarity": rival.similarity,
-        }
-    return {
-        "row": row,
-        "verdict": verdict,
-        "same": same is True,
-        "taken": taken,
-        "lists": [item for item in lists if item["items"]],
-        "search": f"{row.track_a} {row.track_b if row.matched else ''}".strip().lower(),
+        "number": tables.people.index(list(person)) + 1,
+        "tracklets": [
+            {
+                "camera": tables.tracklets[number][0],
+                "track": tables.tracklets[number][1],
+                "picture": pictures[len(pictures) // 2]
+                if (pictures := tables.tracklets[number][3])
+                else None,
+            }
+            for number in person[0]
+        ],
     }
 
 

@@ -14,7 +14,7 @@ from san_deploy.errors import SanError
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
-DESCRIPTION = {
+DESCRIPTION: dict[str, Any] = {
     "arch": "san",
     "settings": {"depth": 18},
     "resize": "pillow-bicubic-antialias",
@@ -139,7 +139,12 @@ def test_missing_and_foreign(tmp_path: Path) -> None:
         ({"schema_version": 2}, "Schema 2, this is 1"),
         ({"arch": None, "invented": 1}, "'invented'"),
         ({"threshold": {"similarity": 1}}, "missing"),
-        ({"threshold": 5}, "argument"),
+        ({"threshold": 5}, "not a record"),
+        ({"recipe": 1.5}, "not a record"),
+        ({"threshold": DESCRIPTION["threshold"] | {"similarity": "a"}}, "not a number"),
+        ({"threshold": DESCRIPTION["threshold"] | {"similarity": 1.01}}, "not in -1..1"),
+        ({"epoch": "3"}, "not a whole number"),
+        ({"data": [1]}, "not text"),
     ],
 )
 def test_descriptions_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], told: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -156,6 +157,45 @@ def test_nothing_readable(tmp_path: Path) -> None:
         SanError, match=r"none of the 2 crops in .* is readable\. The first, a\.jpg, cannot be read"
     ):
         embed_folder(tmp_path, Recorder())
+
+
+def test_crops_without_content_are_named(crops: Path, tmp_path: Path) -> None:
+    for name, level in (("t1/9.png", 0), ("t10/9.png", 200)):
+        Image.fromarray(np.full((40, 20, 3), (level, 0, level), np.uint8)).save(crops / name)
+    almost = np.zeros((40, 20, 3), np.uint8)
+    almost[21, 11] = 255
+    Image.fromarray(almost).save(crops / "t1" / "8.png")
+    result = embed_folder(crops, Recorder())
+    assert result.blank == ["t1/9.png", "t10/9.png"] and len(result.path) == 14
+    write_embeddings(result, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        # NumPy before 2.2 stored its own option as an array.
+        assert sorted(file.files) == ["embedding", "model", "model_sha256", "path", "track"]
+
+
+def test_a_tracklet_that_is_removed_meanwhile_stops_nothing(
+    crops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live recorder deletes what is old."""
+    real = embed.list_crops
+
+    def listing(folder: Path, *, per_track: int | None) -> Iterator[Path]:
+        for number, path in enumerate(real(folder, per_track=per_track)):
+            if number == 3:
+                shutil.rmtree(crops / "t10")
+            yield path
+
+    monkeypatch.setattr(embed, "list_crops", listing)
+    result = embed_folder(crops, Recorder(), batch=2, workers=1)
+    assert [item.path for item in result.unreadable] == ["t10"] and "does not exist" in result.unreadable[
+        0
+    ].reason
+    assert result.tracks == ["loose0.png", "loose1.png", "t1", "t2"]
+    for name in ("1", "2"):
+        (crops / "t10").mkdir(exist_ok=True)
+        (crops / "t10" / f"{name}.png").write_bytes((crops / "t1" / "1.png").read_bytes())
+    with pytest.raises(SanError, match=r"t10 does not exist.*--strict"):
+        embed_folder(crops, Recorder(), batch=2, workers=1, strict=True)
 
 
 def test_missing_and_empty_folder(tmp_path: Path) -> None:

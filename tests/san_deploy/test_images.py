@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from san_deploy.errors import SanError
-from san_deploy.images import UnreadableImage, decode, list_crops, read_image, spread, track_of
+from san_deploy.images import UnreadableImage, decode, left_out, list_crops, read_image, spread, track_of
 from san_deploy.preprocess import read_crop, resize_crop
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -270,3 +270,36 @@ def test_list_crops_does_not_leave_out_a_folder_it_cannot_read(
 )
 def test_spread(count: int, wanted: int, expected: list[int]) -> None:
     assert spread(range(count), wanted) == expected
+
+
+def test_crops_of_every_name(tmp_path: Path) -> None:
+    """By the ending, or where that says nothing by the content; the rest is named."""
+    folder = tmp_path / "t1"
+    folder.mkdir()
+    for name, kind in (
+        ("a.jfif", "JPEG"),
+        ("b.jpe", "JPEG"),
+        ("c.pgm", "PPM"),
+        ("d", "PNG"),
+        ("e.0001", "JPEG"),
+    ):
+        Image.fromarray(RGB).convert("L" if kind == "PPM" else "RGB").save(folder / name, kind)
+    (folder / "f.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "notes.txt").write_text("II came late")
+    (folder / "loop").symlink_to("loop")
+    (tmp_path / "t2").mkdir()
+    (tmp_path / "tracks.csv").write_text("track,start,end")
+    assert [path.name for path in list_crops(tmp_path)] == [
+        "a.jfif",
+        "b.jpe",
+        "c.pgm",
+        "d",
+        "e.0001",
+        "f.heic",
+    ]
+    for name in ("a.jfif", "b.jpe", "c.pgm", "d", "e.0001"):
+        assert read_image(folder / name).shape == RGB.shape
+    # It is a crop that cannot be read, and is counted as one.
+    with pytest.raises(UnreadableImage, match=r"f\.heic cannot be read"):
+        read_image(folder / "f.heic")
+    assert left_out(tmp_path) == ["t1/loop", "t1/notes.txt", "t2/"]

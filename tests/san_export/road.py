@@ -144,7 +144,14 @@ class Road:
 
     def artefact(self, mask: str) -> Artefact:
         info = CheckpointInfo(self.arch, self.network.settings.as_dict(), "pillow-bicubic-antialias", 0)
-        return describe(self.network, info, mask=mask, input_form="uint8", checkpoint_sha256="0" * 64)
+        return describe(
+            self.network,
+            info,
+            mask=mask,
+            input_form="uint8",
+            checkpoint_sha256="0" * 64,
+            weights_sha256="1" * 64,
+        )
 
     def builds(
         self,

@@ -157,6 +157,7 @@ def artefact() -> Artefact:
         versions={"torch": "2"},
         threshold=Threshold(0.5, 0.01, 0.9, 100, 10, "drawn people"),
         checks={"min_cosine": {"1": 1.0}},
+        space="5" * 64,
     )
 
 

@@ -18,7 +18,7 @@ from san_export.onnx_writer import to_onnx
 from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import never_quantised, quantise
-from san_export.precision.placement import candidates
+from san_export.precision.quantization_plan import candidates
 from san_export.verify import CheckCrops, row_cosine
 from san_export.wrapper import OnnxWrapper, reverse_input_channels
 from san_train.attention import MaskMode

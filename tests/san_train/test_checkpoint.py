@@ -129,7 +129,7 @@ def test_safetensors_of_somebody_else(network: SharpAttentionNetwork, tmp_path: 
         ({"settings": {"no_such_setting": 1}}, "no_such_setting"),
         ({"settings": {"width": "wide"}}, "settings do not fit"),
         ({"settings": {"size_hw": [64]}}, "size_hw"),
-        ({"settings": ["depth", 18]}, "settings do not fit"),
+        ({"settings": ["depth", 18]}, "not a record"),
         ({"schema_version": 99}, "99"),
         ({"invented": 1}, "invented"),
         ({"threshold": {"similarity": 0.5}}, "no checkpoint of a network"),

@@ -54,6 +54,7 @@ def test_describe() -> None:
         mask="ramp:0.1",
         input_form="float",
         checkpoint_sha256="a" * 64,
+        weights_sha256="c" * 64,
         tools=("torch",),
         sha256="b" * 64,
     )
@@ -82,7 +83,9 @@ def test_a_threshold_goes_with_the_mask_that_it_was_calibrated_for(
     threshold = Threshold(0.5, 0.01, 0.9, 100, 10, "somebody", calibrated)
     recipe = {"deploy_mask": recommended} if recommended else {}
     info = CheckpointInfo("san", model.settings.as_dict(), RESIZE, 3, recipe, threshold=threshold)
-    artefact = describe(model, info, mask=mask, input_form="uint8", checkpoint_sha256="a" * 64)
+    artefact = describe(
+        model, info, mask=mask, input_form="uint8", checkpoint_sha256="a" * 64, weights_sha256="c" * 64
+    )
     assert artefact.threshold == (replace(threshold, mask=mask) if kept else None)
 
 
@@ -90,5 +93,7 @@ def test_a_network_without_a_choice_of_masks_keeps_its_threshold() -> None:
     model = network(gate="soft")
     threshold = Threshold(0.5, 0.01, 0.9, 100, 10, "somebody")
     info = CheckpointInfo("san", model.settings.as_dict(), RESIZE, 3, threshold=threshold)
-    artefact = describe(model, info, mask="soft", input_form="uint8", checkpoint_sha256="a" * 64)
+    artefact = describe(
+        model, info, mask="soft", input_form="uint8", checkpoint_sha256="a" * 64, weights_sha256="c" * 64
+    )
     assert artefact.threshold == threshold

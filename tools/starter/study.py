@@ -1,4 +1,4 @@
-"""Which last phase of training makes the argmax mask good and stable? The table in docs/sharpening.md.
+"""Which last phase of training makes the argmax mask good and stable? The table in docs/research/sharpening.md.
 
     python tools/starter/study.py --ward ../shared/ward --out runs/starter
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from san_deploy.artefact import mask_name
-from san_deploy.checkpoint_info import CheckpointInfo, read_header, read_info
+from san_deploy.checkpoint_info import CheckpointInfo, check_hashes, read_header, read_info, stamp
 from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file
 
@@ -26,22 +26,32 @@ from .models import Network, build_model
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
-    """Write tensors and their description atomically."""
+    """Write tensors and their description, with the hashes of both, atomically."""
     with atomic_file(path) as temporary, _disk_errors(path):
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
             {"san": json.dumps(description, sort_keys=True)},
         )
+        stamp(temporary)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path, *, accept_damaged: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote.
 
+    Args:
+        path: the file.
+        accept_damaged: do not hold its bytes against its hashes; the caller does, and says so.
+
     Raises:
-        SanError: missing, cut short, no safetensors file, or not ours.
+        SanError: missing, cut short, no safetensors file, not ours, or of other bytes than were written.
     """
-    description = read_header(path).description
+    header = read_header(path)
+    description = header.description
+    if not accept_damaged:
+        check_hashes(path, header).require(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
@@ -57,15 +67,19 @@ def save_checkpoint(path: Path, model: Network, info: CheckpointInfo) -> None:
         temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(path: Path) -> tuple[Network, CheckpointInfo]:
+def load_checkpoint(path: Path, *, accept_damaged: bool = False) -> tuple[Network, CheckpointInfo]:
     """Read a checkpoint and build its network, on the CPU, in evaluation mode.
 
     Its masks are argmax, whatever its recipe recommends (`CheckpointInfo.recommended_mask`).
 
+    Args:
+        path: the file.
+        accept_damaged: as of `load_tensors`.
+
     Raises:
         SanError: not a checkpoint, of an unknown architecture, or weights that do not fit it.
     """
-    tensors, description = load_tensors(path)
+    tensors, description = load_tensors(path, accept_damaged=accept_damaged)
     info = read_info(path, description)
     try:
         model = build_model(info.arch, info.settings)

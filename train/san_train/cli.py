@@ -199,7 +199,7 @@ def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
             )
         try:
             recipe = recipes.from_dict(read_recipe(request.out))
-        except (TypeError, AttributeError, KeyError) as error:
+        except ValueError as error:
             raise SanError(
                 f"{request.out / CONFIG} holds no recipe of this version",
                 why=str(error),

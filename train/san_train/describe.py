@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from san_deploy.artefact import Artefact, Int8Rule, Threshold, mask_name
+from san_deploy.artefact import Artefact, Int8Rule, Threshold, mask_name, space_of
 from san_deploy.errors import UsageError
 from san_deploy.io.versions import versions
 from san_deploy.preprocess import MEAN_RGB, STD_RGB
@@ -50,6 +50,7 @@ def describe(
     mask: str,
     input_form: str,
     checkpoint_sha256: str,
+    weights_sha256: str,
     tools: Sequence[str] = ("san-deploy", "torch"),
     sha256: str = "",
 ) -> Artefact:
@@ -60,12 +61,13 @@ def describe(
         info: of its checkpoint.
         mask: of `resolve_mask`.
         input_form: `uint8` or `float`.
-        checkpoint_sha256: of the checkpoint.
+        checkpoint_sha256: of the checkpoint's file.
+        weights_sha256: of its tensors, `checkpoint_info.tensors_sha256`.
         tools: whose versions are written down.
         sha256: of the model file, where that is known.
     """
     settings, row = network.settings, architecture(info.arch)
-    return Artefact(
+    artefact = Artefact(
         arch="-".join(filter(None, (info.arch, variant_of(network)))),
         settings=settings.as_dict(),
         embedding_dim=settings.embedding_dim,
@@ -82,6 +84,7 @@ def describe(
         int8=Int8Rule(row.floating, row.min_int8),
         sha256=sha256,
     )
+    return replace(artefact, space=space_of(artefact, weights_sha256))
 
 
 def _threshold(network: Network, info: CheckpointInfo, mask: str) -> Threshold | None:

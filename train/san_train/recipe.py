@@ -10,6 +10,7 @@ from typing import Any
 
 from san_deploy.artefact import parse_mask
 from san_deploy.errors import UsageError
+from san_deploy.io.typed_json import read_record
 
 from .augment import Augmentation
 from .distill import settings as distilling
@@ -235,17 +236,15 @@ def _base(name: str, arch: str) -> Recipe:
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `Recipe.as_dict`, after JSON."""
-    plain = dict(values)
-    for name, kind in _PARTS.items():
-        # A part that is younger than the run had its defaults there.
-        part = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in plain.get(name, {}).items()
-        }
-        plain[name] = kind(**part)
-    plain["share"] = tuple(plain["share"])
-    return Recipe(**plain)
+    """The inverse of `Recipe.as_dict`, after JSON.
+
+    Raises:
+        ValueError: a value is missing or not of its type, or not one of this version's.
+    """
+    unknown = sorted(set(values) - {item.name for item in fields(Recipe)})
+    if unknown:
+        raise ValueError(f"'{unknown[0]}' is no setting of a recipe")
+    return read_record(Recipe, values)
 
 
 def check(recipe: Recipe) -> None:

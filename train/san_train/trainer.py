@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from san_deploy.artefact import Threshold
+from san_deploy.checkpoint_info import read_state
 from san_deploy.datasets import labels
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_file
@@ -420,8 +421,9 @@ class Training:
         """
         path = (folder or self.out) / STATE
         tensors, description = load_tensors(path)
+        state = read_state(path, description)
         # A value that is younger than the state had its default there.
-        then = {**Recipe().as_dict(), **description.get("recipe", {})}
+        then = {**Recipe().as_dict(), **state.recipe}
         now = json.loads(json.dumps(self.recipe.as_dict()))
         differ = sorted(key for key in now if key not in changed and then.get(key) != now[key])
         if differ:
@@ -430,29 +432,30 @@ class Training:
                 why=f"different there: {', '.join(differ)}",
                 do="resume without overrides, or start a new run",
             )
-        if description.get("data", self._fingerprint) != self._fingerprint:
+        if state.data not in (None, self._fingerprint):
             raise SanError(f"{path} was trained on other data", do="name the same folders in the same order")
-        if description.get("precision", self.machine.precision) != self.machine.precision:
+        if state.precision not in ("", self.machine.precision):
             raise SanError(
-                f"{path} was trained in {description['precision']}",
-                do=f"add --precision {description['precision']}",
+                f"{path} was trained in {state.precision}", do=f"add --precision {state.precision}"
             )
-        try:
-            self.epoch, self.best = int(description["epoch"]), float(description["best"])
-            self.metrics = dict(description["metrics"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SanError(f"{path} is no state of a run", why=str(error)) from error
+        self.epoch, self.best, self.metrics = state.epoch, state.best, state.metrics
         self._forget_log_after(self.epoch)
         load_weights(self.learner, _part(tensors, "learner."), path)
         if self.average is not None:
             load_weights(self.average, _part(tensors, "average."), path)
+        self._load_optimizer(_part(tensors, "optimizer."), path)
+
+    def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimizer.").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(
-            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        try:
+            for name, value in tensors.items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = value
+            self.optimizer.load_state_dict(
+                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+            )
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise SanError(f"{path} is no state of this run", why=str(error), do="start a new run") from error
 
 
 def _load_pretrained(model: Network, weights: Callable[[int], dict[str, Tensor]], arch: str) -> None:
@@ -471,8 +474,11 @@ def _load_pretrained(model: Network, weights: Callable[[int], dict[str, Tensor]]
 def read_recipe(out: Path) -> dict[str, Any]:
     """The recipe, as plain data, of the run in `out`."""
     try:
-        return dict(json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))["recipe"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        recipe = json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))["recipe"]
+        if not isinstance(recipe, dict):
+            raise ValueError("its recipe is no JSON object")
+        return recipe
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
 
 

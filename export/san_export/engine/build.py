@@ -82,7 +82,7 @@ def build_engine(
     trt = load(runtime)
     artefact, data = _read(onnx)
     target = choose_target(trt, runtime, options.targets, report, index=options.device)
-    # Entered before the long part, so that a folder that cannot be written is told at once.
+    # Entered before the long part, so that a folder that cannot be written is refused at once.
     with atomic_pair(out, sidecar_path, force=force) as temporary:
         _refuse_full(out, len(data))
         report(_headline(trt, runtime, options, target))
@@ -255,16 +255,16 @@ def _operands(
     trt: ModuleType, built: Built, options: BuildOptions, target: Target, report: Callable[[str], None]
 ) -> PrecisionStats:
     """The engine's own, where a GPU of its kind is here; else the typed network's. `report` says which."""
-    told = None
+    inspected = None
     if target.device is not None:
-        told = count_in_engine(
+        inspected = count_in_engine(
             trt, built.plan, batch=options.batch[1], size=built.size, host_code=options.version_compatible
         )
-    operands = built.operands if told is None else told
+    operands = built.operands if inspected is None else inspected
     shares = {"FP32": operands.fp32, "FP16": operands.fp16, "INT8": operands.int8}
     words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
     where = "by the engine's own word"
-    if told is None:
+    if inspected is None:
         reason = (
             "does not say" if target.device is not None else "cannot be asked without a GPU that it is for"
         )

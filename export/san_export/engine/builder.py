@@ -1,6 +1,6 @@
 """A graph through TensorRT's parser and builder: one path for TensorRT 10.3 to 11 and TensorRT-RTX.
 
-What differs between them is told by what they have, never by their version.
+What differs between them is recognised by the attributes that they have, never by their version.
 """
 
 from __future__ import annotations

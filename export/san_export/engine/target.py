@@ -24,7 +24,7 @@ class Target:
     Attributes:
         sm: compute capabilities.
         device: the GPU that is here and can load it; None where there is none.
-        ahead: whether TensorRT is told them, instead of looking at the GPU.
+        ahead: whether TensorRT is given them, instead of looking at the GPU.
         on_gpu: whether it is built for `device` because that is here.
     """
 

@@ -55,9 +55,9 @@ def run_plan(
     artefact = reference.artefact
     crops = check_crops(options.crops, artefact.size_hw, report)
     batches = tuple(sorted(set(options.batch)))
-    told = ", ".join(map(str, batches))
+    sizes = ", ".join(map(str, batches))
     report(
-        f"running the engine on {len(crops.images)} {crops.source} against {onnx.name}, at batches of {told}"
+        f"running the engine on {len(crops.images)} {crops.source} against {onnx.name}, at batches of {sizes}"
     )
     rows = embed_in_batches(reference, crops.images, BATCHES[-1])
     gate = engine_gate(artefact, tf32=options.tf32)

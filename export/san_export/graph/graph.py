@@ -76,7 +76,7 @@ def view(model: onnx.ModelProto) -> Graph:
     if model.functions or graph.sparse_initializer or any(map(_has_graph, graph.node)):
         raise SanError(
             "the graph holds functions, sparse weights or control flow (If, Loop, Scan)",
-            why="its precision cannot be told node by node",
+            why="its precision does not follow node by node",
             do="export it without them",
         )
     if any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):

@@ -15,7 +15,7 @@ from san_deploy.errors import SanError
 from .graph import WEIGHTED_OPS, Graph, view
 
 #: Where the two operands stand among the inputs of ONNX Runtime's integer operators.
-_INTEGER_PRODUCTS = {
+_INTEGER_OPS = {
     "ConvInteger": (0, 1),
     "MatMulInteger": (0, 1),
     "QGemm": (0, 3),
@@ -90,20 +90,20 @@ def recount(path: Path, artefact: Artefact) -> PrecisionStats:
 
 def shares(operands: PrecisionStats) -> str:
     """`60% INT8, 40% FP32 of 20 operands`."""
-    told = ((operands.int8, "INT8"), (operands.fp16, "FP16"), (operands.fp32, "FP32"))
-    kinds = ", ".join(f"{share:.0%} {name}" for share, name in told if share)
+    named = ((operands.int8, "INT8"), (operands.fp16, "FP16"), (operands.fp32, "FP32"))
+    kinds = ", ".join(f"{share:.0%} {name}" for share, name in named if share)
     return f"{kinds or 'none'} of {operands.count} operands"
 
 
-def agree(told: PrecisionStats, found: PrecisionStats) -> bool:
+def agree(stated: PrecisionStats, found: PrecisionStats) -> bool:
     """Whether both were counted in the same kind of thing and say the same."""
-    return (told.source, told.count) == (found.source, found.count) and all(
-        abs(getattr(told, kind) - getattr(found, kind)) < 1e-6 for kind in ("fp32", "fp16", "int8")
+    return (stated.source, stated.count) == (found.source, found.count) and all(
+        abs(getattr(stated, kind) - getattr(found, kind)) < 1e-6 for kind in ("fp32", "fp16", "int8")
     )
 
 
 def _places(node: onnx.NodeProto) -> tuple[int, ...]:
-    return (0, 1) if node.op_type in WEIGHTED_OPS else _INTEGER_PRODUCTS.get(node.op_type, ())
+    return (0, 1) if node.op_type in WEIGHTED_OPS else _INTEGER_OPS.get(node.op_type, ())
 
 
 def _kind(graph: Graph, name: str) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from san_deploy.artefact import Artefact, sha256_file, sidecar_path, write_sidecar
+from san_deploy.artefact import Artefact, sha256_file, sidecar_path, space_of, write_sidecar
 from san_deploy.backends.onnxruntime import OnnxRuntime, open_cpu
 from san_deploy.errors import GateError, SanError, UsageError
 from san_deploy.images import UnreadableImage, list_crops, read_image
 from san_deploy.io.atomic import atomic_pair
 from san_deploy.io.versions import versions
 from san_deploy.preprocess import resize_crop
+from san_deploy.self_check import keep_samples
 
 from ..graph.precision_stats import count_operands
 from ..onnx_writer import write_onnx
@@ -205,7 +206,8 @@ def import_model(
         checks: dict[str, Any] = {**parity.as_dict(), "gate": GATE.as_dict()}
         if against is not None:
             checks["owner"] = against
-        artefact = replace(artefact, checks=checks)
+        samples = keep_samples(artefact, original, source="the original, onnx fp32")
+        artefact = replace(artefact, checks=checks, samples=samples)
         write_onnx(model, artefact, temporary)
         artefact = replace(artefact, sha256=sha256_file(temporary))
         write_sidecar(artefact, temporary)
@@ -249,7 +251,7 @@ def _describe(foreign: Foreign, options: ImportOptions, dim: int, model: onnx.Mo
         "layout": foreign.layout,
         "convention": options.convention.as_dict(),
     }
-    return Artefact(
+    artefact = Artefact(
         arch=ARCH,
         settings=settings,
         embedding_dim=dim,
@@ -264,6 +266,7 @@ def _describe(foreign: Foreign, options: ImportOptions, dim: int, model: onnx.Mo
         versions=versions(*_TOOLS),
         operands=count_operands(model),
     )
+    return replace(artefact, space=space_of(artefact, artefact.checkpoint_sha256))
 
 
 def _batches() -> str:

@@ -16,7 +16,7 @@ from san_train.models.osnet_weights import load_osnet
 from torch import Tensor
 
 from san_deploy.artefact import Artefact, sha256_file, sidecar_path, write_sidecar
-from san_deploy.checkpoint_info import CheckpointInfo
+from san_deploy.checkpoint_info import CheckpointInfo, read_header, tensors_sha256
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_pair
 from san_deploy.io.versions import versions
@@ -171,6 +171,7 @@ def import_file(
             mask=resolve_mask(network, None),
             input_form=input_form,
             checkpoint_sha256=sha256_file(out),
+            weights_sha256=tensors_sha256(out, read_header(out)),
         )
     from ..checkpoint import export_graph
     from ..onnx_writer import OPSET

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from ..graph.graph import copy_with, view
+from ..graph.graph import copy_with, new_name, view
 
 _FP32: int = TensorProto.FLOAT
 _FP16: int = TensorProto.FLOAT16
@@ -27,6 +27,7 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = view(model)
     nodes: list[NodeProto] = []
+    taken = {*graph.types, *graph.constants}
     for node in graph.nodes:
         written = NodeProto()
         written.CopyFrom(node)
@@ -41,9 +42,10 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
             written.attribute.append(helper.make_attribute("to", _FP32))
         for place, name in enumerate(node.output):
             if graph.types.get(name) == _FP16:
-                written.output[place] = f"{name}.exact"
-                nodes.append(helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=_FP16))
-                nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=_FP32))
+                exact, half = new_name(f"{name}.exact", taken), new_name(f"{name}.half", taken)
+                written.output[place] = exact
+                nodes.append(helper.make_node("Cast", [exact], [half], to=_FP16))
+                nodes.append(helper.make_node("Cast", [half], [name], to=_FP32))
     weights = []
     for name, tensor in graph.constants.items():
         if tensor.data_type == _FP16:

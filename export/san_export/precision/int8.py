@@ -2,7 +2,7 @@
 
 The two forms (shared scales, unlike kernels):
 
-- `tensorrt`: symmetric INT8 for inputs and weights of products, weights with a scale for each output
+- `tensorrt`: symmetric INT8 for inputs and weights of weighted ops, weights with a scale for each output
   channel, float bias. A residual sum takes its shortcut rounded and the convolution's result as it is: so
   TensorRT fuses convolution, sum and ReLU. Scales are numbers that FP16 holds, at opset 19 or later, so that
   `fp16.to_fp16` may type the rest FP16.
@@ -30,8 +30,8 @@ from san_deploy.backends.ort import onnxruntime, quiet_options
 from san_deploy.errors import GateError, SanError
 
 from ..graph.graph import view
-from .placement import FORMS, candidates, place, product_name
 from .qdq import prepared, write_int8
+from .quantization_plan import FORMS, candidates, place, product_name
 from .ranges import METHODS, Range, collect_ranges, feed, is_planar
 
 #: The method of `ranges.METHODS` that lost least accuracy, docs/benchmarks.md.
@@ -57,8 +57,8 @@ def quantise(
         crops: `(N, H, W, 3)` uint8 BGR, resized as for every other use; some hundred.
         form: `tensorrt` or `cpu`.
         method: how ranges are cut, one of `ranges.METHODS`.
-        reverted: products that stay in floating point, named as `within` names them.
-        floating: modules that stay in floating point, see `placement.candidates`.
+        reverted: weighted ops that stay in floating point, named as `within` names them.
+        floating: modules that stay in floating point, see `quantization_plan.candidates`.
 
     Returns:
         A checked model with the same inputs and outputs; the same bytes for the same arguments.
@@ -163,11 +163,11 @@ def _calibrate(
     _check_crops(model, crops)
     model = prepared(model, form)
     graph = view(model)
-    products = {index for indices in candidates(model, graph, form, floating).values() for index in indices}
-    if not products:
+    weighted = {index for indices in candidates(model, graph, form, floating).values() for index in indices}
+    if not weighted:
         raise SanError("the network has no product with a constant weight that INT8 could speed up")
     # With layers given back fewer values are rounded, never others.
-    names = sorted(place(graph, frozenset(products), form).values)
+    names = sorted(place(graph, frozenset(weighted), form).values)
     shapes = [graph.shapes.get(name, ()) for name in names]
     size = sum(4 * int(np.prod([dimension or 1 for dimension in shape])) for shape in shapes)
     return collect_ranges(model, crops, names, method=method, bytes_per_crop=size)

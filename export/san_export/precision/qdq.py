@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph, copy_with, new_name, view
 from .channels_last import normalise_channels_last
-from .placement import QuantizationPlan, candidates, place, weight_axis
+from .quantization_plan import QuantizationPlan, candidates, place, weight_axis
 from .ranges import Range
 
 #: Weights use -127..127, so that zero lies in the middle.
@@ -47,22 +47,22 @@ def write_int8(
     Args:
         model: FP32; not changed.
         ranges: of every value that may be rounded (`ranges.collect_ranges`).
-        form: one of `placement.FORMS`.
-        reverted: names of products that stay in floating point.
-        floating: names of modules that do, see `placement.candidates`.
+        form: one of `quantization_plan.FORMS`.
+        reverted: names of weighted ops that stay in floating point.
+        floating: names of modules that do, see `quantization_plan.candidates`.
 
     Returns:
         A checked model with the same inputs and outputs; the same bytes for the same arguments.
     """
     model = prepared(model, form)
     graph = view(model)
-    products = frozenset(
+    weighted = frozenset(
         index
         for name, indices in candidates(model, graph, form, floating).items()
         if name not in reverted
         for index in indices
     )
-    result = _Writer(model, graph, place(graph, products, form), ranges, form).write()
+    result = _Writer(model, graph, place(graph, weighted, form), ranges, form).write()
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -100,10 +100,10 @@ class _Writer:
             written.CopyFrom(node)
             for number, name in enumerate(node.input):
                 if (index, name) in self.plan.rounded:
-                    inside = index in self.plan.products or index in self.plan.integer
+                    inside = index in self.plan.weighted or index in self.plan.integer
                     apart = node.op_type in _LEADS_ON and not inside
                     written.input[number] = self._apart(name) if apart else self._round(name)
-            if index in self.plan.products:
+            if index in self.plan.weighted:
                 self._quantise_weight(node, written)
             self.nodes.append(written)
         read = {name for node in self.nodes for name in node.input}

@@ -167,11 +167,11 @@ def _entropy(counts: np.ndarray) -> int:
         filled = counts[:kept] > 0
         total = np.bincount(level, counts[:kept], _LEVELS)
         width = np.bincount(level, filled, _LEVELS)
-        told = np.where(filled, (total / np.maximum(width, 1))[level], 0)
-        p, q = clipped / clipped.sum(), told / max(told.sum(), 1)
+        spread = np.where(filled, (total / np.maximum(width, 1))[level], 0)
+        p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1)
         seen = (p > 0) & (q > 0)
         divergence = float((p[seen] * np.log(p[seen] / q[seen])).sum())
-        # What the cut moved into a bin that had nothing cannot be told at all.
+        # What the cut moved into a bin that had nothing is lost.
         if np.any((p > 0) & (q == 0)):
             divergence = np.inf
         if divergence < least:

@@ -16,7 +16,7 @@ from san_deploy.backends import onnxruntime as module
 from san_deploy.backends import open_backend
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
-from tests.tiny_models import tiny_artefact, tiny_model
+from tests.tiny_models import save_model, tiny_artefact, tiny_model
 
 CROPS = np.random.default_rng(1).integers(0, 256, (70, 32, 16, 3), dtype=np.uint8)
 
@@ -133,11 +133,11 @@ def test_other_names_and_further_inputs_are_refused(
     path = tiny_model(tmp_path / "m.onnx")
     graph = onnx.load(path)
     graph.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
-    onnx.save(graph, path)
+    save_model(graph, path)
     assert "more tensor(float) (N)" in refusal(path, capfd)
     graph = onnx.load(tiny_model(path))
     graph.graph.output[0].name = graph.graph.node[-1].output[0] = "features_out"
-    onnx.save(graph, path)
+    save_model(graph, path)
     assert "found features_out" in refusal(path, capfd)
 
 
@@ -195,7 +195,7 @@ def test_one_bad_row_is_named(model: Path) -> None:
     for tensor in graph.graph.initializer:
         if tensor.name == "bias":
             tensor.raw_data = bytes(len(tensor.raw_data))
-    onnx.save(graph, model)
+    save_model(graph, model)
     crops = CROPS[:7].copy()
     crops[5] = 0
     with pytest.raises(SanError, match="1 of 7 rows: 5"):
@@ -217,7 +217,7 @@ def test_a_failure_inside_the_runtime_is_one_line(tmp_path: Path, capfd: pytest.
         ]
     ):
         graph.graph.node.insert(place + 1 + offset, node)
-    onnx.save(graph, path)
+    save_model(graph, path)
     backend = OnnxRuntime(path)
     capfd.readouterr()
     with pytest.raises(SanError, match=r"m\.onnx failed in ONNX Runtime") as caught:
@@ -231,3 +231,25 @@ def test_metadata_survives(tmp_path: Path) -> None:
     backend = OnnxRuntime(tiny_model(tmp_path / "m.onnx", told=told))
     assert json.loads(json.dumps(backend.artefact.checks)) == told["checks"]
     assert backend.artefact.versions == told["versions"]
+
+
+@pytest.mark.parametrize("what", ["ir_version", "opset"])
+def test_a_file_of_a_newer_onnx_asks_for_a_newer_runtime(tmp_path: Path, model: Path, what: str) -> None:
+    made = onnx.load(model)
+    if what == "opset":
+        made.opset_import[0].version = 99
+    else:
+        made.ir_version = 99
+    (tmp_path / "new.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(SanError, match=r"of a newer ONNX than this ONNX Runtime .* 99.*Upgrade it: pip install"):
+        OnnxRuntime(tmp_path / "new.onnx")
+
+
+def test_a_damaged_file_prints_nothing(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime's own fallback prints on stdout, where --json is."""
+    data = model.read_bytes()
+    for length in range(1, len(data), len(data) // 40):
+        (tmp_path / "cut.onnx").write_bytes(data[:length])
+        with pytest.raises(SanError):
+            OnnxRuntime(tmp_path / "cut.onnx")
+    assert capfd.readouterr() == ("", "")

@@ -20,7 +20,7 @@ from san_deploy.errors import SanError, UsageError
 from tests.fakes.cuda import fake_cuda
 from tests.fakes.tensorrt import FakeTensorRT, fake_plan
 from tests.san_deploy.backends.test_onnxruntime import CROPS, slow
-from tests.tiny_models import tiny_artefact, tiny_model
+from tests.tiny_models import save_model, tiny_artefact, tiny_model
 
 GPUS = [Device("NVIDIA T4", "sm75", 0), Device("NVIDIA L4", "sm89", 1)]
 
@@ -193,7 +193,7 @@ def int8(path: Path, form: str) -> Path:
     tiny_model(path)
     graph = onnx.load(path)
     onnx.helper.set_model_props(graph, artefact.metadata_props())
-    onnx.save(graph, path)
+    save_model(graph, path)
     return path
 
 

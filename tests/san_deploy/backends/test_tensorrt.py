@@ -27,6 +27,7 @@ from tests.fakes.tensorrt import (
     fake_plan,
 )
 from tests.san_deploy.backends.test_onnxruntime import CROPS, slow
+from tests.tiny_models import restamp
 
 
 class Bench:
@@ -581,7 +582,7 @@ def test_no_sidecar_no_plan(tmp_path: Path) -> None:
     sidecar.write_text(text[: len(text) // 2])
     assert "is not readable as the description" in refusal(bench)
     values = json.loads(text)
-    sidecar.write_text(json.dumps(values | {"engine": None}))
+    restamp(sidecar, values | {"engine": None})
     assert "is not described as a TensorRT engine" in refusal(bench)
     sidecar.write_text(text)
     bench.path.unlink()

@@ -204,3 +204,14 @@ def test_pytorch_missing_is_one_line(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Error: torch is not installed. ") and "pip install '.[train]'" in last
+
+
+def test_cameras_means_and_a_threshold(san: San, data: Path, model: Path) -> None:
+    plain, centred = (san("eval", data, "-m", model, *extra).out for extra in ((), ("--center",)))
+    for text, option in ((plain, ""), (centred, " --center")):
+        line = next(line for line in text.splitlines() if line.startswith("threshold "))
+        assert f"san threshold {data}{option} --labels FILE" in line
+        assert 0.0 <= float(line.split()[3].rstrip("%")) <= 10.0
+    told = [json.loads(san("eval", data, "-m", model, "--json", *extra).out) for extra in ((), ("--center",))]
+    assert told[0]["figures"] != told[1]["figures"]
+    assert "threshold" not in san("eval", data, "-m", model, "--rerank").out

@@ -94,6 +94,8 @@ def test_another_mask_and_precision_at_once(san: San, exported: Path, tmp_path: 
     artefact = read_sidecar(tmp_path / "m-expected-fp16.onnx")
     assert (artefact.mask, artefact.precision) == ("expected", "fp16")
     assert set(artefact.checks) == {"mask", "fp16"}
+    san("export", exported, "--fp16", "--mask", "ramp:0.5", "--no-engine", "--min-cosine", "0.9")
+    assert read_sidecar(tmp_path / "m-ramp-0.5-fp16.onnx").mask == "ramp:0.5"
 
 
 def test_what_does_not_fit(san: San, exported: Path, tmp_path: Path) -> None:

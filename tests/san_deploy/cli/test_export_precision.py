@@ -96,6 +96,16 @@ def test_a_runtime_that_is_named_and_missing_is_an_error(
     assert (tmp_path / "starter-fp16.onnx").is_file()
 
 
+def test_where_argmax_costs_too_much_a_steadier_mask_is_measured(
+    san: San, tmp_path: Path, without_tensorrt: None
+) -> None:
+    options = ("--fp16", "--mask", "argmax", "-o", tmp_path / "a.onnx", "--min-cosine", 1)
+    error = san("export", *options, code=3).err
+    told = re.search(r"with --mask ramp:0\.0625 has a minimum row cosine of (0\.9{4}\d+)", error)
+    assert told and "export with --mask ramp:0.0625" in error.lower()
+    assert not (tmp_path / "a.onnx").exists()
+
+
 def test_int8_in_too_small_a_part_says_what_was_reachable(
     san: San, tmp_path: Path, labelled: Path, without_tensorrt: None
 ) -> None:

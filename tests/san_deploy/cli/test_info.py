@@ -31,7 +31,7 @@ from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
 from tests.conftest import Result
-from tests.tiny_models import tiny_artefact, tiny_model
+from tests.tiny_models import restamp, tiny_artefact, tiny_model
 
 San = Callable[..., Result]
 
@@ -190,7 +190,9 @@ def test_the_sidecar_agrees_or_the_file_is_refused(san: San, model: Path) -> Non
     write_sidecar(tiny_artefact(sha256=sha256, mask="argmax", threshold=THRESHOLD), model)
     assert "contradict each other. They differ in mask, threshold" in san("info", model, code=1).err
     write_sidecar(tiny_artefact(sha256="1" * 64), model)
-    assert "is not the file that tiny.onnx.json describes" in san("info", model, code=1).err
+    out = san("info", model).out
+    assert "the file is damaged: it is not the file that tiny.onnx.json describes" in out
+    assert "no, the file is damaged" in out and "nobody knows whether these bytes were" in out
     sidecar_path(model).write_text("{")
     assert "not readable" in san("info", model, code=1).err
 
@@ -255,9 +257,17 @@ def test_an_onnx_file_that_a_gpu_may_run_is_opened_there(
     class Opened:
         name = "onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)"
 
-        def __init__(self, path: Path, *, device: int | None = None, threads: int | None = None) -> None:
+        def __init__(
+            self,
+            path: Path,
+            *,
+            device: int | None = None,
+            threads: int | None = None,
+            accept_damaged: bool = False,
+        ) -> None:
             if device is None:
-                self.artefact = real(path, threads=threads).artefact
+                opened_here = real(path, threads=threads)
+                self.artefact, self.integrity = opened_here.artefact, opened_here.integrity
                 return
             opened.append(device)
             if len(opened) > 1:
@@ -508,7 +518,7 @@ def test_a_description_from_before_a_field_came(san: San, tmp_path: Path) -> Non
     path = write_plan(tmp_path / "a.engine")
     told = json.loads(sidecar_path(path).read_text())
     del told["engine"]["onnx"], told["operands"], told["calibration"]
-    sidecar_path(path).write_text(json.dumps(told))
+    restamp(sidecar_path(path), told)
     assert "built on NVIDIA T4" in san("info", path).out
 
 

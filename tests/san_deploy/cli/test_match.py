@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,3 +308,93 @@ def test_model_cut_short(san: San, site: Path, model: Path) -> None:
     model.write_bytes(whole[: len(whole) // 2])
     san("match", site / "cam1", site / "cam2", "-m", model, "-o", site / "out", "--threshold", "0.5", code=1)
     assert "out" not in left_over(site)
+
+
+@pytest.mark.usefixtures("backend")
+def test_output_folder_has_a_name_by_itself(san: San, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    assert "report: matches/report.html" in san("match", "cam1/", "cam2/").out
+    assert "report: matches-2/report.html" in san("match", "cam1/", "cam2/").out
+
+
+@pytest.mark.usefixtures("backend")
+def test_people_are_written_and_judged(san: San, site: Path) -> None:
+    result = san(
+        "match", site / "cam1", site / "cam2", "--labels", site / "identities.csv", "-o", site / "out"
+    )
+    with (site / "out" / "identities.csv").open(newline="") as file:
+        person = {(row["camera"], row["track"]): row["person"] for row in csv.DictReader(file)}
+    assert person["cam1", "t0"] == person["cam2", "t2"] and len(set(person.values())) == 4
+    assert "people           4  over all cameras, 3 of them with more than one tracklet" in result.out
+    assert "whole       100.0%  3 of 3 people" in result.out and "B-cubed F1  100.0%" in result.out
+
+
+@pytest.mark.usefixtures("backend")
+def test_cameras_by_name_and_layout(san: San, site: Path) -> None:
+    flat = site / "flat"
+    flat.mkdir()
+    for track in (site / "cam2").iterdir():
+        for crop in track.iterdir():
+            crop.rename(flat / f"{track.name}_{crop.name}")
+    result = san("match", f"north={site / 'cam1'}", f"south={flat}", "-o", site / "out")
+    assert "south: 12 crops, 4 tracklets; file names of tracklet and frame" in result.err
+    assert result.out.splitlines()[1].split()[:6] == ["north", "-", "south", "3", "+", "4"]
+    refused = san("match", site / "cam1", flat, "--pattern", "{track}_{}.png", "-o", site / "again", code=1)
+    assert "none of the 9 images" in refused.err
+    other = site / "other"
+    shutil.copytree(flat, other)
+    read = san("match", flat, other, "--pattern", "{track}_{}.png", "-o", site / "again")
+    assert "flat: 12 crops, 4 tracklets; read by --pattern" in read.err
+
+
+@pytest.mark.usefixtures("backend")
+def test_times_and_places_forbid(san: San, site: Path) -> None:
+    (site / "cam1" / "tracks.csv").write_text(
+        "camera,track,start,end\ncam1,t0,0,1\ncam1,t1,10,11\ncam1,t2,20,21\n"
+    )
+    (site / "cam2" / "tracks.csv").write_text(
+        "camera,track,start,end\ncam2,t0,60,61\ncam2,t1,5,6\ncam2,t2,1,2\ncam2,t3,14,15\n"
+    )
+    (site / "site.csv").write_text("camera_a,camera_b,overlap,min_s,max_s\ncam1,cam2,no,2,30\n")
+    arguments = ("match", site / "cam1", site / "cam2", "--topology", site / "site.csv")
+    assert "--clock cam1=SECONDS" in san(*arguments, "-o", site / "none", code=2).err
+    clocks = ("--clock", "cam1=0", "--clock", "cam2=0")
+    san(*arguments, *clocks, "-o", site / "out")
+    with (site / "out" / "matches.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Red would have to be elsewhere within a second, blue is 39 seconds later; green has time enough.
+    assert [(r["track_a"], r["track_b"]) for r in rows if r["matched"] == "1"] == [("t1", "t3")]
+    assert {r["reason"] for r in rows if r["camera_a"] == "cam1" and r["matched"] == "0"} == {"forbidden"}
+    # The second camera's clock was fast by ten seconds for red, and slow for nobody.
+    moved = san(*arguments, "--clock", "cam1=0", "--clock", "cam2=-12", "-o", site / "moved", "--json")
+    assert json.loads(moved.out)["people"]["same_camera"] == "overlap"
+    assert "--clock" in san(*arguments, "--clock", "roof=1", "-o", site / "none", code=2).err
+
+
+@pytest.mark.usefixtures("backend")
+def test_corrections_are_kept(san: San, site: Path) -> None:
+    marks = {"confirmed": [["cam1", "t0", "cam2", "t1"]], "rejected": [["cam1", "t1", "cam2", "t3"]]}
+    (site / "marks.json").write_text(json.dumps(marks | {"schema_version": 1}))
+    arguments = ("match", site / "cam1", site / "cam2", "--corrections", site / "marks.json")
+    san(*arguments, "-o", site / "out")
+    with (site / "out" / "matches.csv").open(newline="") as file:
+        matched = {(r["track_a"], r["track_b"]) for r in csv.DictReader(file) if r["matched"] == "1"}
+    assert ("t0", "t1") in matched and ("t1", "t3") not in matched
+    (site / "marks.json").write_text(json.dumps({"rejected": [["cam1", "t9", "cam2", "t3"]]}))
+    assert "names cam1/t9" in san(*arguments, "-o", site / "bad", code=1).err
+    (site / "marks.json").write_text("{")
+    assert "no file of corrections" in san(*arguments, "-o", site / "bad", code=1).err
+
+
+def test_embeddings_instead_of_crops(san: San, site: Path, backend: ColourBackend) -> None:
+    for name in ("cam1", "cam2"):
+        san("embed", site / name, "-o", site / f"{name}.npz")
+    backend.interrupt = True  # nothing is embedded again
+    san("match", site / "cam1.npz", site / "cam2.npz", "-o", site / "out")
+    assert "threshold 0.9" in san("match", site / "cam1.npz", site / "cam2.npz", "-o", site / "two").out
+    backend.interrupt = False
+    san("match", site / "cam1", site / "cam2", "-o", site / "crops")
+    names = ("out", "crops")
+    assert len({(site / name / "matches.csv").read_text() for name in names}) == 1
+    # The pictures are found in the folder of the same name.
+    assert "data:image/jpeg" in (site / "out" / "report.html").read_text()

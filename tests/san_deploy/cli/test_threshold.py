@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -44,11 +45,13 @@ def test_with_labels(san: San, site: Path, model: Path) -> None:
     assert f"threshold  {after.threshold.similarity:.4f}  best F1" in result.out
     assert "95 % over people" in result.out and "30% absent" in result.out
     assert after.threshold.source == "cameras cam1, cam2, cam3, 12 people" and after.threshold.curve
-    assert (after.checkpoint_sha256, after.mask, after.size_hw) == (
+    assert (after.checkpoint_sha256, after.mask, after.space) == (
         before.checkpoint_sha256,
         before.mask,
-        before.size_hw,
+        before.space,
     )
+    graphs = [onnx.load(path).graph.SerializeToString(deterministic=True) for path in (model, out)]
+    assert graphs[0] == graphs[1]
     page = (site / "with-threshold.onnx.html").read_text()
     assert "https://" not in page and f"{after.threshold.similarity:.4f}" in page and 'type="range"' in page
     # The copy is a model like any other, and brings its threshold.

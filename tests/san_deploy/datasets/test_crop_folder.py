@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from san_deploy.datasets import Crop, read_dataset
-from san_deploy.datasets.crop_folder import read_identities
+from san_deploy.datasets.crop_folder import identity_notes, read_identities
 from san_deploy.errors import SanError
 
 HEADER = "camera,track,person,split\n"
@@ -76,7 +76,6 @@ def test_byte_order_mark_of_a_spreadsheet(tmp_path: Path) -> None:
             "camera,track\ncam1,t001\n",
             "must be camera,track,person or camera,track,person,split. Found 'camera,track'",
         ),
-        ("camera\ttrack\tperson\ncam1\tt001\t7\n", r"Found 'camera\ttrack\tperson'"),
         (HEADER, "names no tracklet"),
         (HEADER + "cam1,t001,seven,test\n", "line 2: person 'seven' is not a whole number"),
         (HEADER + "cam1,t001,-1,test\n", "person '-1'"),
@@ -86,7 +85,7 @@ def test_byte_order_mark_of_a_spreadsheet(tmp_path: Path) -> None:
             "line 2: person '1000000000000000000' is not a whole number from 0 to 9",
         ),
         (HEADER + f"cam1,t001,{'9' * 5000},test\n", f"line 2: person '{'9' * 40}' is not"),
-        (HEADER + "cam1,t001\n", "person 'None'"),
+        (HEADER + "cam1,t001\n", "person ''"),
         (HEADER + "cam1,t001,7,test\ncam1,t001,8,test\n", "line 3: cam1/t001 is named a second time"),
         (HEADER + "cam1,../../etc,7,test\n", "'cam1/../../etc' is no name"),
         (HEADER + "..,t001,7,test\n", "'../t001' is no name"),
@@ -104,6 +103,29 @@ def test_bad_identities(tmp_path: Path, text: str, told: str) -> None:
     assert told in str(caught.value)
     assert "identities.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "people", "note"),
+    [
+        # Numbered from 0: each passes each camera once.
+        (["cam1,a,0", "cam2,a,0", "cam1,b,1", "cam2,b,1"], [1, 1, 2, 2], "is taken for a person"),
+        # Distractors: two in one camera, or one camera only.
+        (["cam1,a,0", "cam1,b,0", "cam2,a,0", "cam2,b,1"], [0, 0, 0, 1], "counts as a distractor"),
+        (["cam1,a,0", "cam1,b,1", "cam2,a,1"], [0, 1, 1], "counts as a distractor"),
+        (["cam1,a,1", "cam2,a,2"], [1, 2], None),
+    ],
+)
+def test_a_person_0_is_told_from_distractors(
+    tmp_path: Path, rows: list[str], people: list[int], note: str | None
+) -> None:
+    tracks = ["/".join(row.split(",")[:2]) for row in rows]
+    root = build(tmp_path, "camera,track,person\n" + "\n".join(rows) + "\n,,\n", *tracks)
+    assert [person for person, _ in read_identities(root / "identities.csv").values()] == people
+    found = read_dataset(root)
+    assert [crop.person for crop in found.splits["train"]] == [p for person in people for p in (person, person)]
+    for notes in (found.notes, identity_notes(root / "identities.csv")):
+        assert notes == () if note is None else note in notes[0]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00camera", b"camera,track,person\ncam1,\xe9,7\n"])

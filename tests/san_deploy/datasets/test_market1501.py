@@ -105,7 +105,7 @@ def test_people_counted_from_zero(tmp_path: Path) -> None:
     assert dataset.name == "Market-1501 layout"
     for crops in dataset.splits.values():
         assert [crop.person for crop in crops] == [1, 2]
-    assert "is a person here" in dataset.summary()
+    assert "is taken for a person" in dataset.summary()
 
 
 @pytest.mark.parametrize(

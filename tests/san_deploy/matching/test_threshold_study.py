@@ -125,7 +125,7 @@ def biased(people: int, seed: int) -> list[Camera]:
     rng = np.random.default_rng(seed)
     result = []
     for item in seen(people, noise=0.6, seed=seed):
-        rows = item.embedding + 0.12 * rng.normal(size=item.embedding.shape[1])
+        rows = item.embedding + 0.05 * rng.normal(size=item.embedding.shape[1])
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         result.append(replace(item, embedding=rows.astype(np.float32)))
     return result

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from san_deploy.errors import SanError
-from san_deploy.metrics import evaluate, evaluate_tracklets, join_cameras, pool_cameras, pool_tracklets
+from san_deploy.metrics import (
+    centre_cameras,
+    evaluate,
+    evaluate_tracklets,
+    join_cameras,
+    pool_cameras,
+    pool_tracklets,
+)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -76,3 +83,18 @@ def test_tracklets_of_all_cameras_as_one_set() -> None:
         gallery_camera=cameras,
     )
     assert (ranking.queries, ranking.rank1) == (4, 0.5)
+
+
+def test_centring_takes_the_cameras_mean_off() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(12, 5)) + np.repeat([[3.0, 0, 0, 0, 0], [0, 3.0, 0, 0, 0]], 6, axis=0)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    camera = np.repeat(["a", "b"], 6)
+    result = centre_cameras(rows, camera)
+    for name in ("a", "b"):
+        away = rows[camera == name] - rows[camera == name].mean(axis=0)
+        expected = away / np.linalg.norm(away, axis=1, keepdims=True)
+        assert result[camera == name] == pytest.approx(expected, abs=1e-5)
+    assert result.dtype == np.float32
+    with pytest.raises(SanError, match="camera c has an embedding that is its mean"):
+        centre_cameras(rows[:1], np.array(["c"]))

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from san_deploy.artefact import Threshold
-from san_deploy.matching.accuracy import pids_from_labels, score
+from san_deploy.matching.accuracy import score
 from san_deploy.matching.cameras import Camera
+from san_deploy.matching.identities import find_people
+from san_deploy.matching.identity_accuracy import score_people
 from san_deploy.matching.match import Matching, match_cameras
 from san_deploy.reports import match_report as report
 from san_deploy.reports import pictures
-from san_deploy.reports.match_report import write_report
+from san_deploy.reports.match_report import Findings, write_report
 
 
 class Page(HTMLParser):
@@ -31,6 +35,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.scripts: dict[str, str] = {}
         self.open: list[str] = []
         self.feed(text)
         self.close()
@@ -49,6 +54,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
+        elif self.open[-1] == "script" and (name := self.elements[-1][1].get("id")):
+            self.scripts[name] = self.scripts.get(name, "") + data
 
     def all(self, tag: str, name: str = "") -> list[dict[str, str | None]]:
         return [
@@ -89,16 +96,21 @@ def site(root: Path, sizes: tuple[int, ...] = (3, 4), crops: int = 6, prefix: st
     )
 
 
-def render(matching: Matching, path: Path, **arguments: object) -> tuple[str, Page]:
-    write_report(path / "report.html", matching, **arguments)  # type: ignore[arg-type]
+def render(
+    matching: Matching, path: Path, *, labels: dict[tuple[str, str], int] | None = None, title: str = ""
+) -> tuple[str, Page, dict[str, Any]]:
+    """The page, its elements, and the data that its script shows."""
+    people = find_people(matching)
+    judged = (score(matching, labels), score_people(matching, people, labels)) if labels else (None, None)
+    write_report(path / "report.html", Findings(matching, people, labels, *judged), title=title)
     text = (path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
-    return text, page
+    return text, page, json.loads(page.scripts["data"]) | {"pictures": json.loads(page.scripts["pictures"])}
 
 
 def test_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    text, page = render(site(tmp_path), tmp_path)
+    text, page, _ = render(site(tmp_path), tmp_path)
     assert not re.search(r"https?://|@import|url\(", text)
     for tag, attrs in page.elements:
         for name in ("src", "href"):
@@ -106,79 +118,75 @@ def test_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     assert any("default-src 'none'" in (attrs.get("content") or "") for attrs in page.all("meta"))
 
 
-def test_every_tracklet_is_shown(tmp_path: Path) -> None:
+def test_every_tracklet_is_in_it(tmp_path: Path) -> None:
     matching = site(tmp_path)
-    _, page = render(matching, tmp_path)
+    _, page, data = render(matching, tmp_path)
+    names = [(data["cameras"][place], track) for place, track, *_ in data["tracklets"]]
+    assert names == [(c.name, t) for c in matching.cameras for t in c.tracks.tolist()]
+    (pair,) = data["pairs"]
     # 3 people before both cameras, one before cam2 alone.
-    assert len(page.all("li", "matched")) == 3
-    assert len(page.all("li", "none")) == 1
-    assert "No match" in page.text and "Best candidate, below the threshold" in page.text
-    for row in matching.pairs[0].similarity_of_a.tolist():
-        assert f"{row:.3f}" in page.text
-    assert "Next in cam2 for t0" in page.text and "Next in cam1 for t0" in page.text
-    assert "7 tracklets from 2 cameras: 3 matches , and 1 time a tracklet was left without one" in page.text
+    states = [row[3] for row in pair["rows"]]
+    assert len(states) == 4 and sum(state <= 1 for state in states) == 3 and states[3] == 3
+    for row, similarity in zip(pair["rows"], matching.pairs[0].similarity_of_a.tolist(), strict=False):
+        assert row[2] == pytest.approx(similarity, abs=1e-4)
+        assert names[row[0]][1] == names[row[1]][1]
+        assert row[1] not in [other for other, _ in row[5]] and len(row[5]) == 3 and len(row[6]) == 2
+    assert [len(person[0]) for person in data["people"]] == [2, 2, 2, 1]
+    assert data["pids"] is None
+    assert "7 tracklets from 2 cameras are 4 people , 3 of them seen more than once" in page.text
     assert "1.25 % of 800 impostor pairs reach it" in page.text
     assert "drawn people" in page.text and "san-test" in page.text and "onnxruntime (CPU)" in page.text
+    assert "identities.csv" in page.text
 
 
-def test_each_crop_is_embedded_once_and_small(tmp_path: Path) -> None:
-    text, page = render(site(tmp_path, (3, 3, 3)), tmp_path)
-    images = page.all("img")
-    originals = [attrs for attrs in images if attrs.get("src")]
-    assert len(originals) == 9 * 4  # four of six crops, though every tracklet stands in two pairs
-    assert len({attrs["id"] for attrs in originals}) == len(originals)
-    known = {attrs["id"] for attrs in originals}
-    assert all("i" + str(attrs["data-i"]) in known for attrs in images if not attrs.get("src"))
-    assert all("alt" in attrs for attrs in images)
-    assert "Tracklet t0 of cam1, 4 of 6 crops" in {attrs["alt"] for attrs in originals}
-    for attrs in originals:
-        data = base64.b64decode(str(attrs["src"]).partition("base64,")[2])
-        with Image.open(io.BytesIO(data)) as image:
+def test_first_people_show_without_a_script(tmp_path: Path) -> None:
+    _, page, data = render(site(tmp_path), tmp_path)
+    assert len(page.all("li", "person")) == 4
+    assert len([attrs for attrs in page.all("img") if attrs.get("src")]) == 7
+    assert {track for _, track, *_ in data["tracklets"]} <= set(page.text.split())
+
+
+def test_pictures_are_small_and_stand_in_it_once(tmp_path: Path) -> None:
+    text, _, data = render(site(tmp_path, (3, 3, 3)), tmp_path)
+    assert len(data["pictures"]) == 9 * 4  # four of six crops, though every tracklet stands in two pairs
+    assert [tracklet[2] for tracklet in data["tracklets"]] == [6] * 9
+    assert sorted(number for tracklet in data["tracklets"] for number in tracklet[3]) == list(range(36))
+    for picture in data["pictures"]:
+        raw = base64.b64decode(picture)
+        with Image.open(io.BytesIO(raw)) as image:
             assert (image.format, image.height) == ("JPEG", pictures.HEIGHT)
-        assert len(data) < 8000
-    assert "18 crops were used but are not shown" in page.text
+        assert len(raw) < 8000
     assert len(text) < 200_000
+
+
+RIGHT, WRONG, MISSED, ALONE = 1, 2, 3, 4
 
 
 def test_truth(tmp_path: Path) -> None:
     matching = site(tmp_path)
     labels = {(c, f"t{k}"): k + 1 for c, size in (("cam1", 3), ("cam2", 4)) for k in range(size)}
     labels["cam1", "t2"], labels["cam2", "t2"] = 50, 60  # their match becomes wrong
-    track_to_pid = pids_from_labels(matching, labels, "identities.csv")
-    _, page = render(matching, tmp_path, track_to_pid=track_to_pid, accuracy=score(matching, track_to_pid))
-    assert "2 of 3 matches are right" in page.text
-    assert len(page.all("span", "right")) == 2
-    assert len(page.all("span", "wrong")) == 1
-    assert len(page.all("span", "alone")) == 1
-    assert len(page.all("li", "mistake")) == 1
-    assert "Mistakes" in page.text
-    _, page = render(matching, tmp_path)
-    assert "Mistakes" not in page.text and not page.all("span", "truth-mark")
+    _, page, data = render(matching, tmp_path, labels=labels)
+    assert "2 of 3 matches are right" in page.text and "People whole" in page.text
+    assert [row[7] for row in data["pairs"][0]["rows"]] == [RIGHT, RIGHT, WRONG, ALONE]
+    assert [person[4] for person in data["people"]] == [RIGHT, RIGHT, WRONG, RIGHT]
+    assert data["pids"] == [1, 2, 50, 1, 2, 60, 4]
 
 
-def test_missed_tracklet_is_marked(tmp_path: Path) -> None:
+def test_missed_tracklets_are_marked(tmp_path: Path) -> None:
     matching = match_cameras(site(tmp_path).cameras, threshold=1.0)
-    track_to_pid = {(c, f"t{k}"): k + 1 for c, size in (("cam1", 3), ("cam2", 4)) for k in range(size)}
-    _, page = render(matching, tmp_path, track_to_pid=track_to_pid, accuracy=score(matching, track_to_pid))
-    assert len(page.all("span", "missed")) == 6
+    labels = {(c, f"t{k}"): k + 1 for c, size in (("cam1", 3), ("cam2", 4)) for k in range(size)}
+    _, page, data = render(matching, tmp_path, labels=labels)
+    assert [row[7] for row in data["pairs"][0]["rows"]].count(MISSED) == 6
+    assert [person[4] for person in data["people"]].count(MISSED) == 6
     assert "set by hand" in page.text
     assert "no false match rate is known" in page.text
 
 
-def test_candidate_that_went_to_another(tmp_path: Path) -> None:
-    cameras = site(tmp_path, (2, 2)).cameras
-    rows = np.eye(2, dtype=np.float32)[[0, 0]]
-    a = Camera("cam1", cameras[0].folder, cameras[0].tracks, rows, cameras[0].crops)
-    b = Camera("cam2", cameras[1].folder, cameras[1].tracks[:1], rows[:1], cameras[1].crops[:1])
-    _, page = render(match_cameras([a, b], threshold=0.5), tmp_path)
-    assert re.search(r"Best candidate, but it matches t\d \(1\.000\)", page.text)
-
-
 @pytest.mark.parametrize(
-    "name", ["<script>alert(1)<", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a&amp;b"]
+    "name", ["</script><script>alert(1)<", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a&amp;b", "<!--"]
 )
 def test_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
-    matching = site(tmp_path, (1, 1))
     cameras = [
         Camera(
             c.name,
@@ -186,31 +194,32 @@ def test_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
             np.array([name]),
             c.embedding,
             c.crops,
-            (SimpleNamespace(path=name, reason=name),),
-        )  # type: ignore[arg-type]
-        for c in matching.cameras
+            (SimpleNamespace(path=name, reason=name),),  # type: ignore[arg-type]
+        )
+        for c in site(tmp_path, (1, 1)).cameras
     ]
-    text, page = render(match_cameras(cameras, threshold=0.1), tmp_path, title=name)
+    text, page, data = render(match_cameras(cameras, threshold=0.1), tmp_path, title=name)
     assert name in page.text
-    assert len(page.all("script")) == 2
+    assert [tracklet[1] for tracklet in data["tracklets"]] == [name, name]
+    assert len(page.all("script")) == 4
     assert not any("onerror" in attrs for _, attrs in page.elements)
     assert "<title>" + name not in text or name.startswith("{{")
 
 
 def test_name_that_is_not_utf8(tmp_path: Path) -> None:
-    matching = site(tmp_path, (1, 1))
     cameras = [
-        Camera(c.name, c.folder, np.array(["caf\udce9"]), c.embedding, c.crops) for c in matching.cameras
+        Camera(c.name, c.folder, np.array(["caf\udce9"]), c.embedding, c.crops)
+        for c in site(tmp_path, (1, 1)).cameras
     ]
-    _, page = render(match_cameras(cameras, threshold=0.1), tmp_path)
-    assert "caf\\udce9" in page.text
+    _, page, data = render(match_cameras(cameras, threshold=0.1), tmp_path)
+    assert "caf\\udce9" in page.text and data["tracklets"][0][1] == "caf\\udce9"
 
 
 def test_unreadable_crops_are_listed(tmp_path: Path) -> None:
     first, second = site(tmp_path).cameras
     broken = tuple(SimpleNamespace(path=f"t0/{k}.jpg", reason="cut short") for k in range(60))
     first = Camera(first.name, first.folder, first.tracks, first.embedding, first.crops, broken)  # type: ignore[arg-type]
-    _, page = render(match_cameras([first, second], threshold=0.6), tmp_path)
+    _, page, _ = render(match_cameras([first, second], threshold=0.6), tmp_path)
     assert "Unreadable crops 60" in page.text
     assert "cam1/t0/49.jpg: cut short" in page.text and "cam1/t0/50.jpg" not in page.text
     assert "and 10 more" in page.text
@@ -220,22 +229,30 @@ def test_crop_deleted_meanwhile_leaves_a_gap(tmp_path: Path) -> None:
     matching = site(tmp_path, (2, 2))
     for path in (tmp_path / "cam1" / "t0").iterdir():
         path.unlink()
-    _, page = render(matching, tmp_path)
-    assert len([attrs for attrs in page.all("img") if attrs.get("src")]) == 3 * 4
-    assert len(page.all("span", "blank")) == 4
+    _, page, data = render(matching, tmp_path)
+    assert data["pictures"][:4] == [""] * 4 and all(data["pictures"][4:])
+    assert len(page.all("span", "blank")) == 1
+
+
+def test_no_camera_loses_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "CROP_BUDGET", 24)
+    monkeypatch.setattr(report, "MAX_PICTURES", 10)
+    _, page, data = render(site(tmp_path, (2, 20), crops=5), tmp_path)
+    of_camera: list[list[int]] = [[], []]
+    for place, _, _, shown in data["tracklets"]:
+        of_camera[place].append(len(shown))
+    # The small camera shows all of its tracklets, and more of each; the large one every second or so.
+    assert of_camera[0] == [4, 4]
+    assert sum(map(bool, of_camera[1])) == 8 and max(of_camera[1]) == 1
+    assert of_camera[1][0] and of_camera[1][-1]
+    assert "12 tracklets are shown without pictures" in page.text
 
 
 def test_large_matching_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "CROP_BUDGET", 10)
-    monkeypatch.setattr(report, "MAX_PICTURES", 8)
     monkeypatch.setattr(report, "MAX_ROWS", 6)
     monkeypatch.setattr(report, "MANY_ROWS", 3)
-    matching = site(tmp_path, (6, 6), crops=2)
-    _, page = render(matching, tmp_path)
-    assert len([attrs for attrs in page.all("img") if attrs.get("src")]) <= 8
-    assert "4 tracklets are shown without pictures" in page.text
+    _, page, data = render(site(tmp_path, (6, 9), crops=2), tmp_path)
     assert "3 of 5 runners-up are shown" in page.text
-    assert len(page.all("li", "card")) == 6
-    matching = site(tmp_path / "more", (6, 9), crops=2)
-    _, page = render(matching, tmp_path)
-    assert "3 rows were left out" in page.text and "3 more rows are in matches.csv" in page.text
+    assert "3 rows were left out" in page.text
+    assert [row[3] <= 1 for row in data["pairs"][0]["rows"]] == [True] * 6  # matches before the rest
+    assert all(len(row[5]) == 3 for row in data["pairs"][0]["rows"])

@@ -62,7 +62,14 @@ def make_files(
     checkpoint = folder / "best.safetensors"
     info = CheckpointInfo("san", network.settings.as_dict(), RESIZE, 1)
     save_checkpoint(checkpoint, network, info)
-    plain = describe(network, info, mask=mask, input_form="uint8", checkpoint_sha256=sha256_file(checkpoint))
+    plain = describe(
+        network,
+        info,
+        mask=mask,
+        input_form="uint8",
+        checkpoint_sha256=sha256_file(checkpoint),
+        weights_sha256="1" * 64,
+    )
     artefact = dataclasses.replace(plain, operands=count_operands(model))
     half = to_fp16(model)
     told = dataclasses.replace(plain, precision="fp16", operands=count_operands(half))

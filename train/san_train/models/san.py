@@ -27,8 +27,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "settings.upsample": "bilinear",
         # The paper's 0.1, even as a mean, holds a small network without ImageNet weights at chance.
         "tv_weight": 0.003,
-        # docs/sharpening.md: what makes the mask that is deployed as good as the samples' mean, and keeps pi away
-        # from the threshold, where rounding flips bits.
+        # docs/research/sharpening.md: what makes the mask that is deployed as good as the samples' mean, and keeps
+        # pi away from the threshold, where rounding flips bits.
         "sharpen_epochs": 24,
         "decisive_weight": 100.0,
         "deploy_mask": "ramp:0.0625",

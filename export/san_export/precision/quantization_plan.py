@@ -1,4 +1,4 @@
-"""Where a network is quantised: which products run in INT8, and between which of them values stay 8 bits."""
+"""Where a network is quantised: which weighted ops run in INT8, and between which of them values stay 8 bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMS = ("tensorrt", "cpu")
 #: head stays in floating point: a thousandth of the work, TensorRT-RTX multiplies no INT8 matrices on Turing,
 #: and nothing behind it averages its rounding out.
 _WITHOUT_KERNEL = {"cpu": frozenset({"ConvTranspose"}), "tensorrt": frozenset({"Gemm", "MatMul"})}
-#: Operators, apart from products, for which ONNX Runtime has a fast 8-bit kernel on the CPU. Its product of
+#: Operators, apart from weighted ones, for which ONNX Runtime has a fast 8-bit kernel on the CPU. Its product of
 #: two values (QLinearMul) is slower than FP32's.
 _INTEGER = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool"})
 #: These may give FP32 out of 8-bit operands; a QLinearConv cannot.
@@ -29,12 +29,12 @@ class QuantizationPlan:
     """What is quantised, by the index of the nodes.
 
     Attributes:
-        products: their input and weight are 8 bits.
+        weighted: their input and weight are 8 bits.
         integer: other nodes that read and give 8 bits.
         rounded: (node, value) where a node reads a value rounded to 8 bits.
     """
 
-    products: frozenset[int]
+    weighted: frozenset[int]
     integer: frozenset[int]
     rounded: frozenset[tuple[int, str]]
 
@@ -93,42 +93,42 @@ def _is_candidate(graph: Graph, node: NodeProto, form: str) -> bool:
     return constant and given
 
 
-def place(graph: Graph, products: frozenset[int], form: str) -> QuantizationPlan:
-    """Settle what is rounded, given the products that run in 8 bits."""
-    return _for_cpu(graph, products) if form == "cpu" else _for_tensorrt(graph, products)
+def place(graph: Graph, weighted: frozenset[int], form: str) -> QuantizationPlan:
+    """Settle what is rounded, given the weighted ops that run in 8 bits."""
+    return _for_cpu(graph, weighted) if form == "cpu" else _for_tensorrt(graph, weighted)
 
 
-def _for_tensorrt(graph: Graph, products: frozenset[int]) -> QuantizationPlan:
-    """Round what products read, and the shortcut of a residual sum.
+def _for_tensorrt(graph: Graph, weighted: frozenset[int]) -> QuantizationPlan:
+    """Round what weighted ops read, and the shortcut of a residual sum.
 
     TensorRT fuses a convolution with the sum and the ReLU behind it, and takes the shortcut in INT8 where
     it is rounded. What comes out of the convolution itself must not be, or the fusion breaks.
     """
-    rounded = {(index, graph.nodes[index].input[0]) for index in products}
+    rounded = {(index, graph.nodes[index].input[0]) for index in weighted}
     read = {name for _, name in rounded}
     for index, node in enumerate(graph.nodes):
         if node.op_type == "Add":
-            shortcut = _shortcut(graph, node, products, read)
+            shortcut = _shortcut(graph, node, weighted, read)
             if shortcut is not None:
                 rounded.add((index, shortcut))
-    return QuantizationPlan(products, frozenset(), frozenset(rounded))
+    return QuantizationPlan(weighted, frozenset(), frozenset(rounded))
 
 
-def _shortcut(graph: Graph, node: NodeProto, products: frozenset[int], read: set[str]) -> str | None:
+def _shortcut(graph: Graph, node: NodeProto, weighted: frozenset[int], read: set[str]) -> str | None:
     """The input of a sum that does not come out of the product it is fused with; None where nothing fuses."""
-    made = [name for name in node.input if _fusable(graph, name, products)]
+    made = [name for name in node.input if _fusable(graph, name, weighted)]
     others = [name for name in node.input if name not in made]
     if not made or len(set(node.input)) < 2:
         return None
     if len(made) == 1:
         # A shortcut that no product reads would be rounded for the sum alone.
         return others[0] if others[0] in read else None
-    # Two products: the smaller one is the shortcut (a 1 x 1 convolution), the larger one fuses.
+    # Two weighted ops: the smaller one is the shortcut (a 1 x 1 convolution), the larger one fuses.
     return min(made, key=lambda name: _weights(graph, graph.nodes[graph.producer[name]]))
 
 
-def _fusable(graph: Graph, name: str, products: frozenset[int]) -> bool:
-    return graph.producer.get(name) in products and len(graph.consumers.get(name, ())) == 1
+def _fusable(graph: Graph, name: str, weighted: frozenset[int]) -> bool:
+    return graph.producer.get(name) in weighted and len(graph.consumers.get(name, ())) == 1
 
 
 def _weights(graph: Graph, node: NodeProto) -> int:
@@ -138,7 +138,7 @@ def _weights(graph: Graph, node: NodeProto) -> int:
     return size
 
 
-def _for_cpu(graph: Graph, products: frozenset[int]) -> QuantizationPlan:
+def _for_cpu(graph: Graph, weighted: frozenset[int]) -> QuantizationPlan:
     """Keep values in 8 bits from product to product: ONNX Runtime fuses nothing else into integer kernels.
 
     Sums and poolings run in 8 bits where all that they read is in 8 bits and all who read them want it so.
@@ -153,25 +153,25 @@ def _for_cpu(graph: Graph, products: frozenset[int]) -> QuantizationPlan:
     while True:
         given = {
             name
-            for index in products | integer
+            for index in weighted | integer
             if (name := _result(graph, index)) is not None
-            and (graph.nodes[index].op_type not in _FREE_OUTPUT or _wanted(graph, name, products, integer))
+            and (graph.nodes[index].op_type not in _FREE_OUTPUT or _wanted(graph, name, weighted, integer))
         }
-        read = {graph.nodes[index].input[0] for index in products}
+        read = {graph.nodes[index].input[0] for index in weighted}
         failing = {
             index
             for index in integer
             if not given.union(read).issuperset(graph.nodes[index].input)
-            or not _wanted(graph, _result(graph, index), products, integer)
+            or not _wanted(graph, _result(graph, index), weighted, integer)
         }
         if not failing:
             break
         integer -= failing
-    rounded = {(index, graph.nodes[index].input[0]) for index in products}
+    rounded = {(index, graph.nodes[index].input[0]) for index in weighted}
     rounded |= {(index, name) for index in integer for name in graph.nodes[index].input}
     # What an integer kernel gives exists in 8 bits alone, so all others read it from there.
     rounded |= {(consumer, name) for name in given for consumer in graph.consumers.get(name, ())}
-    return QuantizationPlan(products, frozenset(integer), frozenset(rounded))
+    return QuantizationPlan(weighted, frozenset(integer), frozenset(rounded))
 
 
 def _result(graph: Graph, index: int) -> str | None:
@@ -183,6 +183,6 @@ def _result(graph: Graph, index: int) -> str | None:
     return None if name in graph.outputs else name
 
 
-def _wanted(graph: Graph, name: str | None, products: frozenset[int], integer: set[int]) -> bool:
+def _wanted(graph: Graph, name: str | None, weighted: frozenset[int], integer: set[int]) -> bool:
     consumers = graph.consumers.get(name, ()) if name is not None else ()
-    return any(consumer in products or consumer in integer for consumer in consumers)
+    return any(consumer in weighted or consumer in integer for consumer in consumers)
