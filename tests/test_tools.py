@@ -82,6 +82,6 @@ def test_figures_of_a_split_are_the_evaluations(tmp_path: Path) -> None:
     found, wanted = table.by_person(rows, crops), evaluate.rank(rows, crops)
     assert found[:, 0].tolist() == list(range(1, 9))
     expected = [wanted.tracklet_rank1, wanted.crops.rank1, wanted.crops.mean_ap]
-    assert np.allclose(found[:, 1:].mean(0), 100 * np.array(expected), atol=1e-3)
+    assert np.allclose(table.mean_of(found), 100 * np.array(expected), atol=1e-3)
     low, high = table.interval([found, found], draws=50)
-    assert (low <= found[:, 1:].mean(0)).all() and (found[:, 1:].mean(0) <= high).all()
+    assert (low <= table.mean_of(found)).all() and (table.mean_of(found) <= high).all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from san_train import evaluate
@@ -42,11 +43,11 @@ def main() -> None:
         for mask in MASKS:
             values = by_person(rows if mask == "argmax" else evaluate.embed(model, images, mask=mask), crops)
             found.setdefault(mask, []).append(values)
-            print(f"split {split + 1}, {mask}: {_told(values[:, 1:].mean(0))}", flush=True)
+            print(f"split {split + 1}, {mask}: {_told(mean_of(values))}", flush=True)
         for kernel in OTHER_KERNELS if options.kernels else ():
             other = np.stack([resize_otherwise(read_image(crop.path), size_hw, kernel) for crop in crops])
             moved = evaluate.embed(model, other, mask="argmax")
-            change = by_person(moved, crops)[:, 1:].mean(0) - found["argmax"][-1][:, 1:].mean(0)
+            change = mean_of(by_person(moved, crops)) - mean_of(found["argmax"][-1])
             cosine = (moved * rows).sum(1)
             print(
                 f"split {split + 1}, {kernel}: {_told(change)}, row cosine: least {cosine.min():.4f}, "
@@ -57,7 +58,7 @@ def main() -> None:
         "\n| mask | tracklets rank-1: mean, worst | crops rank-1: mean, worst | mAP: mean, worst |\n|---|---|---|---|"
     )
     for mask, parts in found.items():
-        each = np.stack([part[:, 1:].mean(0) for part in parts])
+        each = np.stack([mean_of(part) for part in parts])
         mean, worst, (low, high) = each.mean(0), each.min(0), interval(parts)
         cells = [
             f"{m:.1f} ({a:.1f} to {b:.1f}), {w:.1f}"
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def by_person(rows: np.ndarray, crops: list[Crop]) -> np.ndarray:
-    """Per cent by person, `(P, 4)`: the person, tracklets' rank-1, crops' rank-1 and mAP.
+    """By person, `(P, 5)`: the person, how many crops, per cent of tracklets' rank-1, crops' rank-1 and mAP.
 
     Args:
         rows: `(N, D)` unit rows.
@@ -92,10 +93,24 @@ def by_person(rows: np.ndarray, crops: list[Crop]) -> np.ndarray:
         places = np.flatnonzero(hit)
         first[query] = hit[0]
         precision[query] = (np.arange(1, len(places) + 1) / (places + 1)).mean()
+
+    def parts(p: int) -> tuple[Any, ...]:
+        return right[p], first[person == p], precision[person == p]
+
+    return np.array(
+        [[p, (person == p).sum(), *(100 * np.mean(part) for part in parts(p))] for p in people.tolist()]
+    )
+
+
+def mean_of(values: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """`(3,)` over people as often as `weight` says: tracklets by person, crops by crop."""
+    drawn = weight * np.ones(len(values))
+    by_crop = drawn * values[:, 1]
     return np.array(
         [
-            [p, *(100 * np.mean(part) for part in (right[p], first[person == p], precision[person == p]))]
-            for p in people.tolist()
+            np.average(values[:, 2], weights=drawn),
+            np.average(values[:, 3], weights=by_crop),
+            np.average(values[:, 4], weights=by_crop),
         ]
     )
 
@@ -108,11 +123,7 @@ def interval(parts: list[np.ndarray], draws: int = DRAWS) -> tuple[np.ndarray, n
     for _ in range(draws):
         count = dict(zip(*np.unique(rng.choice(people, len(people)), return_counts=True), strict=True))
         weights = [np.array([count.get(p, 0) for p in part[:, 0]]) for part in parts]
-        used = [
-            (part[:, 1:] * w[:, None]).sum(0) / w.sum()
-            for part, w in zip(parts, weights, strict=True)
-            if w.sum()
-        ]
+        used = [mean_of(part, w) for part, w in zip(parts, weights, strict=True) if w.sum()]
         means.append(np.mean(used, 0))
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
     return low, high

@@ -241,11 +241,15 @@ def test_a_file_of_a_newer_onnx_asks_for_a_newer_runtime(tmp_path: Path, model: 
     else:
         made.ir_version = 99
     (tmp_path / "new.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(SanError, match=r"of a newer ONNX than this ONNX Runtime .* 99.*Upgrade it: pip install"):
+    with pytest.raises(
+        SanError, match=r"of a newer ONNX than this ONNX Runtime .* 99.*Upgrade it: pip install"
+    ):
         OnnxRuntime(tmp_path / "new.onnx")
 
 
-def test_a_damaged_file_prints_nothing(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_prints_nothing(
+    tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """ONNX Runtime's own fallback prints on stdout, where --json is."""
     data = model.read_bytes()
     for length in range(1, len(data), len(data) // 40):
