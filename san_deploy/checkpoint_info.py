@@ -244,6 +244,7 @@ class StateInfo:
         recipe: of the run; empty in states from before it was kept.
         data: fingerprint of what it is trained on; None likewise.
         precision: `fp32` or `bf16`; empty likewise.
+        world_size: processes that trained together.
     """
 
     epoch: int
@@ -252,6 +253,7 @@ class StateInfo:
     recipe: dict[str, Any] = field(default_factory=dict)
     data: Any = None
     precision: str = ""
+    world_size: int = 1
 
 
 def read_state(path: Path, description: Mapping[str, Any]) -> StateInfo:

@@ -36,7 +36,7 @@ class Unreadable:
 
     Attributes:
         path: relative to the folder.
-        reason: in words, without the path.
+        reason: message without the path.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Embeddings:
         track: `(N,)` str, the tracklet of each crop: its folder, or itself where it lies loose.
         model: the model's identity, `Artefact.as_dict()`.
         unreadable: files that were left out; empty when read from a file.
-        seconds: that it took, decoding included; 0 when read from a file.
+        seconds: duration, decoding included; 0 when read from a file.
         blank: crops of one colour all over, which say nothing of anybody and are alike; empty when read from a file.
     """
 
@@ -89,7 +89,7 @@ class EmbeddedFiles:
         embedding: `(N, D)` float32, norm 1, of the files that were readable, in their order.
         kept: `(N,)` int64, which of the files they are.
         unreadable: files that were left out.
-        seconds: that it took, decoding included.
+        seconds: duration, decoding included.
     """
 
     embedding: npt.NDArray[np.float32]

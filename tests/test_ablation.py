@@ -36,7 +36,7 @@ PAPER: dict[str, tuple[tuple[int, ...], tuple[int, ...], float, float]] = {
     "sab-cu": ((1, 2, 3, 4), (1, 2, 3), 0.0, 36.42),
     "sab-cu-tv": ((1, 2, 3, 4), (1, 2, 3), 0.1, 36.42),
 }
-TOY = ["--set", "epochs=1", "--set", "steps=1", "--set", "people=2", "--set", "crops_each=2"]
+TOY = ["--set", "epochs=1", "--set", "steps=1", "--set", "num_ids=2", "--set", "num_instances=2"]
 TOY += ["--set", "settings.width=0.125", "--set", "settings.size_hw=[32, 32]", "--set", "settings.hidden=8"]
 
 
@@ -78,8 +78,8 @@ def test_the_documented_lines_are_the_rows_of_the_paper() -> None:
         assert options["pretrained"] == "imagenet" and options["validation_people"] == 0
         assert (settings.depth, settings.width, settings.size_hw) == (50, 1.0, (256, 128))
         assert (settings.gate, settings.upsample, settings.embedding_dim) == ("sharp", "deconv", 128)
-        assert (recipe.people, recipe.crops_each, recipe.margin, recipe.lr) == (64, 4, 0.5, 2e-4)
-        assert (recipe.epochs, recipe.mask, recipe.sharpen_epochs) == (150, "sample", 0)
+        assert (recipe.num_ids, recipe.num_instances, recipe.margin, recipe.lr) == (64, 4, 0.5, 2e-4)
+        assert (recipe.epochs, recipe.mask, recipe.hard_mask_epochs) == (150, "sample", 0)
     assert got == PAPER
 
 

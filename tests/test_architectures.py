@@ -34,11 +34,11 @@ def test_every_row_has_a_recipe_of_the_common_budget(tool: ModuleType) -> None:
     recipes = {row: tool.recipe_of(row, 3) for row in tool.ROWS}
     assert {recipe.arch for recipe in recipes.values()} <= {"san", *(arch for arch, _ in tool.ROWS.values())}
     assert (
-        len({(recipe.epochs, recipe.steps, recipe.people, recipe.seed) for recipe in recipes.values()}) == 1
+        len({(recipe.epochs, recipe.steps, recipe.num_ids, recipe.seed) for recipe in recipes.values()}) == 1
     )
     for recipe in recipes.values():
         architecture(recipe.arch).make_settings(recipe.settings)
-    assert recipes["san"].decisive_weight > 0 and recipes["fmn"].decisive_weight == 0
+    assert recipes["san"].mask_margin_weight > 0 and recipes["fmn"].mask_margin_weight == 0
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ import torch
 from san_train import evaluate
 from san_train.data import gather
 from san_train.recipe import Recipe, resolve
-from san_train.trainer import STATE, Machine, Training
+from san_train.run_state import STATE
+from san_train.trainer import Compute, Training
 from scipy import stats
 
 from san_deploy import metrics
@@ -42,7 +43,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 #: What every row shares beside the recipe `scratch`: 480 batches of 8 people x 4 crops. The recipe's 60 epochs
 #: are 30 of 16 batches here, so warm-up and temperature are stretched to end where they end there.
 BUDGET: tuple[str, ...] = (
-    "people=8",
+    "num_ids=8",
     "epochs=30",
     "steps=16",
     "warmup=1.5",
@@ -50,7 +51,7 @@ BUDGET: tuple[str, ...] = (
     "validate_every=30",
 )
 #: The paper's loss, mask and head: not what `scratch` has instead (docs/research/sharpening.md, docs/training.md).
-PAPER: tuple[str, ...] = ("decisive_weight=0", "deploy_mask=argmax", "settings.hidden=512")
+PAPER: tuple[str, ...] = ("mask_margin_weight=0", "deploy_mask=argmax", "settings.hidden=512")
 #: (row, its mask, row it is compared with, that row's mask).
 COMPARISONS: tuple[tuple[str, str, str, str], ...] = (
     ("+ SAB", "argmax", "baseline", "argmax"),
@@ -116,7 +117,7 @@ def run(options: argparse.Namespace, row: str, seed: int, results: Path) -> None
     out = options.out / f"{list(ROWS).index(row)}-seed{seed}"
     dataset = read_dataset(options.data)
     data = gather([dataset], validation_people=options.held_out, seed=0)
-    machine = Machine(torch.device("cpu"), options.precision, 1)
+    machine = Compute(torch.device("cpu"), options.precision, 1)
     training = Training(recipe, data, out, machine, say=lambda line: None)
     if (out / STATE).is_file():
         training.resume()
@@ -144,7 +145,7 @@ def run(options: argparse.Namespace, row: str, seed: int, results: Path) -> None
 
 
 def measure(embedding: np.ndarray, crops: Sequence[Crop]) -> dict[str, Any]:
-    """`MEASURES` in 0..1, and `people`: the mean of each person's queries, rank-1 and average precision.
+    """`MEASURES` in 0..1, and `num_ids`: the mean of each person's queries, rank-1 and average precision.
 
     Single crops are each a query against all others (Market-1501's rule); tracklets are pooled, each camera
     against each other camera.

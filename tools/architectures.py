@@ -29,7 +29,7 @@ from san_train import evaluate
 from san_train.data import gather
 from san_train.models import architecture
 from san_train.recipe import Recipe, resolve
-from san_train.trainer import Machine, Training
+from san_train.trainer import Compute, Training
 
 from san_deploy.datasets import Dataset, read_dataset
 from san_deploy.preprocess import read_crop
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, dataset: Dataset, row: str, seed: int) -> N
     out = options.out / f"{row.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     data = gather([dataset], validation_people=0, seed=0)
     training = Training(
-        recipe, data, out, Machine(torch.device("cpu"), options.precision, 1), say=lambda line: None
+        recipe, data, out, Compute(torch.device("cpu"), options.precision, 1), say=lambda line: None
     )
     started = time.perf_counter()
     training.run()

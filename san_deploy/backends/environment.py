@@ -24,15 +24,15 @@ class Environment:
         machine: processor, cores, system, Python.
         packages: versions of those that are installed.
         providers: execution providers of ONNX Runtime.
-        no_providers: why there are none; empty where there are.
+        no_providers: reason why there are none; empty where there are.
         conflicts: packages that are installed over each other, one sentence each, with the command that mends it.
         backends: `{name: version}` of the runtimes that are there.
         backend_problems: `{name: why not}` of the others.
         cuda_runtime: version of libcudart, `13.0`; empty where there is none.
         cuda_driver: newest CUDA that the driver supports; empty where there is none.
         gpus: `[{"name", "sm", "index"}]`.
-        no_gpu: why there is none; empty where there is.
-        starter: of the starter model; None where it is not as it should be.
+        no_gpu: reason why there is none; empty where there is.
+        starter: description of the starter model; None where it is not as it should be.
         starter_problem: why; empty where it is.
     """
 

@@ -22,7 +22,7 @@ class Compatibility:
         backend: a name in `backends.BACKENDS`.
         device: `cpu` or `cuda`, for a backend that runs the file on either; else empty.
         runs: whether it does.
-        why: in words.
+        why: reason, in words.
         do: what to do about it where it does not; empty where nothing helps.
     """
 
@@ -41,11 +41,11 @@ class FileInfo:
         path: the file.
         kind: one of the values of `backends.file_kinds()`.
         bytes: its size.
-        sha256: of its bytes.
+        sha256: checksum of its bytes.
         sidecar: name of the description beside it, which agrees with it; empty where there is none.
-        artefact: of an ONNX file or an engine.
-        checkpoint: of a checkpoint.
-        parameters: of a checkpoint, batch norm statistics not counted.
+        artefact: description of an ONNX file or an engine.
+        checkpoint: description of a checkpoint.
+        parameters: number of a checkpoint's parameters, batch norm statistics not counted.
         runs: what each backend says of it.
         integrity: what vouches for its bytes.
     """

@@ -73,7 +73,7 @@ class OnnxRuntime:
     Attributes:
         artefact: what the file says of itself, with the SHA-256 of the bytes that run.
         name: `onnxruntime (CPU, 2 threads)`, `onnxruntime (CUDA, cuda:0 NVIDIA T4, sm75)`.
-        note: that an INT8 file is slow here, or that nothing vouches for the file; else empty.
+        note: a warning that an INT8 file is slow here, or that nothing vouches for the file; else empty.
         integrity: what vouches for its bytes.
 
     Raises:
@@ -130,7 +130,7 @@ class OnnxRuntime:
             crops: `(N, H, W, 3)` uint8 BGR, N >= 1; H and W as in `artefact.size_hw`.
 
         Returns:
-            `(N, D)` float32, unit rows in the order of `crops`; a new array.
+            `(N, D)` float32, norm 1, in the order of `crops`; a new array.
 
         Raises:
             SanError: other crops, the runtime fails, or a row is not finite or not of norm 1.

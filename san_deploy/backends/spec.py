@@ -51,9 +51,9 @@ class OpenRequest:
     Attributes:
         path: the file, which exists and has one of the runtime's endings.
         device: `auto`, `cpu` or `cuda`; `auto` or one of the runtime's devices.
-        index: of the GPU.
-        threads: on the CPU; None lets the runtime take one per core.
-        mask: of a checkpoint; None is its own.
+        index: number of the GPU.
+        threads: number of threads on the CPU; None lets the runtime take one per core.
+        mask: mask of a checkpoint; None is its own.
     """
 
     path: Path
@@ -68,9 +68,9 @@ class Installed:
     """A runtime as it is found on this machine.
 
     Attributes:
-        name: of the backend.
+        name: name of the backend.
         version: `10.16.1.11`; empty where it is not there or does not load.
-        problem: why it does not; None where it does.
+        problem: reason why it does not load; None where it does.
     """
 
     name: str
@@ -102,10 +102,10 @@ class BackendSpec:
     """A row of the table of runtimes.
 
     Attributes:
-        name: on the command line.
-        module: with the functions of `Runtime`, relative to this package.
+        name: name on the command line.
+        module: Python module with the functions of `Runtime`, relative to this package.
         suffixes: endings of its files, lower case, the usual one first.
-        devices: where it runs them.
+        devices: places where it runs them.
         packages: whose versions bear on its figures.
         kind: what its files are, in words.
         int8_form: the form of INT8 file that is for it, as in `Calibration.form`.

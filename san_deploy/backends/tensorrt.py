@@ -122,7 +122,7 @@ class TensorRT:
             crops: `(N, H, W, 3)` uint8 BGR, N >= 1; H and W as in `artefact.size_hw`.
 
         Returns:
-            `(N, D)` float32, unit rows in the order of `crops`; a new array.
+            `(N, D)` float32, norm 1, in the order of `crops`; a new array.
 
         Raises:
             SanError: other crops, CUDA or TensorRT fails, or a row is not finite or not of norm 1.

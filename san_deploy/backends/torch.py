@@ -101,7 +101,7 @@ class TorchNetwork:
             crops: `(N, H, W, 3)` uint8 BGR, N >= 1; H and W as in `artefact.size_hw`.
 
         Returns:
-            `(N, D)` float32, unit rows in the order of `crops`; a new array.
+            `(N, D)` float32, norm 1, in the order of `crops`; a new array.
 
         Raises:
             SanError: other crops, no memory, or a row is not finite or not of norm 1.

@@ -29,14 +29,14 @@ class EngineFigures:
 
     Attributes:
         batch: crops per call.
-        latency: of a call.
+        latency: durations of a call.
         crops_per_second: over all calls.
         windows_ms: median of each round's window.
-        spread: by what share the last windows differ; None where there are too few.
+        spread: relative difference of the last windows; None where there are too few.
         settled: whether they agree within `latency.TOLERANCE`.
-        ended: why measuring stopped, see `Windows`.
+        ended: reason why measuring stopped, see `Windows`.
         split_ms: medians of copy-in, run, copy-out and the like; None where the backend does not measure them.
-        speed: as a multiple of the first model's, round by round; None for the first model.
+        speed: speed as a multiple of the first model's, round by round; None for the first model.
     """
 
     batch: int

@@ -38,13 +38,13 @@ class FolderFigures:
         batch: crops per call of the network.
         workers: threads that decode.
         files: per run.
-        runs: how many were timed.
+        runs: number of timed runs.
         crops_per_second: files to embeddings, median of the runs.
-        share: of what the network reaches when it is called in the same way on crops in memory.
+        share: fraction of what the network reaches when it is called in the same way on crops in memory.
         decode_cpu_ms, resize_cpu_ms: per crop, in one thread.
         cpu_ms: per crop, of the whole process, decoding and network.
-        settled, ended: as in `EngineFigures`.
-        speed: as a multiple of the first model's, round by round; None for the first model.
+        settled, ended: outcome, as in `EngineFigures`.
+        speed: speed as a multiple of the first model's, round by round; None for the first model.
     """
 
     batch: int

@@ -15,7 +15,7 @@ class Schedule:
     """How long is measured.
 
     Attributes:
-        warmup_s: of calls that do not count, for each model and batch size; one call at least.
+        warmup_s: duration of calls that do not count, for each model and batch size; one call at least.
         seconds: after which a batch size is left, settled or not, for each model.
         rounds: exactly so many, settled or not; None goes on until the figures settle.
     """
@@ -30,8 +30,8 @@ class Windows:
     """What `interleave` measured.
 
     Attributes:
-        samples_s: by work, by round, the duration of each call, seconds.
-        ended: why it stopped: `settled`, `time` or `rounds`.
+        samples_s: duration of each call by work and round, seconds.
+        ended: reason why it stopped: `settled`, `time` or `rounds`.
     """
 
     samples_s: list[list[list[float]]]

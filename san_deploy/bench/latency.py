@@ -20,7 +20,7 @@ class Latency:
     """Of the calls of one kind, milliseconds.
 
     Attributes:
-        calls: that were measured.
+        calls: number of measured calls.
         mean_ms, min_ms, max_ms: over all of them.
         percentiles_ms: `{"p50": ...}`, those of `PERCENTILES` that the calls are enough for.
     """
@@ -37,10 +37,10 @@ class Ratio:
     """One thing against another that was measured in turn with it.
 
     Attributes:
-        median: of the rounds' ratios.
+        median: median of the rounds' ratios.
         low, high: quartiles; half of the rounds lie between them.
-        least, most: of all rounds.
-        rounds: how many there were.
+        least, most: extremes over all rounds.
+        rounds: number of rounds.
     """
 
     median: float

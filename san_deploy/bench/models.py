@@ -34,8 +34,8 @@ class Opened:
 
     Attributes:
         path: the file.
-        backend: that runs it.
-        open_s: that opening took, seconds.
+        backend: runtime that runs it.
+        open_s: duration of opening it, seconds.
     """
 
     path: Path
@@ -57,10 +57,10 @@ class ModelFigures:
     Attributes:
         path: the file.
         bytes: its size.
-        open_s: that opening took, seconds.
+        open_s: duration of opening it, seconds.
         runtime: the backend's name.
         artefact: what the file says of itself: checks, threshold, operands.
-        engine: by batch size.
+        engine: figures of the engine alone, by batch size.
         folder: end to end.
     """
 
@@ -79,12 +79,12 @@ class Bench:
 
     Attributes:
         machine: where.
-        versions: of the tools.
+        versions: versions of the tools.
         setting: batch sizes, warm-up, windows, limits.
         crops: what was measured with.
         models: the first is what the others are compared with.
-        peak_rss_mb: of this process with all models, 10^6 bytes; None where the system does not say.
-        seconds: that it took.
+        peak_rss_mb: peak memory of this process with all models, 10^6 bytes; None where the system does not say.
+        seconds: duration of the measurement.
         notes: what makes the figures less reliable than they look, or different from what was asked for.
     """
 

@@ -228,12 +228,12 @@ def _engines(result: Bench, names: list[str]) -> str:
 
 
 def _engine(item: EngineFigures) -> list[str]:
-    message = item.latency
-    shares = [message.percentiles_ms.get(name) for name in ("p50", "p90", "p95", "p99")]
+    latency = item.latency
+    percentiles = [latency.percentiles_ms.get(name) for name in ("p50", "p90", "p95", "p99")]
     return [
         str(item.batch),
-        str(message.calls),
-        *(_ms(value) for value in (*shares, message.mean_ms, message.min_ms, message.max_ms)),
+        str(latency.calls),
+        *(_ms(value) for value in (*percentiles, latency.mean_ms, latency.min_ms, latency.max_ms)),
         _rate(item.crops_per_second),
         f"{item.spread:.1%}" if item.settled and item.spread is not None else f"no ({item.ended})",
     ]

@@ -13,6 +13,8 @@ from . import options
 if TYPE_CHECKING:
     from ..backends import Backend
     from ..matching.accuracy import Accuracy
+    from ..matching.identities import Identities
+    from ..matching.identity_accuracy import IdentityAccuracy
     from ..matching.match import Matching
 
 #: Written last; a folder without it was not made by `san demo` and is never replaced.
@@ -61,7 +63,7 @@ def command(
     from ..io.atomic import atomic_folder
     from ..matching.match import resolve_threshold
     from ..matching.output import OUTPUTS
-    from .match import as_text
+    from .match import as_text, people_text
 
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise SanError(f"{out} was not made by san demo", do="name another folder: san demo -o OUT")
@@ -69,7 +71,7 @@ def command(
         runtime = open_backend(model, backend=backend, device=device)
         resolve_threshold(threshold, runtime.artefact.threshold)  # refused before anything is written
         options.say(runtime)
-        matching, accuracy = run(
+        matching, accuracy, people, judged = run(
             folder,
             runtime,
             threshold=threshold,
@@ -77,10 +79,13 @@ def command(
         text = json.dumps({"made_by": "san demo", "accuracy": accuracy.as_dict()}, indent=2)
         (folder / MARK).write_text(text + "\n", encoding="utf-8")
     click.echo(as_text(matching, accuracy))
+    click.echo(people_text(matching, people, judged))
     click.echo(str(out / "report.html"))
 
 
-def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tuple[Matching, Accuracy]:
+def run(
+    folder: Path, backend: Backend, *, threshold: float | None = None
+) -> tuple[Matching, Accuracy, Identities, IdentityAccuracy | None]:
     """Unpack the sample crops into `folder`/cameras, match, write the outputs of `san match` into `folder`."""
     from ..data.samples import extract_samples
     from ..datasets.crop_folder import IDENTITIES, read_identities
@@ -109,4 +114,4 @@ def run(folder: Path, backend: Backend, *, threshold: float | None = None) -> tu
     title = f"{len(set(labels.values()))} drawn people, {len(folders)} cameras"
     findings = Findings(matching, people, track_to_pid, accuracy, judged)
     write_report(folder / "report.html", findings, title=title)
-    return matching, accuracy
+    return matching, accuracy, people, judged

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..io.interrupts import held_interrupts
 from . import options
 
 
@@ -33,7 +34,9 @@ from . import options
 @click.option("--epochs", type=click.IntRange(1), help="Override the recipe's epochs.")
 @click.option("--size", metavar="HxW", help="Override the input size, for example 256x128.")
 @click.option(
-    "--pretrained", metavar="FILE|URL|imagenet", help="Weights of the backbone, torchvision's names."
+    "--pretrained",
+    metavar="FILE|URL|imagenet|none",
+    help="Weights of the backbone, torchvision's names; none starts from random ones, whatever the recipe.",
 )
 @click.option("--pretrained-sha256", default="", show_default=False, help="Checksum of --pretrained.")
 @click.option(
@@ -77,7 +80,11 @@ from . import options
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read and augment.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything.  [default: 0]")
 @click.option("--strict", is_flag=True, help="Stop at the first crop that cannot be read.")
-@click.option("--resume", is_flag=True, help="Continue the run in --output with its own recipe.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in --output with its own recipe; more --epochs go beyond its end.",
+)
 @click.option("--force", is_flag=True, help="Start again in a folder that holds a run.")
 def command(
     data: tuple[Path, ...],
@@ -111,12 +118,13 @@ def command(
     as JSON, config.json, metrics.jsonl and TensorBoard's files. Ctrl-C loses at most the epochs since
     the last validation; --resume goes on from there.
     """
-    from san_train.cli import Request, train
+    with held_interrupts():
+        from san_train.cli import TrainOptions, train
 
     train(
-        Request(
+        TrainOptions(
             data=data,
-            options=options.data_options(given),
+            layout=options.data_options(given),
             out=out,
             arch=arch,
             recipe=recipe,

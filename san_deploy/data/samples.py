@@ -32,7 +32,7 @@ class SampleCrop:
 
     Attributes:
         name: path in the pack, `cam1/t001/0001.jpg`.
-        person: who is in it; equal numbers are the same person.
+        person: number of the person in it; equal numbers are the same person.
         jpeg: the file.
     """
 

@@ -21,7 +21,7 @@ class EvaluationSet:
     """Queries and the gallery that each is compared with.
 
     Attributes:
-        name: of the data set, with what was chosen of it.
+        name: name of the data set, with what was chosen of it.
         root: its folder.
         split: `query/gallery`, a split by name, or `all`.
         query: crops that are asked for; no distractor among them.
@@ -30,7 +30,7 @@ class EvaluationSet:
             where queries are crops of their own.
         junk: crops that were dropped from the gallery as junk.
         single_shot: published results draw one gallery crop per person (CUHK03's old protocol).
-        notes: of the data set's reader.
+        notes: remarks of the data set's reader.
     """
 
     name: str

@@ -16,13 +16,13 @@ class Options:
 
     Attributes:
         layout: a name of `READERS`, where the folder is not to be recognised by what it holds.
-        pattern: how file names carry labels, see `pattern.compile_pattern`; any folder can be read by one.
+        pattern: form of file names that carry labels, see `pattern.compile_pattern`; any folder can be read by one.
         no_camera: every crop counts as a camera of its own, so that nothing but the crop itself is left out.
         distractors: add Market-1501's 500k distractors to the gallery.
         boxes: CUHK03's boxes: `labelled` (by hand) or `detected`.
         protocol: CUHK03's: `old` (100 people to test on, 20 test sets) or `new` (767 / 700 people).
         testset: which of the test sets of CUHK03's old protocol, from 1; 0 takes the first.
-        cache: where CUHK03's crops are extracted to, if not beside the .mat file.
+        cache: folder where CUHK03's crops are extracted to, if not beside the .mat file.
     """
 
     layout: str = ""

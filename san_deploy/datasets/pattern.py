@@ -40,9 +40,9 @@ class Pattern:
     """A compiled pattern.
 
     Attributes:
-        text: as the user wrote it.
+        text: pattern as the user wrote it.
         expression: what is searched for.
-        whole_path: in the path below the root, not in the file name alone.
+        whole_path: search in the path below the root, not in the file name alone.
         ending: whether the file name's ending is part of it.
     """
 

@@ -36,8 +36,8 @@ class EvalConfig:
         expansion: query expansion; None for none.
         rerank: k-reciprocal re-ranking, after it; None for none.
         single_shot: give CUHK03's single-gallery-shot figures as well, whichever the data set.
-        draws: of its galleries; 0 gives the exact expectation alone.
-        seed: of the draws.
+        draws: number of drawn galleries; 0 gives the exact expectation alone.
+        seed: seed of the draws.
         center: take each camera's mean off its crops' embeddings first, as `san match --center` does of tracklets.
     """
 

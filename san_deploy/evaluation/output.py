@@ -192,8 +192,8 @@ def labels_sha256(chosen: EvaluationSet) -> str:
     digest = hashlib.sha256()
     for part, crops in (("query", chosen.query), ("gallery", chosen.gallery)):
         for crop in crops:
-            message = (part, below(chosen.root, crop), str(crop.person), crop.camera, crop.track)
-            digest.update("\0".join(message).encode("utf-8", "surrogateescape") + b"\n")
+            fields = (part, below(chosen.root, crop), str(crop.person), crop.camera, crop.track)
+            digest.update("\0".join(fields).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
 
 

@@ -20,9 +20,9 @@ class Answer:
     """One entry of a rank list.
 
     Attributes:
-        rank: from 1.
+        rank: place in the list, from 1.
         crop: the gallery crop.
-        score: as `metrics.Scores` gives it: a cosine, or a negative re-ranked distance.
+        score: similarity as `metrics.Scores` gives it: a cosine, or a negative re-ranked distance.
         right: whether it is the query's person.
     """
 
@@ -38,10 +38,10 @@ class Listed:
 
     Attributes:
         crop: the query.
-        average_precision: of it.
+        average_precision: average precision of the query.
         answers: the first, at most `LENGTH`.
         first_right: the first right answer where it stands behind them; else None.
-        ranks: of all right answers, ascending.
+        ranks: ranks of all positives, ascending.
     """
 
     crop: Crop

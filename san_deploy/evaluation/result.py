@@ -57,15 +57,15 @@ class EvaluationResult:
 
     Attributes:
         chosen: queries and gallery, without those that could not be read.
-        choices: how it was done.
-        embedded: all crops; `unreadable` and `seconds` are to be message.
-        query_rows, gallery_rows: where queries and gallery stand in `embedded.embedding`.
+        choices: configuration by which it was done.
+        embedded: all crops; `unreadable` and `seconds` are to be printed.
+        query_rows, gallery_rows: places of queries and gallery in `embedded.embedding`.
         scores, labels: what was ranked, to make rank lists of.
-        queries: how each query fared.
+        queries: ranks of each query.
         crops: CMC, mAP and mINP over them.
         tracklets: None where they were not asked for.
         single_shot: None where the data set does not call for it and nobody asked for it.
-        ranking_seconds: that all the figures took.
+        ranking_seconds: duration of computing all the figures.
     """
 
     chosen: EvaluationSet

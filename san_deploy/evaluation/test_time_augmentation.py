@@ -73,10 +73,10 @@ class TTA:
         """Embeddings of crops from those of their views.
 
         Args:
-            rows: `(N x count, D)` float32 unit rows, the views of a crop one after the other.
+            rows: `(N x count, D)` float32 embeddings of norm 1, the views of a crop one after the other.
 
         Returns:
-            `(N, D)` float32 unit rows; `rows` itself where there is one view each.
+            `(N, D)` float32 embeddings of norm 1; `rows` itself where there is one view each.
 
         Raises:
             SanError: the views of a crop cancel out.

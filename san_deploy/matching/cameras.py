@@ -25,7 +25,7 @@ class Camera:
         name: base name of its folder.
         folder: where its crops lie, to read them.
         tracks: `(T,)` unicode, names in sorted order.
-        embedding: `(T, D)` float32 unit rows, one per tracklet.
+        embedding: `(T, D)` float32 embeddings of norm 1, one per tracklet.
         crops: for every tracklet, its crops' paths relative to `folder`, sorted.
         unreadable: crops that gave no embedding, and why.
         seconds: wall time of embedding it.
@@ -107,7 +107,7 @@ def half_difference(embedding: np.ndarray, path: np.ndarray, track: np.ndarray) 
     other frame would say that nothing varies.
 
     Args:
-        embedding: `(N, D)` float32 unit rows, one per crop.
+        embedding: `(N, D)` float32 embeddings of norm 1, one per crop.
         path: `(N,)` names; a tracklet's crops are in time in this order.
         track: `(N,)` names.
 

@@ -7,8 +7,8 @@ that, `METHODS`:
   average reaches the threshold.
 - `greedy`: the matched pairs, most similar first, as long as no two tracklets meet that cannot be one person.
 
-docs/threshold.md compares them; greedy additive edge contraction (Keuper et al., ICCV 2015) was tried and was worse
-than both wherever people are absent from a camera.
+docs/people.md compares them; greedy additive edge contraction (Keuper et al., ICCV 2015) was tried and was
+behind both where people are absent from a camera.
 """
 
 from __future__ import annotations

@@ -91,9 +91,8 @@ def _write_people(path: Path, matching: Matching, people: Identities) -> None:
                 camera.tracks.tolist(), person.tolist(), confidence.tolist(), margin.tolist(), strict=True
             ):
                 known = _decimals(sure) if math.isfinite(sure) else ""
-                writer.writerow(
-                    (camera.name, track, pid, known, _decimals(over) if math.isfinite(over) else "")
-                )
+                ahead = _decimals(over) if math.isfinite(over) else ""
+                writer.writerow((cell(camera.name), cell(track), pid, known, ahead))
 
 
 def people_dict(people: Identities, accuracy: IdentityAccuracy | None) -> dict[str, Any]:

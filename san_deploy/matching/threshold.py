@@ -35,7 +35,7 @@ def tracklet_similarities(
     Person 0 (`DISTRACTOR`) is an impostor to everybody, to another person 0 too.
 
     Args:
-        embedding: `(N, D)` float32 unit rows, one per crop.
+        embedding: `(N, D)` float32 embeddings of norm 1, one per crop.
         person: `(N,)` int, of the crops.
         camera: `(N,)` names.
         track: `(N,)` names, unique within a camera.

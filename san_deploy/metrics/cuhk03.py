@@ -34,7 +34,7 @@ class SingleShot:
     Attributes:
         cmc: probability, or mean over draws, of a positive within the first 1, 2, 3, ...
         spread: standard deviation over the draws that were made; empty for the exact expectation.
-        draws: how many were made; 0 for the exact expectation.
+        draws: number of draws that were made; 0 for the exact expectation.
         by: what was averaged over, see `single_shot`.
         queries: queries that have a positive.
         people: persons among them.
@@ -151,7 +151,7 @@ class _Gallery:
 
     Attributes:
         person: `(G,)` int64, persons numbered from 0; -1 for distractors and junk.
-        people: how many persons.
+        people: number of persons.
         chance: `(G,)` float64, of being the crop drawn for its person; 0 for distractors and junk.
         distractors: `(K,)` int64.
     """

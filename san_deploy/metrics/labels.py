@@ -28,8 +28,8 @@ class RankingLabels:
         gallery_camera: `(G,)` of the same type.
 
     Attributes:
-        query_person: as given.
-        gallery_person: as given.
+        query_person: persons of the queries, as given.
+        gallery_person: persons of the gallery, as given.
         junk: `(J,)` int64, gallery crops that count for no query.
         positives: `(Q,)` int64, positives of each query.
         excluded: `(Q,)` int8, why a query has no positive: `NOT_A_PERSON`, `ABSENT` or `SAME_CAMERA`; 0 where

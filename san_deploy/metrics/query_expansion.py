@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SanError, UsageError
 from .nearest import nearest
-from .scores import Similarity, checked_pair, unit_rows
+from .scores import Similarity, checked_pair, unit_embeddings
 
 #: Beyond it a neighbour of cosine 0.9 has no weight left in FP32 beside the row itself.
 MOST_ALPHA = 100.0
@@ -39,7 +39,7 @@ def expand_queries(
         gallery_too: the gallery's rows are expanded as well, by their nearest but themselves.
 
     Returns:
-        Query and gallery, float32 unit rows.
+        Query and gallery, float32 embeddings of norm 1.
 
     Raises:
         SanError: an embedding is not finite or of length 0, or cancels out against its neighbours.
@@ -51,7 +51,7 @@ def expand_queries(
             do=f"give at least one neighbour and an alpha from 0 to {MOST_ALPHA:g}",
         )
     query, gallery = checked_pair(query, gallery)
-    query, gallery = unit_rows(query, "query"), unit_rows(gallery, "gallery")
+    query, gallery = unit_embeddings(query, "query"), unit_embeddings(gallery, "gallery")
     index, score, _ = nearest(Similarity(query, gallery), count)
     expanded = _expand(query, gallery, index, score, alpha)
     if not gallery_too:
@@ -75,6 +75,6 @@ def _expand(
         part = slice(low, low + height)
         result[part] += np.einsum("nk,nkd->nd", weight[part], among[index[part]])
     try:
-        return unit_rows(result, "expanded")
+        return unit_embeddings(result, "expanded")
     except SanError as error:
         raise SanError("an embedding and its neighbours cancel out", do="expand by fewer") from error

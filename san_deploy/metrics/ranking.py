@@ -155,8 +155,8 @@ def evaluate(
     """Market-1501's protocol on inner products, by the rules of `RankingLabels`; ties as in `rank_positives`.
 
     Args:
-        query: `(Q, D)` unit rows; ranked in FP32 whatever their type.
-        gallery: `(G, D)` unit rows.
+        query: `(Q, D)` embeddings of norm 1; ranked in FP32 whatever their type.
+        gallery: `(G, D)` embeddings of norm 1.
         query_person: `(Q,)` int.
         gallery_person: `(G,)` int.
         query_camera: `(Q,)` of any comparable type.
@@ -178,7 +178,7 @@ def evaluate_among(embedding: np.ndarray, *, person: np.ndarray, camera: np.ndar
     """`evaluate` where every crop is a query against all the others.
 
     Args:
-        embedding: `(N, D)` unit rows.
+        embedding: `(N, D)` embeddings of norm 1.
         person: `(N,)` int.
         camera: `(N,)` of any comparable type.
 

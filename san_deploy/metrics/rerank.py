@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .nearest import nearest
-from .scores import Similarity, checked_pair, unit_rows
+from .scores import Similarity, checked_pair, unit_embeddings
 
 #: The paper's values (Sec. 4.2, 5).
 K1, K2, LAMBDA = 20, 6, 0.3
@@ -124,9 +124,9 @@ class Reranked:
         if query is None:
             if query_rows is None:
                 raise UsageError("re-ranking needs queries: their embeddings, or their places in the gallery")
-            rows, asked, among = unit_rows(gallery, "gallery"), query_rows, slice(0, len(gallery))
+            rows, asked, among = unit_embeddings(gallery, "gallery"), query_rows, slice(0, len(gallery))
         else:
-            rows = unit_rows(np.concatenate(checked_pair(query, gallery)), "query or gallery")
+            rows = unit_embeddings(np.concatenate(checked_pair(query, gallery)), "query or gallery")
             asked, among = np.arange(len(query)), slice(len(query), len(rows))
         self.shape = len(asked), len(gallery)
         self._weight = weight
@@ -204,7 +204,7 @@ def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarra
     """The k-reciprocal features of all crops (Eq. 3 to 7): sparse, non-negative, rows of sum 1.
 
     Args:
-        rows: `(N, D)` float32 unit rows.
+        rows: `(N, D)` float32 embeddings of norm 1.
         index: `(N, K)` int32, the neighbours of each, itself among them, nearest first; K = k1 + 1 where
             there are so many crops.
         farthest: `(N,)` largest squared distance of each.

@@ -45,7 +45,7 @@ def tiles(scores: Scores) -> Iterator[tuple[int, np.ndarray]]:
         yield start, tile
 
 
-def checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
+def checked_embeddings(rows: np.ndarray, name: str) -> np.ndarray:
     """Embeddings as contiguous float32, the same array where it is that already.
 
     Args:
@@ -69,10 +69,10 @@ def checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def checked_pair(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both by `checked_rows`; SanError besides where their rows differ in length."""
-    rows = checked_rows(query, "query")
+    """Both by `checked_embeddings`; SanError besides where their rows differ in length."""
+    rows = checked_embeddings(query, "query")
     # Every crop against all others: one conversion and one check for both.
-    others = rows if gallery is query else checked_rows(gallery, "gallery")
+    others = rows if gallery is query else checked_embeddings(gallery, "gallery")
     if rows.shape[1] != others.shape[1]:
         raise SanError(
             f"query embeddings have {rows.shape[1]} values, gallery embeddings {others.shape[1]}",
@@ -82,9 +82,9 @@ def checked_pair(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np
     return rows, others
 
 
-def unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
-    """By `checked_rows`, then brought to length 1: a new array; SanError besides for a row of zeros."""
-    rows = checked_rows(rows, name)
+def unit_embeddings(rows: np.ndarray, name: str) -> np.ndarray:
+    """By `checked_embeddings`, then brought to length 1: a new array; SanError besides for a row of zeros."""
+    rows = checked_embeddings(rows, name)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (norm > 0).all():
         raise SanError(f"the {name} embeddings hold a row of zeros", do="check the model")

@@ -12,14 +12,14 @@ from .ranking import Ranking, evaluate
 
 
 def pool_tracklets(embedding: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One embedding per tracklet: the mean of its crops' unit rows, brought back to length 1.
+    """One embedding per tracklet: the mean of its crops' embeddings of norm 1, brought back to length 1.
 
     Args:
-        embedding: `(N, D)` float32 unit rows.
+        embedding: `(N, D)` float32 embeddings of norm 1.
         track: `(N,)` names.
 
     Returns:
-        `(T, D)` float32 unit rows, and `(T,)` names in sorted order.
+        `(T, D)` float32 embeddings of norm 1, and `(T,)` names in sorted order.
 
     Raises:
         SanError: a tracklet's rows cancel out, so that it has no direction.
@@ -69,13 +69,13 @@ def pool_cameras(
     """Pool labelled crops into labelled tracklets, camera by camera.
 
     Args:
-        embedding: `(N, D)` float32 unit rows, one per crop.
+        embedding: `(N, D)` float32 embeddings of norm 1, one per crop.
         person: `(N,)` int, of the crops.
         camera: `(N,)` names.
         track: `(N,)` names, unique within a camera.
 
     Returns:
-        Camera name, in sorted order, to its `(T, D)` float32 unit rows and the `(T,)` persons of them.
+        Camera name, in sorted order, to its `(T, D)` float32 embeddings of norm 1 and the `(T,)` persons of them.
 
     Raises:
         SanError: one tracklet has crops of two people.
@@ -104,7 +104,7 @@ def join_cameras(
         pooled: of `pool_cameras`.
 
     Returns:
-        `(T, D)` float32 unit rows, `(T,)` persons and `(T,)` camera names.
+        `(T, D)` float32 embeddings of norm 1, `(T,)` persons and `(T,)` camera names.
     """
     return (
         np.concatenate([rows for rows, _ in pooled.values()]),
@@ -121,7 +121,7 @@ def evaluate_tracklets(
     Pairs of cameras that saw nobody in common are left out.
 
     Args:
-        embedding: `(N, D)` float32 unit rows, one per crop.
+        embedding: `(N, D)` float32 embeddings of norm 1, one per crop.
         person: `(N,)` int, of the crops.
         camera: `(N,)` names.
         track: `(N,)` names, unique within a camera.

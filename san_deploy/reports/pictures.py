@@ -24,8 +24,8 @@ class BlockMasks:
     """What one attention block drew over one crop.
 
     Attributes:
-        stage: of the block, from 1.
-        channels: of its features.
+        stage: number of the block's stage, from 1.
+        channels: number of channels of its features.
         soft_mean: `(h, w)` float32 in 0..1, mean over the channels of pi_1 (eq. 3), or of a soft gate.
         sharp_mean: the same of the sharp mask, 0 or 1 in each channel; None for a soft gate.
         channel: the one whose attended features vary most over the crop, from 0.

@@ -14,7 +14,7 @@ from san_train.attention import (  # noqa: E402
     SharpAttention,
     argmax_mask,
     attend_probability,
-    indecision,
+    mask_margin_loss,
     ramp_mask,
     relaxed_sample,
     temperature,
@@ -170,6 +170,6 @@ def test_masks_are_fp32_in_half_precision() -> None:
     assert mask.dtype == torch.float32
 
 
-def test_indecision_counts_what_is_near_one_half() -> None:
+def test_mask_margin_loss_counts_what_is_near_one_half() -> None:
     pi = torch.tensor([0.0, 0.5, 1.0, 0.55])
-    assert indecision(pi, 0.2).item() == pytest.approx((0 + 1 + 0 + 0.5) / 4, abs=1e-6)
+    assert mask_margin_loss(pi, 0.2).item() == pytest.approx((0 + 1 + 0 + 0.5) / 4, abs=1e-6)

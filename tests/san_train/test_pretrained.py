@@ -92,3 +92,10 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_published_urls_carry_their_checksums() -> None:
     for url in pretrained.KNOWN.values():
         assert len(pretrained._checksum_in(url.rsplit("/", 1)[-1])) == 8
+
+
+def test_weights_that_are_not_finite_are_refused(published: Path) -> None:
+    state = pretrained.read_weights(published)
+    state["layer2.0.conv1.weight"][0, 0] = float("nan")
+    with pytest.raises(SanError, match=r"NaN or infinity in layer2\.0\.conv1\.weight"):
+        pretrained.load_backbone(ResNet(18, width=0.125), state)

@@ -25,7 +25,7 @@ def crops(people: int, cameras: int = 3, each: int = 5) -> list[Crop]:
 
 def test_batches_hold_p_people_and_k_crops_over_cameras() -> None:
     data = crops(10)
-    sampler = IdentitySampler(data, people=4, crops_each=3, seed=0)
+    sampler = IdentitySampler(data, num_ids=4, num_instances=3, seed=0)
     for batch in sampler.epoch(0, 20):
         assert len(batch) == 12
         assert sorted(Counter(data[i].person for i in batch).values()) == [3] * 4
@@ -37,7 +37,7 @@ def test_people_come_up_equally_often() -> None:
     data = crops(8)
     seen = Counter(
         data[i].person
-        for batch in IdentitySampler(data, people=4, crops_each=2, seed=3).epoch(0, 40)
+        for batch in IdentitySampler(data, num_ids=4, num_instances=2, seed=3).epoch(0, 40)
         for i in batch
     )
     assert max(seen.values()) - min(seen.values()) <= 2 * 2
@@ -45,30 +45,30 @@ def test_people_come_up_equally_often() -> None:
 
 def test_the_same_epoch_is_the_same_whatever_came_before() -> None:
     data = crops(6)
-    one, two = (IdentitySampler(data, people=3, crops_each=2, seed=5) for _ in range(2))
+    one, two = (IdentitySampler(data, num_ids=3, num_instances=2, seed=5) for _ in range(2))
     one.epoch(0, 9)
     assert one.epoch(1, 4) == two.epoch(1, 4)
     assert one.epoch(1, 4) != one.epoch(2, 4)
-    assert IdentitySampler(data, people=3, crops_each=2, seed=6).epoch(1, 4) != one.epoch(1, 4)
+    assert IdentitySampler(data, num_ids=3, num_instances=2, seed=6).epoch(1, 4) != one.epoch(1, 4)
 
 
 def test_fewer_people_than_p() -> None:
     data = crops(3)
-    (batch,) = IdentitySampler(data, people=5, crops_each=2, seed=0).epoch(0, 1)
+    (batch,) = IdentitySampler(data, num_ids=5, num_instances=2, seed=0).epoch(0, 1)
     assert len(batch) == 10 and {data[i].person for i in batch} == {1, 2, 3}
 
 
 def test_few_crops_are_drawn_again() -> None:
     data = crops(3, cameras=1, each=2)
-    (batch,) = IdentitySampler(data, people=2, crops_each=4, seed=0).epoch(0, 1)
+    (batch,) = IdentitySampler(data, num_ids=2, num_instances=4, seed=0).epoch(0, 1)
     assert len(batch) == 8
 
 
 def test_share_by_data_set() -> None:
     data = crops(4) + crops(30)
     domain = [0] * len(crops(4)) + [1] * len(crops(30))
-    sampler = IdentitySampler(data, people=8, crops_each=2, seed=0, domain=domain, share=[0.25, 0.75])
+    sampler = IdentitySampler(data, num_ids=8, num_instances=2, seed=0, domain=domain, share=[0.25, 0.75])
     for batch in sampler.epoch(0, 10):
         assert Counter(domain[i] for i in batch) == {0: 2 * 2, 1: 6 * 2}
     with pytest.raises(ValueError, match="share"):
-        IdentitySampler(data, people=8, crops_each=2, seed=0, domain=domain, share=[1.0])
+        IdentitySampler(data, num_ids=8, num_instances=2, seed=0, domain=domain, share=[1.0])

@@ -15,20 +15,21 @@ pytest.importorskip("tensorboard")
 from san_train.checkpoint import load_checkpoint  # noqa: E402
 from san_train.data import gather  # noqa: E402
 from san_train.recipe import Recipe, resolve  # noqa: E402
-from san_train.trainer import BEST, LOG, MODEL, STATE, Machine, Training  # noqa: E402
+from san_train.run_state import BEST, LOG, MODEL, STATE  # noqa: E402
+from san_train.trainer import Compute, Training  # noqa: E402
 
 from san_deploy.datasets import read_dataset  # noqa: E402
 from san_deploy.errors import SanError  # noqa: E402
 from tests.san_train.conftest import write_crop_folder  # noqa: E402
 
-CPU = Machine(torch.device("cpu"))
+CPU = Compute(torch.device("cpu"))
 TINY = [
     "settings.width=0.125",
     "settings.size_hw=[64, 32]",
     "settings.hidden=16",
     "settings.embedding_dim=8",
-    "people=3",
-    "crops_each=2",
+    "num_ids=3",
+    "num_instances=2",
     "steps=2",
     "validate_every=2",
     "warmup=0",
@@ -49,7 +50,7 @@ def recipe(*more: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    "more", [("ema=0.9",), ("sharpen_epochs=2", "optimizer=adam", "decisive_weight=0.1")]
+    "more", [("ema=0.9",), ("hard_mask_epochs=2", "optimizer=adam", "mask_margin_weight=0.1")]
 )
 def test_resuming_is_bit_for_bit(
     crop_folder: Path, tmp_path: Path, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -98,7 +99,7 @@ def test_it_learns(crop_folder: Path, tmp_path: Path) -> None:
 def test_what_a_run_writes(crop_folder: Path, tmp_path: Path) -> None:
     training = run(crop_folder, tmp_path / "run", recipe("epochs=1"))
     model, info = load_checkpoint(tmp_path / "run" / MODEL)
-    assert info.epoch == 1 and info.recipe["people"] == 3 and info.metrics == training.metrics
+    assert info.epoch == 1 and info.recipe["num_ids"] == 3 and info.metrics == training.metrics
     assert info.threshold is None  # two people are too few, and that is said
     assert (tmp_path / "run" / BEST).is_file() and list((tmp_path / "run" / "tensorboard").iterdir())
     assert json.loads((tmp_path / "run" / "model.json").read_text())["settings"]["width"] == 0.125
@@ -162,7 +163,11 @@ def test_two_data_sets_keep_their_people_apart(crop_folder: Path, tmp_path: Path
     data = gather([read_dataset(crop_folder)] * 2, validation_people=0, seed=0)
     assert max(data.classes) + 1 == 8 and set(data.domain) == {0, 1}
     Training(
-        recipe("epochs=1", "share=[0.5, 0.5]", "people=4"), data, tmp_path / "run", CPU, say=lambda line: None
+        recipe("epochs=1", "share=[0.5, 0.5]", "num_ids=4"),
+        data,
+        tmp_path / "run",
+        CPU,
+        say=lambda line: None,
     ).run()
 
 

@@ -23,7 +23,8 @@ from folds import fold_of
 from san_train import evaluate
 from san_train.data import gather
 from san_train.recipe import Recipe, resolve
-from san_train.trainer import STATE, Machine, Training
+from san_train.run_state import STATE
+from san_train.trainer import Compute, Training
 
 from san_deploy.datasets import read_dataset
 
@@ -79,7 +80,7 @@ def main() -> None:
     drawn, start = options.out / "study-drawn", options.out / "study-pretrain" / "model.safetensors"
     results = options.out / "results.jsonl"
     done = {(row["fold"], row["seed"], row["phase"]) for row in read_rows(results)}
-    machine = Machine(torch.device("cpu"), options.precision)
+    machine = Compute(torch.device("cpu"), options.precision)
     if not drawn.exists():
         draw_cameras(drawn, **spec["drawn"], split="train")
     if not start.is_file():
@@ -102,7 +103,7 @@ def main() -> None:
             training = Training(recipe, data, base, machine, start=start, say=say)
             if (base / STATE).is_file():
                 training.resume()
-            training.run(until=recipe.epochs - recipe.sharpen_epochs)
+            training.run(until=recipe.epochs - recipe.hard_mask_epochs)
             (base / "finished").touch()
         for index, (phase, changes) in enumerate(PHASES.items()):
             wanted = not options.base_only and (options.phases is None or index in options.phases)
@@ -115,7 +116,7 @@ def main() -> None:
     print(table(read_rows(results)))
 
 
-def run_phase(recipe: Recipe, data: Any, base: Path, out: Path, machine: Machine) -> dict[str, float]:
+def run_phase(recipe: Recipe, data: Any, base: Path, out: Path, machine: Compute) -> dict[str, float]:
     """Train the last phase from the base's state; figures on the held-out people, in percent, and cosines."""
     training = Training(recipe, data, out, machine, say=lambda line: None)
     training.resume(base, changed=_CHANGED)

@@ -186,7 +186,7 @@ def tv_penalty(attended: Tensor) -> Tensor:
     return vertical + horizontal
 
 
-def indecision(pi: Tensor, width: float) -> Tensor:
+def mask_margin_loss(pi: Tensor, width: float) -> Tensor:
     """How much of pi_1 lies near the threshold, where rounding flips a bit: mean of max(0, 1 - |2 pi - 1| / width).
 
     Not in the paper. `pi` is `(N, C, H, W)`, `width` in (0, 1]; returns a scalar in [0, 1].

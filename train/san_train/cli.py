@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,27 @@ from san_deploy.io.atomic import refuse_existing
 from san_deploy.io.extras import install
 from san_deploy.io.progress import bar
 
+from . import ranks as ranking
 from . import recipe as recipes
 from .data import TrainingData, gather, seen_twice
 from .distill.teacher import Teacher, open_teacher
 from .distill.unlabelled import unlabelled
 from .distill.views import TaughtViews, make_views, open_views
-from .trainer import BEST, CONFIG, LOG, MODEL, STATE, Machine, Training, read_recipe
+from .ranks import Ranks
+from .run_state import CONFIG, MODEL, STATE, read_config, refuse_run, remove_run
+from .trainer import Compute, Training
 
 #: Where a run keeps the views that a teacher answered.
 VIEWS = "views"
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainOptions:
     """The options of `san train`; see its help."""
 
     data: tuple[Path, ...]
     out: Path
-    options: Options = field(default_factory=Options)
+    layout: Options = field(default_factory=Options)
     arch: str | None = None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
@@ -58,91 +61,165 @@ class Request:
     force: bool = False
 
 
-def train(request: Request) -> None:
+def train(options: TrainOptions) -> None:
     """Check everything, then train.
 
     Raises:
         SanError: bad data, an existing run, a non-finite loss; UsageError for options that do not fit.
     """
-    if request.start and request.pretrained:
+    if options.start and _pretrained(options):
         raise UsageError("--start and --pretrained both set the first weights", do="give one of them")
     try:
         import tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
         raise SanError("tensorboard is not installed", do=install("train")) from error
-    machine = choose_machine(request.device, request.precision, request.workers)
-    _refuse_run(request)
-    taught = bool(request.teachers or request.views)
+    ranks, device = ranking.join(options.device)
+    try:
+        _train(options, ranks, device)
+    finally:
+        ranking.leave()
+
+
+def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
+    say = click.echo if ranks.first else _silent
+    config = read_config(options.out) if options.resume else {}
+    precision = config.get("precision", "auto") if options.precision == "auto" else options.precision
+    compute = choose_compute(device, precision, options.workers, say=say)
+    compute = replace(compute, ranks=ranks)
+    if ranks.first:
+        _refuse_out(options)
+    # Only now may rank 0 write: what the others would find is not a run of before.
+    ranks.wait()
+    taught = bool(options.teachers or options.views)
     # Before anything long: a teacher that cannot be run ends here.
-    teachers = [open_teacher(path, form=request.teacher_input or "bgr") for path in request.teachers]
+    answered = options.resume and (options.views or options.out / VIEWS).exists()
+    teachers = [
+        open_teacher(path, form=options.teacher_input or "bgr")
+        for path in (() if answered else options.teachers)
+    ]
     datasets = [
-        unlabelled(path) if (taught or request.resume) and not is_dataset(path) and not request.options.pattern
-        else read_dataset(path, request.options)
-        for path in request.data
+        unlabelled(path) if (taught or options.resume) and not is_dataset(path) and not options.layout.pattern
+        else read_dataset(path, options.layout)
+        for path in options.data
     ]  # fmt: skip
     for dataset in datasets:
-        click.echo(dataset.summary())
-    recipe = _recipe(request, datasets)
+        say(dataset.summary())
+    recipe = _resumed(options, config) if options.resume else _recipe(options, datasets)
     data = gather(
         datasets,
         validation_people=recipe.validation_people,
         seed=recipe.seed,
-        strict=request.strict,
-        say=lambda line: click.echo(line, err=True),
+        strict=options.strict,
+        say=lambda line: say(line, err=True),
     )
     if not data.validation:
-        click.echo(
+        say(
             "No validation people: the threshold stays uncalibrated (--validation-people N holds some out).",
             err=True,
         )
-    views = _views(request, recipe, data, teachers) if recipe.distilled else None
+    views = _views(options, recipe, data, teachers) if recipe.distilled else None
+    fresh = not options.resume or not (options.out / STATE).exists()
+    origin = _origin(options, config)
     training = Training(
         recipe,
         data,
-        request.out,
-        machine,
+        options.out,
+        compute,
         views=views,
-        pretrained=_weights(request) if request.pretrained else None,
-        start=request.start,
-        say=click.echo,
-        progress=_bar if sys.stderr.isatty() else None,
+        pretrained=_weights(origin) if fresh and origin["pretrained"] else None,
+        start=Path(origin["start"]) if fresh and origin["start"] else None,
+        say=say,
+        progress=_bar if ranks.first and sys.stderr.isatty() else None,
+        origin=origin,
     )
-    if request.resume:
-        training.resume()
-        click.echo(f"Resumed after epoch {training.epoch}.")
+    if options.resume and fresh:
+        say("The run was stopped before its first state was written: it begins again, with its own recipe.")
+    elif options.resume:
+        _resume(training, recipes.from_dict(config["recipe"]), say)
     parameters = sum(p.numel() for p in training.model.parameters())
-    batch = f"{recipe.people} x {recipe.crops_each}"
+    batch = f"{recipe.num_ids} x {recipe.num_instances}"
     if views is not None:
         batch = f"{recipe.distill.batch} of {len(views)} views, answered by {views.told}"
-    click.echo(
+    where = f"{compute.device}" if ranks.world == 1 else f"{ranks.world} processes ({compute.device.type})"
+    say(
         f"{recipe.arch}: {parameters / 1e6:.2f} M parameters, {len(data.crops)} crops of "
         f"{max(data.classes) + 1} people, {training.steps} batches of {batch} "
-        f"an epoch, on {machine.device} in {machine.precision}"
+        f"an epoch, on {where} in {compute.precision}"
     )
-    if request.force and not request.resume:
+    if ranks.first and options.force and not options.resume:
         # Only now: everything that could refuse the new run has been asked.
-        _remove_run(request.out)
+        remove_run(options.out)
     try:
         training.run()
     except KeyboardInterrupt:
-        click.echo(
-            f"Stopped in epoch {training.epoch + 1}. Go on with: san train ... -o {request.out} --resume",
+        say(
+            f"Stopped in epoch {training.epoch + 1}. Go on with: san train ... -o {options.out} --resume",
             err=True,
         )
         raise
-    click.echo(f"Wrote {request.out / MODEL}\nNext: san export {request.out / MODEL} -o model.onnx")
+    say(f"Wrote {options.out / MODEL}\nNext: san export {options.out / MODEL} -o model.onnx")
+
+
+def _silent(message: str, err: bool = False) -> None:
+    """What other processes than the first say."""
+
+
+def _resume(training: Training, before: recipes.Recipe, say: Callable[..., None]) -> None:
+    """Take over the state; a run with more epochs than before says what that does to its schedule."""
+    training.resume(changed=("epochs",))
+    now = training.recipe
+    if now.epochs < training.epoch:
+        raise UsageError(
+            f"the run has trained {training.epoch} epochs already", do=f"give --epochs above {training.epoch}"
+        )
+    say(f"Resumed after epoch {training.epoch}.")
+    if now.epochs == before.epochs:
+        return
+    ended = recipes.learning_rate(before, min(training.epoch, before.epochs))
+    say(
+        f"{now.epochs} epochs instead of {before.epochs}: the schedule is stretched, so that lr goes on from "
+        f"{recipes.learning_rate(now, training.epoch):.2g} (it had come to {ended:.2g})."
+        + (f" The last {now.hard_mask_epochs} epochs have hard masks." if now.hard_mask_epochs else "")
+    )
+
+
+def _origin(options: TrainOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """Where the first weights are from, and by which name the recipe was asked for.
+
+    Raises:
+        UsageError: a resumed run says something else than the options.
+    """
+    asked = {
+        "recipe_name": options.recipe,
+        "pretrained": _pretrained(options),
+        "pretrained_sha256": options.pretrained_sha256 or None,
+        "start": None if options.start is None else str(options.start),
+        "teachers": [str(path) for path in options.teachers] or None,
+    }
+    for key, value in asked.items():
+        if value is not None and config.get(key, value) != value:
+            raise UsageError(
+                f"{key} was {config[key]!r} in this run; received {value!r}",
+                do="resume without it, or start a new run",
+            )
+    return {key: config.get(key) if value is None else value for key, value in asked.items()}
+
+
+def _pretrained(options: TrainOptions) -> str | None:
+    """The weights of --pretrained; `none` says that there are to be none."""
+    return None if options.pretrained in (None, "none") else options.pretrained
 
 
 def _views(
-    request: Request, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]
+    options: TrainOptions, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]
 ) -> TaughtViews:
     """The views to learn from: another run's, this run's from before, or new ones with the teachers' answers."""
-    folder = request.views or request.out / VIEWS
+    folder = options.views or options.out / VIEWS
     if not teachers:
         return open_views(folder, data.crops)
-    if request.views is not None and request.views.exists() and not request.force:
+    if options.views is not None and options.views.exists() and not options.force:
         raise SanError(
-            f"{request.views} exists",
+            f"{options.views} exists",
             do="leave --teacher out to learn from the answers in it, or replace it with --force",
         )
     count = recipe.views.each * len(data.crops)
@@ -155,17 +232,19 @@ def _views(
             folder,
             settings=recipe.views,
             seed=recipe.seed,
-            workers=request.workers,
+            workers=options.workers,
             progress=progress,
         )
     return open_views(folder, data.crops)
 
 
-def choose_machine(device: str, precision: str, workers: int) -> Machine:
+def choose_compute(
+    device: str, precision: str, workers: int, *, say: Callable[..., None] = click.echo
+) -> Compute:
     """The device and precision asked for, or an error; `auto` takes a GPU where there is one, and says so."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        click.echo(f"Device: {device} (auto)")
+        say(f"Device: {device} (auto)")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -182,48 +261,58 @@ def choose_machine(device: str, precision: str, workers: int) -> Machine:
         )
     if precision == "auto":
         precision = "bf16" if chosen.type == "cuda" else "fp32"
-    return Machine(chosen, precision, workers)
+    return Compute(chosen, precision, workers)
 
 
-def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
-    if request.resume:
-        own = ("arch", "recipe", "size", "pretrained", "start", "validation_people", "seed", "epochs")
-        if (
-            request.overrides
-            or request.teachers
-            or request.pretrained_sha256
-            or any(getattr(request, name) is not None for name in own)
-        ):
-            raise UsageError(
-                "--resume goes on with the run's own recipe", do="leave the options of the recipe out"
-            )
-        try:
-            recipe = recipes.from_dict(read_recipe(request.out))
-        except ValueError as error:
-            raise SanError(
-                f"{request.out / CONFIG} holds no recipe of this version",
-                why=str(error),
-                do="start a new run",
-            ) from error
-        recipes.check(recipe)
-        return recipe
-    values: dict[str, Any] = {}
-    if request.seed is not None:
-        values["seed"] = request.seed
-    if request.epochs is not None:
-        values["epochs"] = request.epochs
-    if request.size is not None:
-        values["settings.size_hw"] = _size(request.size)
-    named = {override.partition("=")[0].strip() for override in request.overrides}
-    if request.validation_people is not None:
-        values["validation_people"] = request.validation_people
-    elif "validation_people" not in named and "val" not in datasets[0].splits:
+def _resumed(options: TrainOptions, config: dict[str, Any]) -> recipes.Recipe:
+    """The recipe of the run in the folder, longer where --epochs says so.
+
+    Raises:
+        UsageError: an option asks for something else than that run's own recipe.
+        SanError: the run's recipe is of another version.
+    """
+    try:
+        own = recipes.from_dict(config["recipe"])
+    except ValueError as error:
+        raise SanError(
+            f"{options.out / CONFIG} holds no recipe of this version", why=str(error), do="start a new run"
+        ) from error
+    recipes.check(own)
+    asked = recipes.override(own, options.overrides, _values(options))
+    before, after = own.as_dict(), asked.as_dict()
+    differ = [key for key in after if key != "epochs" and before[key] != after[key]]
+    if differ:
+        raise UsageError(
+            f"--resume goes on with the run's own recipe, in which {', '.join(differ)} is another",
+            do="leave it out, or start a new run",
+        )
+    recipes.check(asked)
+    return asked
+
+
+def _values(options: TrainOptions) -> dict[str, Any]:
+    """What options of their own say of the recipe."""
+    values: dict[str, Any] = {
+        "arch": options.arch,
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "settings.size_hw": None if options.size is None else _size(options.size),
+        "validation_people": options.validation_people,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _recipe(options: TrainOptions, datasets: list[Dataset]) -> recipes.Recipe:
+    values = _values(options)
+    arch = values.pop("arch", None)
+    named = {override.partition("=")[0].strip() for override in options.overrides} | set(values)
+    if "validation_people" not in named and "val" not in datasets[0].splits:
         people = len(seen_twice(datasets[0].splits.get("train", [])))
         # Eleven people before two cameras are what a threshold can be calibrated on; small sets give a third.
         values["validation_people"] = min(max(12, people // 10), people // 3)
-    taught = bool(request.teachers or request.views)
-    name = request.recipe or ("distill" if taught else "paper" if request.pretrained else "scratch")
-    recipe = recipes.resolve(name, request.overrides, values, arch=request.arch)
+    taught = bool(options.teachers or options.views)
+    name = options.recipe or ("distill" if taught else "paper" if _pretrained(options) else "scratch")
+    recipe = recipes.resolve(name, options.overrides, values, arch=arch)
     if recipe.distilled != taught:
         raise UsageError(
             "the recipe distill and a teacher belong together",
@@ -231,15 +320,31 @@ def _recipe(request: Request, datasets: list[Dataset]) -> recipes.Recipe:
             if recipe.distilled
             else "leave --recipe out, or give --recipe distill",
         )
+    if recipe.identity_weight == 0 and not recipe.distilled:
+        _ask_for_weights(options)
     return recipe
 
 
-def _weights(request: Request) -> Callable[[int], dict[str, torch.Tensor]]:
+def _ask_for_weights(options: TrainOptions) -> None:
+    """Raise UsageError where a network would learn from random weights by the triplet loss alone, unasked."""
+    if options.pretrained or options.start:
+        return
+    what = "the triplet loss alone collapses when it starts from random weights"
+    if sys.stdin.isatty() and click.confirm(f"{what.capitalize()} (docs/training.md). Train all the same?"):
+        return
+    raise UsageError(
+        what,
+        why="every crop gets the same embedding, and the loss stays at the margin",
+        do="give --pretrained imagenet (or a file), take --recipe scratch, or insist with --pretrained none",
+    )
+
+
+def _weights(origin: dict[str, Any]) -> Callable[[int], dict[str, torch.Tensor]]:
     """The weights of --pretrained, fetched once the network is known to take them."""
     from .pretrained import fetch, read_weights
 
-    source = request.pretrained or ""
-    return lambda depth: read_weights(fetch(source, depth=depth, sha256=request.pretrained_sha256))
+    source, sha256 = str(origin["pretrained"]), origin["pretrained_sha256"] or ""
+    return lambda depth: read_weights(fetch(source, depth=depth, sha256=sha256))
 
 
 def _size(text: str) -> list[int]:
@@ -249,44 +354,13 @@ def _size(text: str) -> list[int]:
     return [int(found[1]), int(found[2])]
 
 
-def _refuse_run(request: Request) -> None:
-    refuse_existing(request.out / CONFIG, force=True)
-    if request.out.exists() and not request.out.is_dir():
-        raise SanError(f"{request.out} is not a folder", do="name another output")
-    if request.resume:
-        return
-    found = [name for name in (CONFIG, MODEL, BEST, STATE, LOG) if (request.out / name).exists()]
-    if not found:
-        return
-    if not _is_run(request.out):
-        raise SanError(
-            f"{request.out} holds {found[0]}, which is no file of a run of ours", do="name another output"
-        )
-    if not request.force:
-        raise SanError(
-            f"{request.out} holds a run", do="continue it with --resume, or start again with --force"
-        )
-
-
-def _is_run(out: Path) -> bool:
-    """Whether config.json is one of ours; other tools use that name too."""
-    try:
-        return "sharpen_mask" in read_recipe(out)
-    except SanError:
-        return False
-
-
-def _remove_run(out: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else that may lie in the folder."""
-    if not _is_run(out):
-        return
-    for name in (MODEL, BEST, STATE):
-        (out / name).unlink(missing_ok=True)
-        (out / name).with_suffix(".json").unlink(missing_ok=True)
-    for name in (CONFIG, LOG):
-        (out / name).unlink(missing_ok=True)
-    for events in (out / "tensorboard").glob("events.out.tfevents.*"):
-        events.unlink()
+def _refuse_out(options: TrainOptions) -> None:
+    """Raise SanError where the run's folder cannot be one, or holds another's files."""
+    refuse_existing(options.out / CONFIG, force=True)
+    if options.out.exists() and not options.out.is_dir():
+        raise SanError(f"{options.out} is not a folder", do="name another output")
+    if not options.resume:
+        refuse_run(options.out, force=options.force)
 
 
 def _bar(total: int, title: str) -> Any:

@@ -191,10 +191,21 @@ def batches(
     seed: int,
     epoch: int,
     workers: int = 2,
+    places: Sequence[int] | None = None,
 ) -> Iterator[np.ndarray]:
     """Augmented batches, `(B, H, W, 3)` uint8 BGR, in the order of `plan`, whatever the threads' timing.
 
     Each crop's augmentation has a generator of its own, seeded by (seed, epoch, batch, place).
+
+    Args:
+        cache: of all crops.
+        plan: indices of the crops of each batch.
+        size_hw: of the result.
+        augmentation: what to draw from.
+        seed: of the draws.
+        epoch: of the draws.
+        workers: threads.
+        places: of each batch that are wanted, in order; None is all of it.
     """
 
     def view(step: int, place: int, index: int) -> np.ndarray:
@@ -212,7 +223,10 @@ def batches(
                     if batch is None:
                         break
                     waiting.append(
-                        [pool.submit(view, step, place, index) for place, index in enumerate(batch)]
+                        [
+                            pool.submit(view, step, place, batch[place])
+                            for place in (range(len(batch)) if places is None else places)
+                        ]
                     )
                 yield np.stack([future.result() for future in waiting.pop(0)])
         finally:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import indecision, tv_penalty
+from .attention import mask_margin_loss, tv_penalty
 from .models import Head
 from .recipe import Recipe
 
@@ -70,6 +70,9 @@ def tv_term(attended: Sequence[Tensor], recipe: Recipe) -> Tensor:
     return recipe.tv_weight * torch.stack([penalty.mean() for penalty in penalties]).sum()
 
 
-def indecision_term(pi: Sequence[Tensor], recipe: Recipe) -> Tensor:
-    """Nearness to the threshold, mean over blocks, weighted; `pi` is `Outputs.pi`."""
-    return recipe.decisive_weight * torch.stack([indecision(p, recipe.decisive_width) for p in pi]).mean()
+def mask_margin_term(pi: Sequence[Tensor], recipe: Recipe) -> Tensor:
+    """Mask-margin loss, mean over blocks, weighted; `pi` is `Outputs.pi`."""
+    return (
+        recipe.mask_margin_weight
+        * torch.stack([mask_margin_loss(p, recipe.mask_margin_width) for p in pi]).mean()
+    )

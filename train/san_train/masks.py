@@ -18,7 +18,7 @@ from san_deploy.reports.pictures import BlockMasks
 from .attention import SharpAttention, argmax_mask, attend_probability
 from .checkpoint import load_checkpoint
 from .data import normalise
-from .models import Network, SoftMask
+from .models import Network, SoftMask, attention_blocks
 
 
 def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> list[list[BlockMasks]]:
@@ -50,10 +50,9 @@ def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> 
 
 def _blocks(network: Network) -> list[tuple[int, SharpAttention]]:
     """A SAN's blocks and their stages; in other networks, their places in order."""
-    found = [(name, m) for name, m in network.named_modules() if isinstance(m, SharpAttention)]
     return [
         (int(number[0]) if (number := re.findall(r"\d+$", name)) else place, block)
-        for place, (name, block) in enumerate(found, 1)
+        for place, (name, block) in enumerate(attention_blocks(network), 1)
     ]
 
 

@@ -105,7 +105,7 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
     """Load torchvision's names into a backbone; its classifier `fc` is left out, all else must fit.
 
     Raises:
-        SanError: a weight is missing or has another shape (another depth or width).
+        SanError: a weight is missing, is not finite, or has another shape (another depth or width).
     """
     state = {name: value for name, value in state.items() if not name.startswith("fc.")}
     expected = backbone.state_dict()
@@ -118,4 +118,9 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
             why=f"{len(wrong)} tensors differ, the first is {sorted(wrong)[0]}",
             do="use weights of the same depth, at width 1",
         )
+    broken = sorted(
+        name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()
+    )
+    if broken:
+        raise SanError(f"the pretrained weights hold NaN or infinity in {broken[0]}", do="fetch them again")
     backbone.load_state_dict(state, strict=False)

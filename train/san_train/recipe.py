@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -24,13 +24,14 @@ class Recipe:
 
     Attributes:
         arch, settings: the network, see `models.ARCHITECTURES`.
-        people, crops_each: P and K of a batch.
+        num_ids, num_instances: P and K of a batch: so many identities, so many crops of each.
         epochs: of the whole run.
         steps: batches per epoch; 0 takes as many as draw each crop once on average.
         lr, weight_decay: of Adam. The recipes decay weights as Adam's L2 (`adam`) or apart from it (`adamw`).
         optimizer: `adam` or `adamw`.
         schedule: `hermans` (constant, then exponential to 0.001 of it: arXiv 1703.07737) or `cosine`.
         decay_from: where `hermans` starts to decay, as a part of all epochs.
+        decay_beta1: Adam's beta_1 from there on (0.9 before); 0 leaves it. Hermans et al. take 0.5.
         warmup: epochs over which lr rises from a hundredth of itself.
         margin, triplet_weight: of the batch-hard triplet loss; `triplet_unit` measures it on unit rows.
         identity_weight, smoothing: of the identity loss on the neck; 0 switches it off. `logit_scale` > 0
@@ -41,11 +42,11 @@ class Recipe:
             and size.
         mask: training mask of `attention.MaskMode`.
         tau_rate, tau_floor: of eq. 9.
-        sharpen_epochs: the last epochs of a run train with `sharpen_mask` instead, at `sharpen_lr` of
+        hard_mask_epochs: the last epochs of a run train with `hard_mask_kind` instead, at `hard_mask_lr` of
             the schedule's lr.
-        sharpen_mask: training mask of that phase.
-        sharpen_tau: temperature of that phase; 0 leaves it to eq. 9.
-        decisive_weight, decisive_width: weight of `attention.indecision` in that phase, and its width.
+        hard_mask_kind: training mask of that phase.
+        hard_mask_tau: temperature of that phase; 0 leaves it to eq. 9.
+        mask_margin_weight, mask_margin_width: weight of `attention.mask_margin_loss` in that phase, and its width.
         deploy_mask: that the recipe recommends to deploy a sharp network with: `argmax`, `ramp:EPS` or
             `expected`. `san info` says it; validation and `san export` use argmax where nobody asks for another.
         ema: decay of an average of the weights that is validated and saved; 0 is off.
@@ -62,8 +63,8 @@ class Recipe:
 
     arch: str = "san"
     settings: dict[str, Any] = field(default_factory=dict)
-    people: int = 64
-    crops_each: int = 4
+    num_ids: int = 64
+    num_instances: int = 4
     epochs: int = 150
     steps: int = 0
     lr: float = 2e-4
@@ -71,6 +72,7 @@ class Recipe:
     optimizer: str = "adam"
     schedule: str = "hermans"
     decay_from: float = 0.6
+    decay_beta1: float = 0.0
     warmup: float = 0.0
     margin: float = 0.5
     triplet_weight: float = 1.0
@@ -83,12 +85,12 @@ class Recipe:
     mask: str = "sample"
     tau_rate: float = 0.008
     tau_floor: float = 0.5
-    sharpen_epochs: int = 0
-    sharpen_mask: str = "straight-through"
-    sharpen_lr: float = 1.0
-    sharpen_tau: float = 0.0
-    decisive_weight: float = 0.0
-    decisive_width: float = 0.1
+    hard_mask_epochs: int = 0
+    hard_mask_kind: str = "straight-through"
+    hard_mask_lr: float = 1.0
+    hard_mask_tau: float = 0.0
+    mask_margin_weight: float = 0.0
+    mask_margin_width: float = 0.1
     deploy_mask: str = "argmax"
     ema: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -106,12 +108,33 @@ class Recipe:
         return asdict(self)
 
 
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """Learning rate at a fractional epoch, 0 <= epoch <= recipe.epochs.
+
+    `hermans` (arXiv 1703.07737, eq. 7): lr up to t0, then lr * 0.001 ** ((t - t0) / (t1 - t0)).
+    """
+    if epoch < recipe.warmup:
+        return recipe.lr * (0.01 + 0.99 * epoch / recipe.warmup)
+    if recipe.schedule == "cosine":
+        span = max(recipe.epochs - recipe.warmup, 1e-9)
+        rate = recipe.lr * (
+            0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (epoch - recipe.warmup) / span)))
+        )
+    else:
+        start = recipe.decay_from * recipe.epochs
+        part = max(0.0, epoch - start) / max(recipe.epochs - start, 1e-9)
+        rate = recipe.lr * 0.001 ** min(1.0, part)
+    if epoch >= recipe.epochs - recipe.hard_mask_epochs:
+        rate *= recipe.hard_mask_lr
+    return rate
+
+
 #: What the architectures share; each changes it in its `RECIPES`. `paper`: as published, from ImageNet weights
 #: where it takes them. `scratch`: without them and on little data. One of another name starts from `paper`.
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(),
     "scratch": Recipe(
-        people=16,
+        num_ids=16,
         epochs=60,
         lr=1e-3,
         optimizer="adamw",
@@ -155,15 +178,27 @@ _OF_SHARP_MASKS = (
     "mask",
     "tau_rate",
     "tau_floor",
-    "sharpen_epochs",
-    "sharpen_mask",
-    "sharpen_lr",
-    "sharpen_tau",
-    "decisive_weight",
-    "decisive_width",
+    "hard_mask_epochs",
+    "hard_mask_kind",
+    "hard_mask_lr",
+    "hard_mask_tau",
+    "mask_margin_weight",
+    "mask_margin_width",
     "deploy_mask",
 )
 
+
+#: Spellings of before, by which files of runs and `--set` still name a value.
+OLD_NAMES = {
+    "people": "num_ids",
+    "crops_each": "num_instances",
+    "sharpen_epochs": "hard_mask_epochs",
+    "sharpen_mask": "hard_mask_kind",
+    "sharpen_lr": "hard_mask_lr",
+    "sharpen_tau": "hard_mask_tau",
+    "decisive_weight": "mask_margin_weight",
+    "decisive_width": "mask_margin_width",
+}
 
 #: Parts of a recipe that are records of their own.
 _PARTS: dict[str, Any] = {"augmentation": Augmentation, "distill": DistillSettings, "views": ViewSettings}
@@ -188,6 +223,34 @@ def resolve(
     Raises:
         UsageError: an unknown architecture, recipe or key, a value of another type, or two architectures.
     """
+    pairs = _pairs(overrides, values)
+    named = {key for key, _ in pairs}
+    base = _base(name, _one_arch(arch, [value for key, value in pairs if key == "arch"]))
+    recipe = base
+    for key, value in pairs:
+        recipe = _set(recipe, key, value)
+    if "epochs" in named and "hard_mask_epochs" not in named:
+        # A shorter run has a shorter last phase, not none before it.
+        part = base.hard_mask_epochs / base.epochs
+        recipe = replace(recipe, hard_mask_epochs=round(part * recipe.epochs))
+    check(recipe)
+    _refuse_idle(recipe, base, named)
+    return recipe
+
+
+def override(recipe: Recipe, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe with overrides, as `resolve` takes them, not yet checked (`check`).
+
+    Raises:
+        UsageError: an unknown key, or a value of another type.
+    """
+    for key, value in _pairs(overrides, values):
+        recipe = _set(recipe, key, value)
+    return recipe
+
+
+def _pairs(overrides: Sequence[str], values: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """`KEY=VALUE` texts and values as pairs, by today's names."""
     pairs: list[tuple[str, Any]] = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -198,17 +261,36 @@ def resolve(
         except ValueError:
             pairs.append((key.strip(), value))
     pairs += list((values or {}).items())
-    named = {key for key, _ in pairs}
-    base = _base(name, _one_arch(arch, [value for key, value in pairs if key == "arch"]))
-    recipe = base
-    for key, value in pairs:
-        recipe = _set(recipe, key, value)
-    if "epochs" in named and "sharpen_epochs" not in named:
-        # A shorter run has a shorter last phase, not none before it.
-        part = base.sharpen_epochs / base.epochs
-        recipe = replace(recipe, sharpen_epochs=round(part * recipe.epochs))
-    check(recipe)
-    return recipe
+    return [(OLD_NAMES.get(key, key), value) for key, value in pairs]
+
+
+#: Values that do nothing where another one is off: `(the other, what it is then, the values)`.
+_IDLE: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("identity_weight", 0.0, ("smoothing",)),
+    ("tv_weight", 0.0, ("tv_reduction",)),
+    ("schedule", "cosine", ("decay_from", "decay_beta1")),
+    (
+        "hard_mask_epochs",
+        0,
+        ("hard_mask_kind", "hard_mask_lr", "hard_mask_tau", "mask_margin_weight", "mask_margin_width"),
+    ),
+)
+
+
+def _refuse_idle(recipe: Recipe, base: Recipe, named: Collection[str]) -> None:
+    """Raise UsageError where somebody asked for a value that nothing reads."""
+    for key, off, values in _IDLE:
+        if getattr(recipe, key) != off:
+            continue
+        for name in values:
+            value = getattr(recipe, name)
+            # To switch off what is off already is no mistake.
+            if name in named and value and value != getattr(base, name):
+                raise UsageError(
+                    f"{name} has no effect",
+                    why=f"{key} is {off}",
+                    do=f"leave it out, or set {key} too",
+                )
 
 
 def _one_arch(asked: str | None, overrides: Sequence[Any]) -> str:
@@ -235,12 +317,18 @@ def _base(name: str, arch: str) -> Recipe:
     return recipe
 
 
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain data with today's names, whichever version wrote it."""
+    return {OLD_NAMES.get(key, key): value for key, value in values.items()}
+
+
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `Recipe.as_dict`, after JSON.
+    """The inverse of `Recipe.as_dict`, after JSON, and of what earlier versions wrote.
 
     Raises:
         ValueError: a value is missing or not of its type, or not one of this version's.
     """
+    values = renamed(values)
     unknown = sorted(set(values) - {item.name for item in fields(Recipe)})
     if unknown:
         raise ValueError(f"'{unknown[0]}' is no setting of a recipe")
@@ -258,12 +346,12 @@ def check(recipe: Recipe) -> None:
         "schedule": ("hermans", "cosine"),
         "tv_reduction": ("sum", "mean"),
         "mask": ("sample", "sample-hard", "straight-through", "expected"),
-        "sharpen_mask": ("sample", "sample-hard", "straight-through", "expected"),
+        "hard_mask_kind": ("sample", "sample-hard", "straight-through", "expected"),
     }
     for key, allowed in choices.items():
         if getattr(recipe, key) not in allowed:
             raise UsageError(f"{key} is one of {', '.join(allowed)}; received '{getattr(recipe, key)}'")
-    for key in ("people", "crops_each"):
+    for key in ("num_ids", "num_instances"):
         if getattr(recipe, key) < 2:
             raise UsageError(
                 f"{key} is at least 2; received {getattr(recipe, key)}",
@@ -272,24 +360,26 @@ def check(recipe: Recipe) -> None:
     if (
         recipe.epochs < 1
         or recipe.lr <= 0
-        or recipe.sharpen_epochs > recipe.epochs
+        or recipe.hard_mask_epochs > recipe.epochs
         or recipe.validate_every < 1
     ):
         raise UsageError(
-            "epochs and validate_every are at least 1, lr is above 0 and sharpen_epochs at most epochs"
+            "epochs and validate_every are at least 1, lr is above 0 and hard_mask_epochs at most epochs"
         )
     try:
         parse_mask(recipe.deploy_mask)
     except ValueError as error:
         raise UsageError(f"deploy_mask: {error}") from error
-    if recipe.tau_floor <= 0 or not 0 <= recipe.ema < 1 or not 0 < recipe.decisive_width <= 1:
-        raise UsageError("tau_floor is above 0, ema in [0, 1) and decisive_width in (0, 1]")
+    if recipe.tau_floor <= 0 or not 0 <= recipe.ema < 1 or not 0 < recipe.mask_margin_width <= 1:
+        raise UsageError("tau_floor is above 0, ema in [0, 1) and mask_margin_width in (0, 1]")
     if not 0 <= recipe.seed < 2**31 or recipe.steps < 0 or recipe.warmup < 0 or recipe.validation_people < 0:
         raise UsageError("seed, steps, warmup and validation_people are at least 0, seed below 2^31")
+    if not 0 <= recipe.decay_beta1 < 1:
+        raise UsageError(f"decay_beta1 is within 0..1; received {recipe.decay_beta1}")
     weights = (
         recipe.weight_decay,
         recipe.tv_weight,
-        recipe.decisive_weight,
+        recipe.mask_margin_weight,
         recipe.clip,
         recipe.margin,
         recipe.logit_scale,

@@ -17,8 +17,8 @@ class IdentitySampler:
 
     Args:
         crops: the training crops.
-        people: P, identities in a batch.
-        crops_each: K, crops of each.
+        num_ids: P, identities in a batch.
+        num_instances: K, crops of each.
         seed: of all draws.
         domain: `(N,)` int, the data set that each crop is from; with `share` each batch takes a fixed part
             of its people from each data set, however unequal their sizes.
@@ -29,13 +29,13 @@ class IdentitySampler:
         self,
         crops: Sequence[Crop],
         *,
-        people: int,
-        crops_each: int,
+        num_ids: int,
+        num_instances: int,
         seed: int,
         domain: Sequence[int] | None = None,
         share: Sequence[float] | None = None,
     ) -> None:
-        self.people, self.crops_each, self.seed = people, crops_each, seed
+        self.num_ids, self.num_instances, self.seed = num_ids, num_instances, seed
         domain = [0] * len(crops) if domain is None else domain
         by_person: dict[tuple[int, int], dict[str, list[int]]] = {}
         for index, (crop, where) in enumerate(zip(crops, domain, strict=True)):
@@ -44,18 +44,18 @@ class IdentitySampler:
         domains = sorted({where for where, _ in by_person})
         self._pools = [sorted(key for key in by_person if key[0] == where) for where in domains]
         if share is None:
-            self._pools, self._take = [sorted(by_person)], [people]
+            self._pools, self._take = [sorted(by_person)], [num_ids]
         else:
             if len(share) != len(domains):
                 raise ValueError(f"share has {len(share)} parts for {len(domains)} data sets")
-            take = [round(people * part / sum(share)) for part in share]
-            take[0] += people - sum(take)
+            take = [round(num_ids * part / sum(share)) for part in share]
+            take[0] += num_ids - sum(take)
             self._take = take
         self.crops = len(crops)
 
     def steps(self) -> int:
         """Batches after which as many crops were drawn as there are."""
-        return max(1, self.crops // (self.people * self.crops_each))
+        return max(1, self.crops // (self.num_ids * self.num_instances))
 
     def epoch(self, epoch: int, steps: int) -> list[list[int]]:
         """`steps` batches of P * K indices for one epoch."""
@@ -76,7 +76,7 @@ class IdentitySampler:
         order = [names[i] for i in rng.permutation(len(names))]
         picks: list[int] = []
         wanted = {name: 0 for name in names}
-        for k in range(self.crops_each):
+        for k in range(self.num_instances):
             wanted[order[k % len(order)]] += 1
         for name, count in wanted.items():
             pool = cameras[name]

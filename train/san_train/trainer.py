@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,92 +14,52 @@ import torch
 from torch import Tensor, nn
 
 from san_deploy.artefact import Threshold
-from san_deploy.checkpoint_info import read_state
 from san_deploy.datasets import labels
 from san_deploy.errors import SanError, UsageError
-from san_deploy.io.atomic import atomic_file
 from san_deploy.io.versions import versions
 from san_deploy.matching import threshold as calibrate
 from san_deploy.preprocess import RESIZE
 
 from . import evaluate
 from .attention import temperature
-from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint, save_tensors
+from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint
 from .data import CropCache, TrainingData, batches, fingerprint, normalise
 from .describe import resolve_mask
 from .distill.lesson import Lesson
 from .distill.views import TaughtViews
-from .losses import identity_term, indecision_term, triplet_term, tv_term
+from .learner import Learner, loss_terms
 from .models import Network, Outputs, backbone_of, build_model
-from .recipe import Recipe
+from .ranks import Ranks
+from .recipe import Recipe, learning_rate
+from .run_state import (
+    BEST,
+    MODEL,
+    STATE,
+    RunState,
+    append_log,
+    forget_log_after,
+    load_state,
+    part,
+    write_config,
+)
 from .sampler import IdentitySampler
-from .schedule import learning_rate
-
-STATE = "state.safetensors"
-MODEL = "model.safetensors"
-BEST = "best.safetensors"
-CONFIG = "config.json"
-LOG = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class Machine:
+class Compute:
     """Where and how a run computes; not part of the recipe.
 
     Attributes:
         device: a torch device.
         precision: `fp32` or `bf16` (autocast; weights and masks stay FP32).
         workers: threads that augment.
+        ranks: this process among those that train together.
     """
 
     device: torch.device
     precision: str = "fp32"
     workers: int = 2
-
-
-class _Learner(nn.Module):
-    """The network and what only training needs: an identity classifier for each head."""
-
-    def __init__(self, model: Network, classes: int, *, logit_scale: float) -> None:
-        super().__init__()
-        self.model = model
-        self.logit_scale = logit_scale
-        # The first has the name that it had when there was one only, so that older runs resume.
-        self._names = [f"classifier{index or ''}" for index in range(len(model.head_dims))]
-        for name, dim in zip(self._names, model.head_dims, strict=True):
-            classifier = nn.Linear(dim, classes, bias=False)
-            nn.init.normal_(classifier.weight, std=0.001 if not logit_scale else 1.0)
-            self.add_module(name, classifier)
-
-    def logits(self, out: Outputs) -> list[Tensor]:
-        """`(N, classes)` float32 of each head."""
-        return [
-            self._of_head(self.get_submodule(name), head.identity.float())
-            for name, head in zip(self._names, out.heads, strict=True)
-        ]
-
-    def _of_head(self, classifier: nn.Module, rows: Tensor) -> Tensor:
-        if not self.logit_scale:
-            return classifier(rows)
-        assert isinstance(classifier, nn.Linear)
-        cosine = nn.functional.normalize(rows, dim=1) @ nn.functional.normalize(classifier.weight, dim=1).T
-        return cosine * self.logit_scale
-
-
-def losses(
-    learner: _Learner, out: Outputs, label: Tensor, recipe: Recipe, *, sharpening: bool
-) -> dict[str, Tensor]:
-    """The weighted terms of the loss (eq. 8, and what the recipe adds), each a scalar with a gradient."""
-    terms: dict[str, Tensor] = {}
-    if recipe.triplet_weight:
-        terms["triplet"] = triplet_term(out.heads, label, recipe)
-    if recipe.identity_weight:
-        terms["identity"] = identity_term(learner.logits(out), label, recipe)
-    if recipe.tv_weight and out.attended:
-        terms["tv"] = tv_term(out.attended, recipe)
-    if sharpening and recipe.decisive_weight and out.pi:
-        terms["indecision"] = indecision_term(out.pi, recipe)
-    return terms
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 class Training:
@@ -110,12 +69,13 @@ class Training:
         recipe: what to do.
         data: on what.
         out: the run's folder; its files appear whole.
-        machine: where.
+        compute: where.
         pretrained: gives torchvision's state dict for a backbone of some depth; or None.
         start: weights of a whole network to start from (a checkpoint of ours), or None.
         say: prints a line for people.
         progress: wraps the steps of an epoch with a progress bar.
         views: of the training crops, with a teacher's answers; for a recipe that is `distilled`.
+        origin: what `config.json` says of the run beside its recipe and data: where its first weights are from.
     """
 
     def __init__(
@@ -123,16 +83,17 @@ class Training:
         recipe: Recipe,
         data: TrainingData,
         out: Path,
-        machine: Machine,
+        compute: Compute,
         *,
         pretrained: Callable[[int], dict[str, Tensor]] | None = None,
         start: Path | None = None,
         say: Callable[[str], None] = print,
         progress: Callable[[int, str], Any] | None = None,
         views: TaughtViews | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
-        self.recipe, self.data, self.out, self.machine = recipe, data, Path(out), machine
-        self.say, self.progress = say, progress
+        self.recipe, self.data, self.out, self.compute = recipe, data, Path(out), compute
+        self.say, self.progress, self.origin = say, progress, dict(origin or {})
         torch.manual_seed(recipe.seed)
         try:
             model = build_model(recipe.arch, recipe.settings)
@@ -142,8 +103,8 @@ class Training:
             _load_pretrained(model, pretrained, recipe.arch)
         if start is not None:
             load_weights(model, load_tensors(start)[0], start)
-        self.learner = _Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
-            machine.device
+        self.learner = Learner(model, max(data.classes) + 1, logit_scale=recipe.logit_scale).to(
+            compute.device
         )
         self.lesson: Lesson | None = None
         if views is not None:
@@ -154,10 +115,14 @@ class Training:
                 recipe.distill,
                 channels=getattr(model, "map_channels", ()),
                 embedding_dim=sum(model.head_dims),
-            ).to(machine.device)
+            ).to(compute.device)
             self.learner.add_module("lesson", self.lesson)
         self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
-        self.average = copy.deepcopy(model).to(machine.device) if recipe.ema else None
+        self.average = copy.deepcopy(model).to(compute.device) if recipe.ema else None
+        ranks = compute.ranks
+        if ranks.world > 1 and compute.device.type == "cuda":
+            self.learner = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)
+        ranks.share(self.learner)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self._parameter_groups(), lr=recipe.lr)
         self.epoch = 0
@@ -167,14 +132,19 @@ class Training:
             raise UsageError(f"share has {len(recipe.share)} parts for {len(data.sources)} data sets")
         self.sampler = IdentitySampler(
             data.crops,
-            people=recipe.people,
-            crops_each=recipe.crops_each,
+            num_ids=recipe.num_ids,
+            num_instances=recipe.num_instances,
             seed=recipe.seed,
             domain=data.domain,
             share=recipe.share or None,
         )
         self.steps = recipe.steps or (self.lesson or self.sampler).steps()
-        self._told_idle = False
+        self._places = ranks.places(recipe.num_ids, recipe.num_instances)
+        if ranks.world > 1 and self.lesson is not None:
+            raise UsageError(
+                "a teacher's answers are learned by one process", do="run san train without torchrun"
+            )
+        self._idle_said = False
         self._validation: np.ndarray | None = None
         self._fingerprint = fingerprint(data)
 
@@ -204,77 +174,88 @@ class Training:
             The last validation's figures; empty without validation people.
         """
         end = self.recipe.epochs if until is None else until
+        cache = CropCache(self.data.crops)
+        if not self.compute.ranks.first:
+            while self.epoch < end:
+                self._train_epoch(cache)
+                self.epoch += 1
+            return {}
         from torch.utils.tensorboard import SummaryWriter
 
         self.out.mkdir(parents=True, exist_ok=True)
-        _write_json(
-            self.out / CONFIG,
-            {"recipe": self.recipe.as_dict(), "data": self.data.sources, "precision": self.machine.precision},
+        write_config(
+            self.out,
+            {
+                "recipe": self.recipe.as_dict(),
+                "data": self.data.sources,
+                "precision": self.compute.precision,
+                "world_size": self.compute.ranks.world,
+                **self.origin,
+            },
         )
-        cache = CropCache(self.data.crops)
         with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1) as board:
             if not self.epoch:
                 # So that Ctrl-C in the first epoch, or in a later one, always leaves something to resume.
-                self._save_state()
+                self._state(self.epoch).save(self.out / STATE)
             while self.epoch < end:
                 started = time.perf_counter()
                 terms = self._train_epoch(cache)
                 self.epoch += 1
-                seconds = time.perf_counter() - started
-                last = self.epoch == end
                 record: dict[str, Any] = {
                     "epoch": self.epoch,
                     "lr": self.optimizer.param_groups[0]["lr"],
                     **terms,
-                    "seconds": seconds,
+                    "seconds": time.perf_counter() - started,
                 }
+                last = self.epoch == end
                 if last or self.epoch % self.recipe.validate_every == 0:
                     self.metrics = self.validate()
                     record |= self.metrics
                     self._save(last)
-                self._save_state()
+                # Before the state: what is killed between the two runs this epoch again and drops the line.
+                append_log(self.out, record)
+                self._state(self.epoch).save(self.out / STATE)
                 for key, value in record.items():
                     if key != "epoch":
                         board.add_scalar(key, value, self.epoch)
-                with (self.out / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(record) + "\n")
                 self.say(_line(record, self.recipe.epochs))
         return self.metrics
 
     def _train_epoch(self, cache: CropCache) -> dict[str, float]:
-        recipe, device = self.recipe, self.machine.device
+        recipe, device = self.recipe, self.compute.device
         mode = self.learner.model.mode
         mode.train, mode.tau = (
             recipe.mask,
             temperature(self.epoch, rate=recipe.tau_rate, floor=recipe.tau_floor),
         )
-        if self._sharpening():
-            mode.train, mode.tau = recipe.sharpen_mask, recipe.sharpen_tau or mode.tau
+        if self._hard_masks():
+            mode.train, mode.tau = recipe.hard_mask_kind, recipe.hard_mask_tau or mode.tau
         self.learner.train()
         how: dict[str, Any] = {
             "size_hw": self.learner.model.settings.size_hw,
             "augmentation": recipe.augmentation,
             "seed": recipe.seed,
             "epoch": self.epoch,
-            "workers": self.machine.workers,
+            "workers": self.compute.workers,
         }
         if self.lesson is not None:
             plan = self.lesson.plan(self.epoch, self.steps, recipe.seed)
             stream = self.lesson.batches(plan, **how)
         else:
             plan = self.sampler.epoch(self.epoch, self.steps)
-            stream = batches(cache, plan, **how)
+            stream = batches(cache, plan, places=self._places, **how)
         totals: dict[str, float] = {}
         bar = self.progress(self.steps, f"epoch {self.epoch + 1}") if self.progress else None
         try:
             for step, images in enumerate(stream):
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, self.epoch + step / self.steps)
-                # The masks' noise derives from the place in the run, so that a resumed run draws the same.
-                torch.manual_seed(
-                    ((recipe.seed * 1_000_003 + self.epoch) * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
-                )
-                terms = self._step(normalise(images, device), plan[step])
+                    if recipe.decay_beta1 and recipe.schedule == "hermans":
+                        late = self.epoch >= recipe.decay_from * recipe.epochs
+                        group["betas"] = (recipe.decay_beta1 if late else 0.9, 0.999)
+                torch.manual_seed(_noise_seed(recipe.seed, self.epoch, step, self.compute.ranks.rank))
+                batch = plan[step] if self.lesson is not None else [plan[step][i] for i in self._places]
+                terms = self._step(normalise(images, device), batch)
                 for key, value in terms.items():
                     if not np.isfinite(value):
                         raise SanError(
@@ -289,37 +270,42 @@ class Training:
                 bar.close()
         return totals
 
-    def _sharpening(self) -> bool:
+    def _hard_masks(self) -> bool:
         """Whether the current epoch belongs to the last phase."""
-        return self.epoch >= self.recipe.epochs - self.recipe.sharpen_epochs
+        return self.epoch >= self.recipe.epochs - self.recipe.hard_mask_epochs
 
     def _step(self, x: Tensor, batch: Sequence[int]) -> dict[str, float]:
         """One batch: numbers of views where there is a lesson, else of crops."""
         recipe = self.recipe
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"):
             out = self.learner.model.train_outputs(x)
-        self._tell_idle(out)
+        self._say_idle(out)
         terms: dict[str, Tensor] = {}
         label = x.new_empty(0)
         if self.lesson is not None:
             terms = self.lesson.terms(out, batch)
         else:
             label = torch.tensor([self.data.classes[i] for i in batch], device=x.device)
-        terms |= losses(self.learner, out, label, recipe, sharpening=self._sharpening())
+        ranks = self.compute.ranks
+        terms |= loss_terms(self.learner, out, label, recipe, hard_masks=self._hard_masks(), ranks=ranks)
         total = torch.stack(list(terms.values())).sum()
+        # Every rank has the triplet loss of the whole batch, and its own part of each other term.
+        parts = [float(x.detach()) / (ranks.world if key == "triplet" else 1) for key, x in terms.items()]
+        values = dict(zip(terms, ranks.add(parts, x.device), strict=True))
         self.optimizer.zero_grad(set_to_none=True)
-        if torch.isfinite(total):
+        if np.isfinite(list(values.values())).all():
             total.backward()
+            ranks.add_gradients(self.learner)
             if recipe.clip:
                 nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
             self.optimizer.step()
             self._update_average()
-        return {key: float(value.detach()) for key, value in terms.items()} | {"loss": float(total.detach())}
+        return values | {"loss": sum(values.values())}
 
-    def _tell_idle(self, out: Outputs) -> None:
+    def _say_idle(self, out: Outputs) -> None:
         """Say, once, that the TV penalty has nothing to work on."""
-        if self.recipe.tv_weight and not out.attended and not self._told_idle:
-            self._told_idle = True
+        if self.recipe.tv_weight and not out.attended and not self._idle_said:
+            self._idle_said = True
             self.say("tv_weight has no effect: this network attends to no features.")
 
     @torch.no_grad()
@@ -384,33 +370,28 @@ class Training:
             save_checkpoint(self.out / BEST, self.model, info)
         save_checkpoint(self.out / MODEL, self.model, info)
 
-    def _forget_log_after(self, epoch: int) -> None:
-        """Drop the lines of epochs that a killed run had begun and this one runs again."""
-        log = self.out / LOG
-        if log.is_file():
-            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _epoch_of(line) <= epoch]
-            with atomic_file(log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def _save_state(self) -> None:
+    def _state(self, epoch: int) -> RunState:
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        description = {
-            "schema_version": 1,
-            "epoch": self.epoch,
-            "best": self.best,
-            "metrics": self.metrics,
-            "recipe": self.recipe.as_dict(),
-            "data": self._fingerprint,
-            "precision": self.machine.precision,
-        }
-        save_tensors(self.out / STATE, tensors, description)
+        return RunState(
+            epoch=epoch,
+            best=self.best,
+            metrics=self.metrics,
+            recipe=self.recipe.as_dict(),
+            data=self._fingerprint,
+            precision=self.compute.precision,
+            world_size=self.compute.ranks.world,
+            tensors=tensors,
+        )
 
     def resume(self, folder: Path | None = None, *, changed: Collection[str] = ()) -> None:
         """Continue the run that `out` holds. Bit for bit on a CPU: batches and noise derive from the epoch.
+
+        Another number of processes keeps the batches; only the noise of the masks, drawn by each for its part, and
+        batch norms that see a part each (on a CPU) are others.
 
         Args:
             folder: of another run whose state is taken over; this run then writes to its own `out`.
@@ -420,30 +401,16 @@ class Training:
             SanError: no state, a damaged one, or one of another recipe.
         """
         path = (folder or self.out) / STATE
-        tensors, description = load_tensors(path)
-        state = read_state(path, description)
-        # A value that is younger than the state had its default there.
-        then = {**Recipe().as_dict(), **state.recipe}
-        now = json.loads(json.dumps(self.recipe.as_dict()))
-        differ = sorted(key for key in now if key not in changed and then.get(key) != now[key])
-        if differ:
-            raise SanError(
-                f"{path} is of another recipe",
-                why=f"different there: {', '.join(differ)}",
-                do="resume without overrides, or start a new run",
-            )
-        if state.data not in (None, self._fingerprint):
-            raise SanError(f"{path} was trained on other data", do="name the same folders in the same order")
-        if state.precision not in ("", self.machine.precision):
-            raise SanError(
-                f"{path} was trained in {state.precision}", do=f"add --precision {state.precision}"
-            )
+        now = self._state(0)
+        state = load_state(path, now)
+        state.refuse_other(path, now, changed=changed)
         self.epoch, self.best, self.metrics = state.epoch, state.best, state.metrics
-        self._forget_log_after(self.epoch)
-        load_weights(self.learner, _part(tensors, "learner."), path)
+        if self.compute.ranks.first:
+            forget_log_after(self.out, self.epoch)
+        load_weights(self.learner, part(state.tensors, "learner."), path)
         if self.average is not None:
-            load_weights(self.average, _part(tensors, "average."), path)
-        self._load_optimizer(_part(tensors, "optimizer."), path)
+            load_weights(self.average, part(state.tensors, "average."), path)
+        self._load_optimizer(part(state.tensors, "optimizer."), path)
 
     def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
         state: dict[int, dict[str, Tensor]] = {}
@@ -471,31 +438,10 @@ def _load_pretrained(model: Network, weights: Callable[[int], dict[str, Tensor]]
     load_backbone(backbone, weights(backbone.depth))
 
 
-def read_recipe(out: Path) -> dict[str, Any]:
-    """The recipe, as plain data, of the run in `out`."""
-    try:
-        recipe = json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))["recipe"]
-        if not isinstance(recipe, dict):
-            raise ValueError("its recipe is no JSON object")
-        return recipe
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
-
-
-def _epoch_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
-        return 0  # a line cut short by a kill stays: it does no harm
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _noise_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """Of the masks' noise: it derives from the place in the run, so that a resumed run draws the same."""
+    place = (seed * 1_000_003 + epoch) * 1_000_003 + step
+    return (place + rank * 0x9E37_79B9_7F4A_7C15) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

@@ -17,7 +17,7 @@ from tests.san_train.conftest import write_crop_folder
 
 SMALL = [
     "--set", "settings.width=0.125", "--set", "settings.hidden=0", "--set", "settings.embedding_dim=8",
-    "--set", "people=3", "--set", "crops_each=2", "--set", "steps=1", "--size", "64x32", "--epochs", "1",
+    "--set", "num_ids=3", "--set", "num_instances=2", "--set", "steps=1", "--size", "64x32", "--epochs", "1",
 ]  # fmt: skip
 
 

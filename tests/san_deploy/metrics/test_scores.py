@@ -7,7 +7,7 @@ import pytest
 
 from san_deploy.errors import SanError
 from san_deploy.metrics import RankingLabels, Similarity, rank_queries
-from san_deploy.metrics.scores import checked_rows, tiles, unit_rows
+from san_deploy.metrics.scores import checked_embeddings, tiles, unit_embeddings
 
 
 def rows(seed: int, count: int, dimension: int = 32) -> np.ndarray:
@@ -23,8 +23,8 @@ def test_tiles_are_the_matrix() -> None:
 
 def test_float32_is_not_copied() -> None:
     given = rows(0, 3)
-    assert checked_rows(given, "query") is given
-    assert checked_rows(given.astype(np.float16), "query").dtype == np.float32
+    assert checked_embeddings(given, "query") is given
+    assert checked_embeddings(given.astype(np.float16), "query").dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_bad_embeddings(bad: np.ndarray, message: str) -> None:
 
 def test_a_row_of_zeros_has_no_direction() -> None:
     with pytest.raises(SanError, match="row of zeros"):
-        unit_rows(np.zeros((1, 3)), "query")
+        unit_embeddings(np.zeros((1, 3)), "query")
 
 
 def test_equal_crops_tie_wherever_they_stand() -> None:

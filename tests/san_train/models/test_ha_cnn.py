@@ -251,5 +251,5 @@ def test_recipes(name: str) -> None:
     known = {item.name for item in fields(Recipe)}
     assert {key.partition(".")[0] for key in RECIPES[name]} <= known
     if name == "paper":
-        assert (recipe.people * recipe.crops_each, recipe.epochs, recipe.lr) == (32, 150, 5e-4)
+        assert (recipe.num_ids * recipe.num_instances, recipe.epochs, recipe.lr) == (32, 150, 5e-4)
         assert recipe.triplet_weight == 0 and recipe.identity_weight == 1

@@ -17,7 +17,8 @@ from san_train.masks import draw_masks  # noqa: E402
 from san_train.models import ARCHITECTURES, MASK_KINDS, backbone_of, build_model  # noqa: E402
 from san_train.models.resnet import ResNet  # noqa: E402
 from san_train.recipe import resolve  # noqa: E402
-from san_train.trainer import MODEL, Machine, Training  # noqa: E402
+from san_train.run_state import MODEL  # noqa: E402
+from san_train.trainer import Compute, Training  # noqa: E402
 
 from san_deploy.datasets import read_dataset  # noqa: E402
 from san_deploy.errors import UsageError  # noqa: E402
@@ -34,7 +35,14 @@ SMALL = {
     "osnet": ["settings.head_dim=8"],
     "fmn": ["settings.width=0.125", "settings.hidden=8"],
 }
-STEPS = ["people=3", "crops_each=2", "steps=2", "epochs=1", "warmup=0", f"settings.size_hw={list(SIZE_HW)}"]
+STEPS = [
+    "num_ids=3",
+    "num_instances=2",
+    "steps=2",
+    "epochs=1",
+    "warmup=0",
+    f"settings.size_hw={list(SIZE_HW)}",
+]
 
 
 @pytest.fixture
@@ -46,7 +54,7 @@ def crops() -> np.ndarray:
 def test_the_protocol_and_two_steps(arch: str, crop_folder: Path, tmp_path: Path, crops: np.ndarray) -> None:
     recipe = resolve("scratch", [*STEPS, *SMALL.get(arch, [])], arch=arch)
     data = gather([read_dataset(crop_folder)], validation_people=0, seed=0)
-    training = Training(recipe, data, tmp_path, Machine(torch.device("cpu")), say=lambda line: None)
+    training = Training(recipe, data, tmp_path, Compute(torch.device("cpu")), say=lambda line: None)
     before = [parameter.detach().clone() for parameter in training.model.parameters()]
     training.run()
     after = list(training.model.parameters())
@@ -90,7 +98,7 @@ def test_pretrained_weights_only_where_there_is_a_backbone(
         return ResNet(depth, width=recipe.settings["width"]).state_dict() if backbone else {}
 
     def training() -> Training:
-        return Training(recipe, data, tmp_path, Machine(torch.device("cpu")), pretrained=weights, say=print)
+        return Training(recipe, data, tmp_path, Compute(torch.device("cpu")), pretrained=weights, say=print)
 
     if backbone is None:
         with pytest.raises(UsageError, match=f"{arch} takes no pretrained weights"):

@@ -10,8 +10,7 @@ from san_train.models import build_model  # noqa: E402
 from san_train.models.resnet import ResNet  # noqa: E402
 from san_train.models.rga import RelationAwareNetwork, RgaSettings, stage_sizes  # noqa: E402
 from san_train.models.rga_block import RelationAttention, RelationBlock  # noqa: E402
-from san_train.recipe import resolve  # noqa: E402
-from san_train.schedule import learning_rate  # noqa: E402
+from san_train.recipe import learning_rate, resolve  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -284,7 +283,7 @@ def test_wrong_settings_are_refused(wrong: dict) -> None:
 
 def test_the_paper_recipe() -> None:
     recipe = resolve("paper", arch="rga-s")
-    assert (recipe.people, recipe.crops_each, recipe.epochs) == (16, 4, 600)
+    assert (recipe.num_ids, recipe.num_instances, recipe.epochs) == (16, 4, 600)
     assert learning_rate(recipe, 0) == pytest.approx(8e-6) and learning_rate(recipe, 20) == pytest.approx(
         8e-4
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -101,7 +102,7 @@ class ShownToy(ToyNetwork):
 
 
 RECIPES = {
-    "scratch": {"people": 3, "crops_each": 2, "steps": 2, "epochs": 1, "warmup": 0, "tv_weight": 0.01},
+    "scratch": {"num_ids": 3, "num_instances": 2, "steps": 2, "epochs": 1, "warmup": 0, "tv_weight": 0.01},
     "quick": {"settings.parts": [4], "lr": 1e-3},
 }
 
@@ -168,20 +169,21 @@ def test_fp16_by_the_same_pass(san: San, data: Path, tmp_path: Path) -> None:
 
 def test_each_head_has_its_classifier_and_the_losses_are_means(data: Path, tmp_path: Path) -> None:
     from san_train.data import gather
+    from san_train.learner import loss_terms
     from san_train.losses import batch_hard_triplet, identity_loss
     from san_train.recipe import resolve
-    from san_train.trainer import Machine, Training, losses
+    from san_train.trainer import Compute, Training
 
     from san_deploy.datasets import read_dataset
 
     recipe = resolve("scratch", ["logit_scale=8"], arch="toy")
     everybody = gather([read_dataset(data)], validation_people=0, seed=0)
-    training = Training(recipe, everybody, tmp_path, Machine(torch.device("cpu")), say=lambda line: None)
+    training = Training(recipe, everybody, tmp_path, Compute(torch.device("cpu")), say=lambda line: None)
     state = training.learner.state_dict()
     assert [tuple(state[f"classifier{i}.weight"].shape) for i in ("", 1)] == [(4, 6), (4, 10)]
     label = torch.tensor([0, 0, 1, 1])
     out = training.learner.model.train_outputs(torch.randn(4, 3, 48, 24))
-    terms = losses(training.learner, out, label, recipe, sharpening=False)
+    terms = loss_terms(training.learner, out, label, recipe, hard_masks=False)
     triplets = [batch_hard_triplet(head.metric, label, margin=0.3) for head in out.heads]
     torch.testing.assert_close(terms["triplet"], (triplets[0] + triplets[1]) / 2)
     identities = [
@@ -209,7 +211,7 @@ def test_each_head_has_its_classifier_and_the_losses_are_means(data: Path, tmp_p
         (["--set", "arch=toi"], "did you mean toy?"),
         (["--arch", "toy", "--set", "arch=san"], "the architecture is toy and san"),
         (["--arch", "toy", "--recipe", "paper"], "recipe 'paper' is none of scratch, quick, which toy has"),
-        (["--arch", "toy", "--set", "sharpen_epochs=1"], "sharpen_epochs does not fit toy"),
+        (["--arch", "toy", "--set", "hard_mask_epochs=1"], "hard_mask_epochs does not fit toy"),
         (["--arch", "toy", "--set", "settings.depth=18"], "the settings of toy do not fit"),
         (["--arch", "toy", "--set", "settings.parts=[1]"], "parts at least 2"),
         (["--arch", "toy-shown", "--set", "settings.gate=none"], "gate is 'soft' by the architecture's name"),
@@ -226,11 +228,26 @@ def test_refusals(san: San, data: Path, tmp_path: Path, arguments: list[str], wo
 
 def test_an_architecture_by_set_and_a_recipe_of_its_own(san: San, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    small = ["--epochs", "1", "--set", "steps=1", "--set", "people=2", "--set", "crops_each=2"]
-    san("train", data, "-o", run, "--set", "arch=toy", "--arch", "toy", "--recipe", "quick", *small)
+    small = ["--epochs", "1", "--set", "steps=1", "--set", "num_ids=2", "--set", "num_instances=2"]
+    san(
+        "train",
+        data,
+        "-o",
+        run,
+        "--set",
+        "arch=toy",
+        "--arch",
+        "toy",
+        "--recipe",
+        "quick",
+        *small,
+        "--pretrained",
+        "none",
+    )
     told = json.loads((run / "config.json").read_text())["recipe"]
     assert (told["arch"], told["settings"], told["lr"]) == ("toy", {"parts": [4]}, 1e-3)
-    again = san("train", data, "-o", run, "--resume", "--arch", "toy", code=2)
+    san("train", data, "-o", run, "--resume", "--arch", "toy")
+    again = san("train", data, "-o", run, "--resume", "--arch", "san", code=2)
     assert "--resume goes on with the run's own recipe" in again.err
 
 
@@ -245,3 +262,29 @@ def test_masks_to_choose_are_the_networks() -> None:
     with pytest.raises(UsageError, match="a soft gate"):
         resolve_mask(soft, "argmax")
     assert resolve_mask(build_model("toy-sharp", {"gate": "sharp"}), "ramp:0.5") == "ramp:0.5"
+
+
+def test_no_other_file_knows_an_architecture_by_its_name() -> None:
+    """A new one is a file in models/ and a row: nothing else compares with a name or branches on one."""
+    root = Path(__file__).parents[3]
+    files = [
+        path
+        for package in ("san_deploy", "train", "export")
+        for path in sorted((root / package).rglob("*.py"))
+        # What reads other programs' weights knows which network of ours they fit.
+        if not {"models", "importing"} & set(path.parts)
+    ]
+    assert len(files) > 100
+    named = set(ARCHITECTURES) - {"toy", "toy-shown", "toy-sharp", "san"}
+    found = []
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in named:
+                found.append(f"{path.name}:{node.lineno}")
+            if isinstance(node, ast.Compare) and any(
+                isinstance(part, ast.Attribute) and part.attr == "arch"
+                for part in (node.left, *node.comparators)
+            ):
+                constants = [part for part in node.comparators if isinstance(part, ast.Constant)]
+                found += [f"{path.name}:{node.lineno}" for _ in constants]
+    assert found == []

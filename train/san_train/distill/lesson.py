@@ -74,8 +74,8 @@ class Lesson(nn.Module):
         )
         for adapter in self.adapters.values():
             # From nothing: they are learned before they teach, so that a network that was there is not shaken.
-            nn.init.zeros_(adapter.weight)
-            nn.init.zeros_(adapter.bias)
+            nn.init.zeros_(adapter.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(adapter.bias)  # type: ignore[arg-type]
         chosen = np.sort(np.random.default_rng(0).permutation(views.index)[:_SAMPLE])
         self._scale: list[tuple[np.ndarray, float]] = []
         for level in range(len(views.maps)):

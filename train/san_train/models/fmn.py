@@ -28,8 +28,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # not public; these are Luo et al.'s (arXiv 1903.07071), but for their lr, which falls in two steps from epoch
     # 40 on.
     "paper": {
-        "people": 16,
-        "crops_each": 4,
+        "num_ids": 16,
+        "num_instances": 4,
         "epochs": 120,
         "lr": 3.5e-4,
         "weight_decay": 5e-4,

@@ -26,8 +26,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Section 4: identity losses on both heads, Adam at 5e-4, batches of 32, 150 epochs, neither augmentation nor
     # other data. A decay of the rate is not stated.
     "paper": {
-        "people": 8,
-        "crops_each": 4,
+        "num_ids": 8,
+        "num_instances": 4,
         "epochs": 150,
         "optimizer": "adam",
         "lr": 5e-4,

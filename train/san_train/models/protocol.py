@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ..attention import MaskMode
+from ..attention import MaskMode, SharpAttention
 from .outputs import Outputs
 from .resnet import ResNet
 
@@ -95,6 +95,11 @@ def backbone_of(network: Network) -> ResNet | None:
     """The part that takes ImageNet weights, where there is one."""
     backbone = getattr(network, "backbone", None)
     return backbone if isinstance(backbone, ResNet) else None
+
+
+def attention_blocks(network: Network) -> list[tuple[str, SharpAttention]]:
+    """The blocks that draw masks as `mode` says, and their names, in order."""
+    return [(name, m) for name, m in network.named_modules() if isinstance(m, SharpAttention)]
 
 
 def variant_of(network: Network) -> str:

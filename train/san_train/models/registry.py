@@ -24,7 +24,8 @@ class Architecture:
         floating: modules of its soft masks and gates, by their name alone, whose layers INT8 leaves in floating point.
             Sharp masks need no name: they are found in the graph by what they compute.
         min_int8: least fraction, 0..1, of the operands of convolutions and products that INT8 must reach.
-        sharp: its masks can be sharp, so that the recipe's mask, tau, sharpen and decisive values mean something.
+        sharp: its masks can be sharp, so that the recipe's mask, tau, hard-mask and mask-margin values mean something.
+            Which they are, a network says by its `attention.SharpAttention` blocks (`attention_blocks`).
     """
 
     settings: Callable[..., Any]

@@ -24,8 +24,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # it halves lr at epoch 80 and every 40 to 360; it cuts out 0.79 of every second crop and leaves the others
     # whole; it erases with the mean colour.
     "paper": {
-        "people": 16,
-        "crops_each": 4,
+        "num_ids": 16,
+        "num_instances": 4,
         "epochs": 600,
         # An epoch shows each of the 767 people once, not each crop.
         "steps": 47,

@@ -29,11 +29,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tv_weight": 0.003,
         # docs/research/sharpening.md: what makes the mask that is deployed as good as the samples' mean, and keeps
         # pi away from the threshold, where rounding flips bits.
-        "sharpen_epochs": 24,
-        "decisive_weight": 100.0,
+        "hard_mask_epochs": 24,
+        "mask_margin_weight": 100.0,
         "deploy_mask": "ramp:0.0625",
     },
-    # docs/training.md, "From a teacher": argmax masks from the first step on, so that sharpening costs nothing.
+    # docs/training.md, "From a teacher": argmax masks from the first step on, so that hard_masks costs nothing.
     "distill": {
         "settings.depth": 18,
         "settings.width": 0.5,
@@ -44,8 +44,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "settings.upsample": "bilinear",
         "settings.instance": ["picture", "stem"],
         "mask": "straight-through",
-        "sharpen_epochs": 20,
-        "decisive_weight": 30.0,
+        "hard_mask_epochs": 20,
+        "mask_margin_weight": 30.0,
         "deploy_mask": "argmax",
     },
 }

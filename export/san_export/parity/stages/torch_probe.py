@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from san_train.attention import SharpAttention
 from san_train.data import normalise
-from san_train.models import Network
+from san_train.models import Network, attention_blocks
 from torch import Tensor, nn
 
 from .probes import BlockValues, MaskProbe
@@ -35,8 +35,8 @@ class _TorchProbe:
         self._mask = mask
         found = {
             name.rpartition(".")[2]: module
-            for name, module in network.named_modules()
-            if isinstance(module, SharpAttention) and module.gate == "sharp"
+            for name, module in attention_blocks(network)
+            if module.gate == "sharp"
         }
         self.blocks = tuple(found)
         self._modules = tuple(found.values())
