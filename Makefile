@@ -14,7 +14,7 @@ endif
 # -qq: one line for each step, and what fails. The demo's compiles no file that it may never run: 20 MB less.
 PIP := -m pip install -qq --disable-pip-version-check
 
-.PHONY: triton-env demo test lint types check starter clean
+.PHONY: triton-env demo test test-isa lint types check starter clean
 
 ## The edge install (no PyTorch), then the sample crops of three cameras matched.
 demo: $(EDGE)/installed
@@ -23,6 +23,14 @@ demo: $(EDGE)/installed
 ## Everything, then the tests.
 test: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -n 2
+
+## The tests that compare floating-point results, as other processors compute them: PyTorch's and oneDNN's paths.
+ISA ?= default:AVX2 avx2:AVX2 default:SSE41
+test-isa: $(DEV)/installed
+	for isa in $(ISA); do \
+		ATEN_CPU_CAPABILITY=$${isa%:*} ONEDNN_MAX_CPU_ISA=$${isa#*:} $(DEV)/bin/python -m pytest -n 2 -q -m numeric \
+			|| exit 1; \
+	done
 
 ## A real tritonserver for one slow test: a wheel that wants NumPy below 2, so an environment of its own (0.5 GB).
 triton-env: .venv-triton/installed

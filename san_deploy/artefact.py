@@ -29,6 +29,8 @@ SCHEMA_VERSION = 1
 PREFIX = "san."
 INPUT_NAME = "crops"
 OUTPUT_NAME = "embedding"
+#: Fields that are left out where they are empty.
+_LATER = ("weights_sha256", "space", "samples")
 #: Key in a sidecar.
 DESCRIPTION_SHA256 = "description_sha256"
 #: The most crops that any profile allows in one run.
@@ -224,6 +226,8 @@ class Artefact:
         int8: what its architecture says of INT8; in files from before it was kept, nothing in particular.
         engine: of a TensorRT plan; None for ONNX.
         checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
+        weights_sha256: of the weights alone, `checkpoint_info.tensors_sha256`; of an imported network, of its file.
+            Empty in files from before it was kept.
         space: identity of the embedding space, `space_of`: rows of files that share it may be compared. It does not
             change with precision, engine or threshold. Files from before it was written get one when they are read.
         samples: what to hold a runtime against on this machine; None in files from before they were kept.
@@ -248,6 +252,7 @@ class Artefact:
     int8: Int8Rule = Int8Rule()
     engine: Engine | None = None
     checks: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
     space: str = ""
     samples: Samples | None = None
     schema_version: int = SCHEMA_VERSION
@@ -260,7 +265,7 @@ class Artefact:
     def _plain(self) -> dict[str, Any]:
         """Every field; what came later than others is left out where it is empty."""
         values = {key: _plain(value) for key, value in asdict(self).items()}
-        return {key: value for key, value in values.items() if value or key not in ("space", "samples")}
+        return {key: value for key, value in values.items() if value or key not in _LATER}
 
     def metadata_props(self) -> dict[str, str]:
         """`{key: JSON}` for an ONNX file's metadata_props; without sha256: no file can hold its own."""
@@ -328,10 +333,7 @@ def _build(values: dict[str, Any]) -> Artefact:
         rows = artefact.samples.array()
         if not 0 < len(rows) <= MAX_BATCH or rows.shape[1] != artefact.embedding_dim:
             raise ValueError(f"field samples holds rows of {rows.shape}")
-    if artefact.space:
-        return artefact
-    # From before it was kept: all that is known of the weights is the SHA-256 of the checkpoint's file.
-    return replace(artefact, space=space_of(artefact, f"file {artefact.checkpoint_sha256}"))
+    return artefact if artefact.space else replace(artefact, space=space_of(artefact))
 
 
 def check_threshold(threshold: Threshold | None) -> None:
@@ -340,15 +342,15 @@ def check_threshold(threshold: Threshold | None) -> None:
         raise ValueError(f"field threshold.similarity is {threshold.similarity:g}, not in -1..1")
 
 
-def space_of(artefact: Artefact, weights_sha256: str) -> str:
+def space_of(artefact: Artefact) -> str:
     """The identity of an embedding space: SHA-256 of what decides where an image lands, hexadecimal.
 
-    Args:
-        artefact: its mask, size, resize and normalisation count.
-        weights_sha256: of a checkpoint's weights, `checkpoint_info.tensors_sha256`; of an imported model's file.
+    That is: weights, mask, size, resize and normalisation.
     """
+    # From before it was kept: all that is known of the weights is the SHA-256 of the checkpoint's file.
+    weights = artefact.weights_sha256 or f"file {artefact.checkpoint_sha256}"
     preprocessing = [list(artefact.size_hw), artefact.resize, list(artefact.mean_rgb), list(artefact.std_rgb)]
-    parts = json.dumps([weights_sha256, artefact.mask, *preprocessing])
+    parts = json.dumps([weights, artefact.mask, *preprocessing])
     return hashlib.sha256(parts.encode("utf-8")).hexdigest()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ from .io.prefetch import in_order, threads
 from .preprocess import read_crop
 
 _AGAIN = "write it again: san embed"
+#: Name of the array that holds the hash of the others.
+_CONTENT = "content_sha256"
 #: Files that one thread decodes at a time: enough that handing them over costs nothing beside decoding.
 _CHUNK = 16
 #: Batches in the network at a time. With two it need not wait while the next batch is put together.
@@ -338,8 +341,8 @@ class _Stream:
 def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -> None:
     """Write an .npz that `numpy.load` reads without pickle, atomically.
 
-    Its arrays: `embedding` (N, D) float32, `path` and `track` (N,) str, `model` a JSON string,
-    `model_sha256` a string.
+    Its arrays: `embedding` (N, D) float32, `path` and `track` (N,) str, `model` a JSON string, and the strings
+    `model_sha256`, `space` and `precision` of the model and `content_sha256` of all the others.
 
     Args:
         result: what to write.
@@ -355,10 +358,21 @@ def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -
         "track": result.track,
         "model": np.array(json.dumps(result.model, sort_keys=True)),
         "model_sha256": np.array(str(result.model["sha256"])),
+        "space": np.array(str(result.model.get("space", ""))),
+        "precision": np.array(str(result.model.get("precision", ""))),
     }
+    arrays[_CONTENT] = np.array(_content_sha256(arrays))
     # No allow_pickle: NumPy before 2.2 would store it as an array. None of these is of objects.
     with atomic_file(path, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode("utf-8"))
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def read_embeddings(path: StrPath) -> Embeddings:
@@ -370,9 +384,12 @@ def read_embeddings(path: StrPath) -> Embeddings:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            embedding, paths, track = file["embedding"], file["path"], file["track"]
-            model = json.loads(str(file["model"]))
-            sha256 = str(file["model_sha256"])
+            arrays = {name: file[name] for name in file.files}
+        # Files from before have none.
+        if _CONTENT in arrays and str(arrays.pop(_CONTENT)) != _content_sha256(arrays):
+            raise ValueError("it is damaged, or was changed after it was written")
+        embedding, paths, track = arrays["embedding"], arrays["path"], arrays["track"]
+        model, sha256 = json.loads(str(arrays["model"])), str(arrays["model_sha256"])
         if (
             embedding.ndim != 2
             or embedding.dtype != np.float32

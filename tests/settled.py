@@ -62,11 +62,6 @@ def settle(network: SharpAttentionNetwork, images: np.ndarray) -> SharpAttention
     return network
 
 
-def settled_network(images: np.ndarray, **settings: object) -> SharpAttentionNetwork:
-    """`calibrated`, then `settle`d on the same crops."""
-    return settle(calibrated(images, **settings), images)
-
-
 def least_margin(network: SharpAttentionNetwork, images: np.ndarray) -> float:
     """Least |pi_1 - 1/2| over blocks, crops, channels and positions; constant channels have no threshold."""
     least = 1.0

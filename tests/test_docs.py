@@ -53,6 +53,7 @@ NOT_RUN = {
     "eval ": "is a line for a shell's own start-up file; tests/san_deploy/cli/test_shell.py completes a command",
     "san train ": LONG + "; tests/san_deploy/cli/test_train.py trains",
     "san bench crops/ -m first-int8-cpu.onnx ": LONG + "; tests/san_deploy/cli/test_bench.py measures",
+    "torchrun ": LONG + "; tests/san_train/test_ranks.py trains in two processes",
     "DATA=": DATA,
     "san eval '$DATA' --checkpoint '$RUNS/": DATA,
     "san eval Market-1501-v15.09.15 ": DATA,

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from san_deploy.artefact import Artefact, Threshold
+from san_deploy.artefact import Artefact, Threshold, space_of
 from san_deploy.errors import GateError, SanError, UsageError
 from san_deploy.io.versions import versions
+from san_deploy.self_check import keep_samples
 
 from .graph.precision_stats import count_operands
 from .graph.replace_masks import masks_differ, replace_masks
@@ -82,7 +83,9 @@ def change_mask(
         sha256="",
         versions={**artefact.versions, **versions(*_TOOLS)},
         checks={},
+        samples=None,
     )
+    changed = replace(changed, space=space_of(changed))
     write_onnx(model, changed, path)
     before, after = (
         embed_in_batches(open_checked(file), chosen.images, BATCHES[-1]) for file in (source, path)
@@ -101,7 +104,8 @@ def change_mask(
         f"on {len(chosen.images)} {chosen.source}, rows with {mask} against rows with {artefact.mask}: cosine "
         f"at least {figures['min_cosine']}, mean {figures['mean_cosine']}"
     )
-    changed = replace(changed, checks={"mask": figures})
+    samples = keep_samples(changed, open_checked(path), source=f"onnx fp32, mask {mask}")
+    changed = replace(changed, checks={"mask": figures}, samples=samples)
     write_onnx(model, changed, path)
     return changed
 

@@ -118,6 +118,7 @@ def open_backend(
     threads: int | None = None,
     mask: str | None = None,
     self_check: bool = True,
+    accept_damaged: bool = False,
 ) -> Backend:
     """Open a model file.
 
@@ -131,6 +132,7 @@ def open_backend(
         threads: of ONNX Runtime and PyTorch on the CPU; None lets them take one per core.
         mask: of a checkpoint: `argmax`, `expected` or `ramp:EPS`; None is what it was trained for. Every other file
             has its own.
+        accept_damaged: open an ONNX file or a checkpoint whose bytes are not those that were written; `note` says so.
         self_check: hold an engine's first load on a device against what the network gave, `san_deploy.self_check`.
 
     Raises:
@@ -159,7 +161,7 @@ def open_backend(
             why="its mask is part of the file",
             do="give the checkpoint, or export it with that mask: san export CHECKPOINT --mask",
         )
-    opened = spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask))
+    opened = spec.runtime.open_model(spec, OpenRequest(path, asked, index, threads, mask, accept_damaged))
     if spec.self_checks and self_check:
         from ..self_check import check_once
 

@@ -375,23 +375,23 @@ def _words(port: _Port) -> str:
 
 def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
     """As `spec.Runtime.open_model`. `auto` takes the CPU where the GPU cannot be used, and says why."""
-    path, threads = request.path, request.threads
+    path, threads, damaged = request.path, request.threads, request.accept_damaged
     if "cpu" not in spec.devices:
-        return OnnxRuntime(path, device=request.index, tensorrt=True)
+        return OnnxRuntime(path, device=request.index, tensorrt=True, accept_damaged=damaged)
     if request.device == "cpu":
-        return OnnxRuntime(path, threads=threads)
+        return OnnxRuntime(path, threads=threads, accept_damaged=damaged)
     if request.device == "cuda":
-        return OnnxRuntime(path, threads=threads, device=request.index)
+        return OnnxRuntime(path, threads=threads, device=request.index, accept_damaged=damaged)
     # A machine without a GPU hears of that, not of a package that would not help it.
     why = cuda.probe()[1] or missing_provider(CUDA)
     result: OnnxRuntime | None = None
     if not why:
         try:
-            result = OnnxRuntime(path, threads=threads, device=request.index)
+            result = OnnxRuntime(path, threads=threads, device=request.index, accept_damaged=damaged)
         except SanError as error:
             why = in_words(error)
     if result is None:
-        result = OnnxRuntime(path, threads=threads)
+        result = OnnxRuntime(path, threads=threads, accept_damaged=damaged)
     result.note = auto_note(why, result.note)
     return result
 

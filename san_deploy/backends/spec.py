@@ -54,6 +54,8 @@ class OpenRequest:
         index: number of the GPU.
         threads: number of threads on the CPU; None lets the runtime take one per core.
         mask: mask of a checkpoint; None is its own.
+        accept_damaged: whether to open a file whose bytes are not those that were written; `note` says so. Never an
+            engine.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class OpenRequest:
     index: int = 0
     threads: int | None = None
     mask: str | None = None
+    accept_damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -156,12 +156,22 @@ def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
     """As `spec.Runtime.open_model`. `auto` takes the CPU where the GPU cannot be used, and says why."""
     if request.device != "auto":
         device = f"cuda:{request.index}" if request.device == "cuda" else "cpu"
-        return TorchNetwork(request.path, device=device, threads=request.threads, mask=request.mask)
+        return _open(request, device)
     why = cuda_reason()
     device = "cpu" if why else "cuda:0"
-    result = TorchNetwork(request.path, device=device, threads=request.threads, mask=request.mask)
+    result = _open(request, device)
     result.note = auto_note(why, result.note)
     return result
+
+
+def _open(request: OpenRequest, device: str) -> TorchNetwork:
+    return TorchNetwork(
+        request.path,
+        device=device,
+        mask=request.mask,
+        threads=request.threads,
+        accept_damaged=request.accept_damaged,
+    )
 
 
 def installed(spec: BackendSpec) -> Installed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,16 @@ from . import options
 from . import text as words
 
 if TYPE_CHECKING:
+    from ..artefact import Threshold
     from ..backends import Backend
-    from ..matching.accuracy import Accuracy, TrackToPid
+    from ..matching.accuracy import Accuracy
     from ..matching.cameras import Camera
     from ..matching.identities import Identities
     from ..matching.identity_accuracy import IdentityAccuracy
     from ..matching.match import Matching
     from ..matching.site import Site
     from ..matching.sources import Source
+    from ..reports.match_report import Findings
 
 
 @click.command(short_help="Match people across cameras, write the report.", cls=options.GroupedCommand)
@@ -90,31 +93,7 @@ if TYPE_CHECKING:
 @options.reading
 @click.option("--force", is_flag=True, help="Replace an earlier output folder.")
 @options.as_json
-def command(
-    *,
-    cameras: tuple[str, ...],
-    out: Path | None,
-    model: Path | None,
-    backend: str,
-    device: str,
-    pattern: str,
-    threshold: float | None,
-    center: bool,
-    top: int,
-    method: str,
-    same_camera: str | None,
-    topology: Path | None,
-    clock: tuple[str, ...],
-    corrections: Path | None,
-    labels: Path | None,
-    full: bool,
-    per_track: int | None,
-    batch: int,
-    workers: int | None,
-    strict: bool,
-    force: bool,
-    as_json: bool,
-) -> None:
+def command(cameras: tuple[str, ...], out: Path | None, force: bool, as_json: bool, **given: Any) -> None:
     """Match people across cameras.
 
     Each CAM is the folder of one camera, as PATH or NAME=PATH: one sub-folder of crops per tracklet, loose crops, or
@@ -124,99 +103,133 @@ def command(
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
     is left without a match. identities.csv gives each tracklet the person that it is, over all cameras.
     """
-    from ..datasets.crop_folder import identity_notes, read_identities
     from ..io.atomic import atomic_folder
+    from ..matching.output import OUTPUTS, write_matches
+    from ..reports.match_report import write_report
+
+    # Everything that can be refused is refused before the first crop is embedded.
+    task = _task(cameras, given)
+    out = out or free_folder(Path("matches"))
+    with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
+        findings, calibration = _find(task, given)
+        matching, people = findings.matching, findings.people
+        accuracy, judged = findings.accuracy, findings.people_accuracy
+        write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
+        write_report(folder / "report.html", findings)
+    report = out / "report.html"
+    if as_json:
+        told = as_dict(matching, accuracy, people, judged) | {"report": str(report)}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo(as_text(matching, accuracy, calibration))
+        click.echo(people_text(matching, people, judged))
+        if line := _suggested_threshold(findings, given["labels"], given["center"]):
+            click.echo(line)
+        click.echo(f"report: {report}")
+    if matching.unreadable:
+        click.echo(f"{matching.unreadable} crops could not be read; matches.json names them.", err=True)
+    _warn(matching.cameras, task.site, given["center"])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be matched, as it was understood; nothing has been decoded.
+
+    Attributes:
+        sources: the cameras.
+        site: times, places and marks.
+        clocks: seconds to add to a camera's times.
+        pids: labels, `{(camera, track): person}`; None where none were given.
+    """
+
+    sources: Sequence[Source]
+    site: Site
+    clocks: dict[str, float]
+    pids: dict[tuple[str, str], int] | None
+
+
+def _task(cameras: Sequence[str], given: dict[str, Any]) -> Task:
+    from ..datasets.crop_folder import identity_notes, read_identities
+    from ..matching.site import Marks, Site, check_passages, parse_clocks, read_marks, read_topology
+    from ..matching.sources import read_sources
+
+    sources = read_sources(cameras, given["pattern"])
+    names = [source.name for source in sources]
+    labels, topology, corrections = given["labels"], given["topology"], given["corrections"]
+    pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
+    for note in identity_notes(labels) if labels else ():
+        click.echo(note, err=True)
+    passages = read_topology(topology) if topology else {}
+    check_passages(passages, names, topology or Path())
+    marks = read_marks(corrections) if corrections else Marks()
+    site = Site(passages, marks, given["same_camera"] or "")
+    return Task(sources, site, parse_clocks(given["clock"], names), pids)
+
+
+def _find(task: Task, given: dict[str, Any]) -> tuple[Findings, Threshold | None]:
+    """Embed, match and make people; with them the model's calibration."""
     from ..io.progress import bar
     from ..matching.accuracy import pids_from_labels, score
     from ..matching.cameras import centred
     from ..matching.identities import find_people
     from ..matching.identity_accuracy import score_people
     from ..matching.match import match_cameras, resolve_threshold
-    from ..matching.output import OUTPUTS, write_matches
-    from ..matching.site import Marks, Site, check_marks, parse_clocks, read_marks, read_topology, with_times
-    from ..matching.sources import Reading, embed_sources, read_sources
-    from ..reports.match_report import Findings, write_report
+    from ..matching.site import check_marks, with_times
+    from ..matching.sources import Reading, embed_sources
+    from ..reports.match_report import Findings
 
-    # Everything that can be refused is refused before the first crop is embedded.
-    sources = read_sources(cameras, pattern)
-    pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
-    for note in identity_notes(labels) if labels else ():
-        click.echo(note, err=True)
-    passages = read_topology(topology) if topology else {}
-    marks = read_marks(corrections) if corrections else Marks()
-    site = Site(passages, marks, same_camera or "")
-    clocks = parse_clocks(clock, [source.name for source in sources])
-    out = out or free_folder(Path("matches"))
-    with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
-        runtime = _open(sources, model, backend, device)
-        for source in sources:
-            describe(source)
-        reading = Reading(batch, workers, strict, bar, per_track)
-        calibration = runtime.artefact.threshold if runtime else None
-        if runtime:
-            resolve_threshold(threshold, calibration, center=center)
-        embedded, identity = embed_sources(sources, runtime, reading)
-        if runtime is None:
-            calibration = _calibration(identity)
-        value, used = resolve_threshold(threshold, calibration, center=center)
-        embedded = [with_times(camera, clocks.get(camera.name)) for camera in embedded]
-        check_marks(marks, embedded, corrections or Path())
-        if center:
-            embedded = [centred(camera) for camera in embedded]
-        parameters = {
-            "batch": batch,
-            "top": top,
-            "strict": strict,
-            "per_track": per_track,
-            "backend": runtime.name if runtime else "embedded before",
-            "center": center,
-            "topology": str(topology) if topology else None,
-            "clock": clocks,
-            "corrections": str(corrections) if corrections else None,
-        }
-        matching = match_cameras(
-            embedded,
-            threshold=value,
-            calibration=used,
-            top=top,
-            model=identity,
-            parameters=parameters,
-            rules=site.rule,
-            full=full,
-        )
-        people = find_people(matching, site, method)
-        track_to_pid = pids_from_labels(matching, pids, labels or "") if pids else None
-        accuracy = score(matching, track_to_pid) if track_to_pid else None
-        judged = score_people(matching, people, track_to_pid) if track_to_pid else None
-        write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
-        findings = Findings(matching, people, track_to_pid, accuracy, judged)
-        write_report(folder / "report.html", findings)
-    report = out / "report.html"
-    if as_json:
-        click.echo(
-            json.dumps(as_dict(matching, accuracy, people, judged) | {"report": str(report)}, indent=2)
-        )
-    else:
-        click.echo(as_text(matching, accuracy, calibration))
-        click.echo(people_text(matching, people, judged))
-        if track_to_pid and (line := _suggested_threshold(embedded, track_to_pid, labels, center)):
-            click.echo(line)
-        click.echo(f"report: {report}")
-    if matching.unreadable:
-        click.echo(f"{matching.unreadable} crops could not be read; matches.json names them.", err=True)
-    _warn(matching.cameras, site, center)
+    threshold, center = given["threshold"], given["center"]
+    runtime = _open(task.sources, given["model"], given["backend"], given["device"])
+    for source in task.sources:
+        describe(source)
+    if runtime:
+        resolve_threshold(threshold, runtime.artefact.threshold, center=center)
+    reading = Reading(given["batch"], given["workers"], given["strict"], bar, given["per_track"])
+    cameras, identity = embed_sources(task.sources, runtime, reading)
+    calibration = runtime.artefact.threshold if runtime else _calibration(identity)
+    value, used = resolve_threshold(threshold, calibration, center=center)
+    cameras = [with_times(camera, task.clocks.get(camera.name)) for camera in cameras]
+    check_marks(task.site.marks, cameras, given["corrections"] or Path())
+    matching = match_cameras(
+        [centred(camera) for camera in cameras] if center else cameras,
+        threshold=value,
+        calibration=used,
+        top=given["top"],
+        model=identity,
+        parameters=_parameters(given, runtime, task),
+        rules=task.site.rule,
+        full=given["full"],
+    )
+    people = find_people(matching, task.site, given["method"])
+    if not task.pids:
+        return Findings(matching, people), calibration
+    labels = pids_from_labels(matching, task.pids, given["labels"])
+    judged = score_people(matching, people, labels)
+    return Findings(matching, people, labels, score(matching, labels), judged), calibration
 
 
-def _suggested_threshold(
-    cameras: Sequence[Camera], track_to_pid: TrackToPid, labels: Path | None, center: bool
-) -> str:
+def _parameters(given: dict[str, Any], runtime: Backend | None, task: Task) -> dict[str, Any]:
+    """How it was run, for matches.json."""
+    names = ("batch", "top", "strict", "per_track", "center")
+    files = ("topology", "corrections")
+    return (
+        {name: given[name] for name in names}
+        | {name: str(given[name]) if given[name] else None for name in files}
+        | {"backend": runtime.name if runtime else "embedded before", "clock": task.clocks}
+    )
+
+
+def _suggested_threshold(findings: Findings, labels: Path | None, center: bool) -> str:
     """The threshold that the labelled people give, and the command that writes it; empty where they say nothing."""
+    if not findings.track_to_pid:
+        return ""
+    cameras = findings.matching.cameras
     from ..matching.threshold_study import Wish, study_labelled
 
     if sum(len(camera.tracks) for camera in cameras) > SUGGEST_UP_TO:
         return f"threshold: san threshold CAM... --labels {labels} says which these people would give"
     try:
-        study = study_labelled(cameras, track_to_pid, Wish(None, 0.3, "", "", center))
+        study = study_labelled(cameras, findings.track_to_pid, Wish(None, 0.3, "", "", center))
     except SanError:
         return ""  # too few people
     extra = " --center" if center else ""

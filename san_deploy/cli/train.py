@@ -38,7 +38,9 @@ from . import options
     metavar="FILE|URL|imagenet|none",
     help="Weights of the backbone, torchvision's names; none starts from random ones, whatever the recipe.",
 )
-@click.option("--pretrained-sha256", default="", show_default=False, help="Checksum of --pretrained.")
+@click.option(
+    "--pretrained-sha256", default="", show_default=False, help="SHA-256 of --pretrained, 64 digits."
+)
 @click.option(
     "--start",
     type=click.Path(path_type=Path),

@@ -68,9 +68,18 @@ class WorkFolder:
 
     @classmethod
     def of_dead(cls, path: Path, lock: int) -> WorkFolder:
-        """The work folder of a process that was killed, now locked by this one."""
+        """The work folder of a process that was killed, now locked by this one.
+
+        A target that is neither the folder around it nor in it is left alone: anybody may have made this in /tmp.
+        """
         self = cls.__new__(cls)
-        self._begin(path, Path(os.fsdecode((path / _TARGET).read_bytes())))
+        target = Path(os.fsdecode((path / _TARGET).read_bytes()))
+        around = os.path.realpath(path.parent)
+        near = around in (os.path.realpath(target), os.path.realpath(target.parent)) and target.name not in (
+            "",
+            "..",
+        )
+        self._begin(path, target if near else path / "nowhere" / "output")
         self._lock = lock
         return self
 
@@ -80,6 +89,8 @@ class WorkFolder:
 
     def settle(self) -> None:
         """Undo or finish what was cut short, whichever loses nothing. May be called again."""
+        if not self._target.parent.is_dir():
+            return
         if os.path.lexists(self.old) and not _has_entries(self._target):
             with contextlib.suppress(OSError):
                 self._target.rmdir()
@@ -108,7 +119,8 @@ class WorkFolder:
             for name in os.listdir(self.path):
                 if name not in (_LOCK, _TARGET):
                     _remove(self.path / name)
-        except OSError:
+        except (OSError, ValueError):
+            # What could not be put back stays; a ValueError is a name that nobody of ours wrote.
             pass
         finally:
             # NFS, FUSE and Windows keep an open file's folder, so the lock goes before the rest of it.
@@ -124,9 +136,15 @@ def remove_dead(where: Path) -> None:
     found: list[Path] = []
     # A folder may be written by those who cannot list it.
     with contextlib.suppress(OSError), os.scandir(where) as entries:
-        found += [Path(entry.path) for entry in entries if entry.name.startswith(PREFIX) and entry.is_dir()]
+        found += [
+            Path(entry.path)
+            for entry in entries
+            if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False)
+        ]
     for path in found:
         try:
+            if hasattr(os, "geteuid") and path.lstat().st_uid != os.geteuid():
+                continue
             if fcntl is None:
                 os.unlink(path / _LOCK)
             lock = os.open(path / _LOCK, os.O_RDWR | (os.O_CREAT if fcntl is None else 0))
@@ -136,8 +154,12 @@ def remove_dead(where: Path) -> None:
         if not _try_lock(lock):
             os.close(lock)
             continue
-        with contextlib.suppress(OSError):
-            WorkFolder.of_dead(path, lock).close()
+        try:
+            dead = WorkFolder.of_dead(path, lock)
+        except (OSError, ValueError):
+            os.close(lock)
+            continue
+        dead.close()
 
 
 def _try_lock(handle: int) -> bool:

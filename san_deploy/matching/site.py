@@ -153,6 +153,18 @@ class Site:
         return possible
 
 
+def check_passages(passages: Mapping[tuple[str, str], Passage], names: Sequence[str], source: Path) -> None:
+    """Refuse a topology that names no two of the cameras: a misspelt name would forbid nothing; SanError."""
+    known = set(names)
+    if passages and not any(known.issuperset(pair) for pair in passages):
+        first = next(iter(passages))
+        raise SanError(
+            f"{source} names no two of the cameras {', '.join(names)}",
+            why=f"the first line is of {first[0]} and {first[1]}",
+            do="name cameras as they are given: NAME=PATH",
+        )
+
+
 def check_marks(marks: Marks, cameras: Sequence[Camera], source: Path) -> None:
     """Refuse marks that name a tracklet that is not there, or confirm two partners for one; SanError."""
     known = {(camera.name, track) for camera in cameras for track in camera.tracks.tolist()}
@@ -164,6 +176,12 @@ def check_marks(marks: Marks, cameras: Sequence[Camera], source: Path) -> None:
                 raise SanError(
                     f"{source} names {camera}/{track}, which is not there", do="mark the pairs again"
                 )
+    if both := {*marks.confirmed} & {*marks.rejected}:
+        camera_a, track_a, camera_b, track_b = sorted(both)[0]
+        raise SanError(
+            f"{source} confirms and rejects {camera_a}/{track_a} with {camera_b}/{track_b}",
+            do="keep one of them",
+        )
     for camera_a, track_a, camera_b, track_b in marks.confirmed:
         for key, partner in (
             ((camera_a, track_a, camera_b), track_b),

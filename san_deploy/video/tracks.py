@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -69,7 +70,9 @@ def parse_time(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    # Python 3.10 takes no Z, and fractions of three or six digits alone.
+    exact = re.sub(r"\.(\d+)", lambda part: f".{part[1]:0<6.6}", text.strip().replace("Z", "+00:00"))
+    moment = datetime.fromisoformat(exact)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return moment.timestamp()

@@ -141,19 +141,20 @@ def test_a_sidecar_that_was_changed(model: Path) -> None:
 
 
 def test_space(tmp_path: Path) -> None:
-    artefact = tiny_artefact(threshold=Threshold(0.5, 0.01, 0.9, 10, 10, "x"))
-    space = space_of(artefact, "1" * 64)
+    artefact = tiny_artefact(threshold=Threshold(0.5, 0.01, 0.9, 10, 10, "x"), weights_sha256="1" * 64)
+    space = space_of(artefact)
     for kept in (
         {"precision": "fp16"},
         {"threshold": None},
         {"checks": {"a": 1}},
+        {"checkpoint_sha256": "3" * 64},
         {"input": "float"},
         {"sha256": "2"},
     ):
-        assert space_of(dataclasses.replace(artefact, **kept), "1" * 64) == space  # type: ignore[arg-type]
+        assert space_of(dataclasses.replace(artefact, **kept)) == space  # type: ignore[arg-type]
     for other in ({"mask": "argmax"}, {"size_hw": (64, 32)}, {"resize": "x"}, {"mean_rgb": (0.0, 0.0, 0.1)}):
-        assert space_of(dataclasses.replace(artefact, **other), "1" * 64) != space  # type: ignore[arg-type]
-    assert space_of(artefact, "2" * 64) != space
+        assert space_of(dataclasses.replace(artefact, **other)) != space  # type: ignore[arg-type]
+    assert space_of(dataclasses.replace(artefact, weights_sha256="2" * 64)) != space
 
 
 def test_files_from_before_get_a_space() -> None:
@@ -261,3 +262,30 @@ def test_damaged_descriptions_are_one_line(of: dict[str, object], read: Callable
                 read(Path("a"), {**of, key: value})
             except SanError as error:
                 assert "\n" not in str(error) and str(error).startswith("a ")
+
+
+def test_the_state_of_a_run_and_a_checkpoint_are_refused_where_they_are_damaged(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from san_train.checkpoint import load_tensors
+
+    for name, description in (("model.safetensors", DESCRIPTION), ("state.safetensors", STATE)):
+        path = checkpoint(tmp_path / name, dict(description))
+        assert len(load_tensors(path)[0]) == 3
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 64
+        path.write_bytes(data)
+        with pytest.raises(SanError, match=f"{name} is damaged, or was changed after it was written"):
+            load_tensors(path)
+        assert len(load_tensors(path, accept_damaged=True)[0]) == 3
+
+
+def test_a_checkpoint_from_before_is_adopted(san: Callable[..., object], tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "old.safetensors"
+    safetensors.save_file({"a": np.ones(3, np.float32)}, path, {"san": json.dumps(DESCRIPTION)})
+    assert "nothing vouches" in san("info", path).out  # type: ignore[attr-defined]
+    assert "nothing vouches" not in san("info", path, "--adopt").out  # type: ignore[attr-defined]
+    header = read_header(path)
+    assert check_hashes(path, header).state == "whole" and header.description == DESCRIPTION
+    assert "carries its hash already" in san("info", path, "--adopt", code=2).err  # type: ignore[attr-defined]
+    assert [item.name for item in tmp_path.iterdir()] == ["old.safetensors"]

@@ -48,6 +48,7 @@ def exported(request: pytest.FixtureRequest, images: np.ndarray) -> tuple[str, R
     return request.param, Road("fmn", network, to_onnx(OnnxWrapper(network), SIZE_HW), images)
 
 
+@pytest.mark.numeric
 def test_the_graph(exported: tuple[str, Road]) -> None:
     name, road = exported
     network, model = road.network, road.graph
@@ -71,6 +72,7 @@ def test_the_graph(exported: tuple[str, Road]) -> None:
     assert kinds["BatchNormalization"] == necks + (2 * later if name == "shared" else 0)
 
 
+@pytest.mark.numeric
 def test_fp16_and_int8_rows(exported: tuple[str, Road], images: np.ndarray) -> None:
     """A neck stretches the small differences that an untrained network sees, and what rounding does to them."""
     _, road = exported

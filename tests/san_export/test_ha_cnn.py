@@ -91,6 +91,7 @@ def coordinates(model: onnx.ModelProto) -> set[int]:
     return found
 
 
+@pytest.mark.numeric
 def test_one_level_runs_as_in_torch(small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops) -> None:
     network, model = small
     assert furthest(network, model, crops.images) < 1e-5
@@ -99,6 +100,7 @@ def test_one_level_runs_as_in_torch(small: tuple[nn.Module, onnx.ModelProto], cr
     assert kinds["MatMul"] == 2 and kinds["Gemm"] == 1
 
 
+@pytest.mark.numeric
 def test_coordinates_stay_in_fp32(small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops) -> None:
     _, model = small
     graph = view(model)
@@ -195,6 +197,7 @@ def test_what_the_coordinates_share_with_others_is_no_island() -> None:
     assert kept(tent(nodes, constants)) == {"Neg", "Add", "Abs", "Sub", "Relu"}
 
 
+@pytest.mark.numeric
 def test_spatial_attention_is_not_quantised(
     small: tuple[nn.Module, onnx.ModelProto], crops: CheckCrops
 ) -> None:

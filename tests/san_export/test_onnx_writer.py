@@ -105,6 +105,7 @@ def test_file_tells_nothing_of_this_machine(argmax_model: onnx.ModelProto) -> No
         assert trace not in content
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("batch", [1, 3, 20])
 def test_masks_and_forms_equal_pytorch(
     request: pytest.FixtureRequest,
@@ -211,9 +212,11 @@ def test_tensorrt_builds_the_graph(
         assert build(model) > 100_000
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
-    ("upsample", "input_form", "opset"),
-    [("deconv", "uint8", 18), ("bilinear", "float", 22)],
+    ("upsample", "input_form", "opset", "width"),
+    # Three places interpolated from two, as a width of 40 has them, put the one in the middle on the threshold.
+    [("deconv", "uint8", 18, 40), ("bilinear", "float", 22, 72)],
 )
 def test_odd_sizes(
     *,
@@ -221,10 +224,12 @@ def test_odd_sizes(
     upsample: str,
     input_form: str,
     opset: int,
+    width: int,
 ) -> None:
-    # Maps of 18 x 10, 9 x 5 and 5 x 3: what comes back from half of 9 is cut by a place.
-    size_hw = (72, 40)
-    images = np.pad(crops.images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
+    # Maps 18, 9, 5 high: what comes back from half of 9 is cut by a place.
+    size_hw = (72, width)
+    side = (width - 32) // 2
+    images = np.pad(crops.images, ((0, 0), (4, 4), (side, side), (0, 0)), mode="edge")
     network = calibrated(images, upsample=upsample, size_hw=size_hw)
     images = images[:3]
     settle(network, images)

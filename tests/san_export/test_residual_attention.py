@@ -54,6 +54,7 @@ def soft(images: np.ndarray) -> Road:
     return Road("residual-attention", network, to_onnx(OnnxWrapper(network), SIZE_HW), images)
 
 
+@pytest.mark.numeric
 def test_the_graph(soft: Road) -> None:
     model = soft.graph
     assert soft.furthest() < 1e-5
@@ -66,6 +67,7 @@ def test_the_graph(soft: Road) -> None:
     assert kinds["BatchNormalization"] == 12
 
 
+@pytest.mark.numeric
 def test_fp16_and_int8_rows(soft: Road, images: np.ndarray) -> None:
     rows, half = soft.rows, soft.half
     assert count_operands(half).fp16 == 1.0 and not check_operators(half)

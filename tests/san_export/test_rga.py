@@ -76,6 +76,7 @@ def built(model: onnx.ModelProto, precision: str, folder: Path) -> None:
     builds(model, artefact, precision, folder, int8=0.15, targets=("sm86",))
 
 
+@pytest.mark.numeric
 def test_fp32(small: OneBlock, small_model: onnx.ModelProto, crops: CheckCrops, tmp_path: Path) -> None:
     assert check_operators(small_model) == [] and not find_branches(small_model)
     assert furthest(small, small_model, crops.images) < 1e-5
@@ -94,6 +95,7 @@ def test_the_graph_has_no_map_no_norm_and_no_shape(small_model: onnx.ModelProto)
         assert not any(shape[-2:] == (nodes, nodes) for nodes in (128, 40)), name
 
 
+@pytest.mark.numeric
 def test_fp16(small_model: onnx.ModelProto, crops: CheckCrops, tmp_path: Path) -> None:
     half = to_fp16(small_model)
     expected = run(small_model, crops.images)
@@ -122,6 +124,7 @@ def scaled_up(network: OneBlock, factor: float) -> None:
                 half.norm.running_var *= factor**4
 
 
+@pytest.mark.numeric
 def test_affinities_beyond_fp16(small: OneBlock, small_model: onnx.ModelProto, crops: CheckCrops) -> None:
     """The literal form's map would be infinite there; its norm's variance does not even fit."""
     network = OneBlock().eval()
@@ -146,6 +149,7 @@ def largest_affinity(half: RelationAttention, x: Tensor) -> float:
     return float((theta.transpose(1, 2) @ phi).max())
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("form", ["tensorrt", "cpu"])
 def test_int8(small_model: onnx.ModelProto, crops: CheckCrops, form: str, tmp_path: Path) -> None:
     # The embeddings are quantised; what makes a gate of relations is not, nor a product of two values.

@@ -16,6 +16,7 @@ def as_float(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("mask", ["argmax", "expected", "ramp:0.25"])
 @pytest.mark.parametrize("upsample", ["deconv", "bilinear"])
 def test_wrapper_equals_the_trained_network(

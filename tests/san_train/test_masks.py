@@ -41,6 +41,7 @@ def crops() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8)
 
 
+@pytest.mark.numeric
 def test_masks_are_those_of_the_first_block(tmp_path: Path, crops: np.ndarray) -> None:
     path = checkpoint(tmp_path / "san.safetensors", context=())
     drawn = draw_masks(path, crops)
@@ -57,9 +58,13 @@ def test_masks_are_those_of_the_first_block(tmp_path: Path, crops: np.ndarray) -
         block = blocks[0]
         assert block.sharp is not None and block.sharp_mean is not None
         np.testing.assert_allclose(block.soft_mean, soft[n].mean(0), atol=1e-4)
-        np.testing.assert_allclose(block.sharp_mean, sharp[n].mean(0), atol=1e-6)
+        # A bit is certain where pi_1 is further from 1/2 than the two ways of rounding are from each other.
+        far = np.abs(soft[n] - 0.5) > 1e-4
+        assert far.mean() > 0.99
+        assert (np.abs(block.sharp_mean - sharp[n].mean(0)) <= (~far).mean(0) + 1e-6).all()
         np.testing.assert_allclose(block.soft, soft[n, block.channel], atol=1e-4)
-        np.testing.assert_array_equal(block.sharp, sharp[n, block.channel])
+        sure = far[block.channel]
+        np.testing.assert_array_equal(block.sharp[sure], sharp[n, block.channel][sure])
         assert block.channel == (sharp[n] * trunk[n]).var((1, 2)).argmax()
 
 

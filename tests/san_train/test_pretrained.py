@@ -49,27 +49,37 @@ def test_another_depth_or_width_is_refused(published: Path) -> None:
 
 def test_url_with_checksum(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "_CACHE", tmp_path / "cache")
-    digest = sha256_file(published)
-    named = published.rename(published.with_name(f"resnet18-{digest[:8]}.pth"))
-    got = pretrained.fetch(named.as_uri(), depth=18)
+    digest, url = sha256_file(published), published.as_uri()
+    got = pretrained.fetch(url, depth=18, sha256=digest)
     assert got.parent == tmp_path / "cache" and sha256_file(got) == digest
-    assert pretrained.fetch(named.as_uri(), depth=18, sha256=digest) == got
+    assert pretrained.fetch(url, depth=18, sha256=digest.upper()) == got
+    assert pretrained.fetch(str(published), depth=18, sha256=digest) == published
+    # Eight digits of it, which is what torchvision has in its names, are no checksum.
+    for short in (digest[:8], digest[:-1], "x" * 64):
+        with pytest.raises(UsageError, match="is no SHA-256"):
+            pretrained.fetch(url, depth=18, sha256=short)
+    other = digest[:8] + "0" * 56
     with pytest.raises(SanError, match="another SHA-256"):
-        pretrained.fetch(str(named), depth=18, sha256="0" * 64)
-    other = named.rename(named.with_name("resnet18-00000000.pth"))
-    with pytest.raises(SanError, match="expected 00000000"):
-        pretrained.fetch(other.as_uri(), depth=18)
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [got.name]
-    plain = other.rename(other.with_name("resnet18.pth"))
-    with pytest.raises(UsageError, match="checksum"):
-        pretrained.fetch(plain.as_uri(), depth=18)
+        pretrained.fetch(str(published), depth=18, sha256=other)
+    with pytest.raises(SanError, match=f"expected {other[:16]}"):
+        pretrained.fetch(url, depth=18, sha256=other)
+    assert list((tmp_path / "cache").iterdir()) == [got]
+    with pytest.raises(UsageError, match="needs a checksum"):
+        pretrained.fetch(url, depth=18)
 
 
-def test_missing_file_and_unreachable_url(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http", "HTTP", "ftp"])
+def test_only_https_and_files(scheme: str) -> None:
+    with pytest.raises(UsageError, match="neither https:// nor file://"):
+        pretrained.fetch(f"{scheme}://localhost/a.pth", depth=18, sha256="0" * 64)
+
+
+def test_missing_file_and_unreachable_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "_CACHE", tmp_path / "cache")
     with pytest.raises(SanError, match="do not exist"):
         pretrained.fetch(str(tmp_path / "none.pth"), depth=18)
     with pytest.raises(SanError, match="cannot fetch"):
-        pretrained.fetch((tmp_path / "none-01234567.pth").as_uri(), depth=18)
+        pretrained.fetch((tmp_path / "none.pth").as_uri(), depth=18, sha256="0" * 64)
 
 
 class Hostile:
@@ -89,9 +99,9 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "hostile-was-here").exists()
 
 
-def test_published_urls_carry_their_checksums() -> None:
-    for url in pretrained.KNOWN.values():
-        assert len(pretrained._checksum_in(url.rsplit("/", 1)[-1])) == 8
+def test_published_urls_carry_the_heads_of_their_checksums() -> None:
+    for url, sha256 in pretrained.KNOWN.values():
+        assert len(sha256) == 64 and url.endswith(f"-{sha256[:8]}.pth")
 
 
 def test_weights_that_are_not_finite_are_refused(published: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -125,8 +126,10 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
+        space = "free some space, or " if re.search(r"os error (28|122)\b", str(error)) else ""
         raise SanError(
             f"cannot write {path}",
             why=str(error),
-            do="free some space, or choose a folder that can be written",
+            # 28 and 122 are ENOSPC and EDQUOT.
+            do=f"{space}choose a folder that can be written",
         ) from error

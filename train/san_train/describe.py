@@ -79,12 +79,13 @@ def describe(
         mask=mask,
         precision="fp32",
         checkpoint_sha256=checkpoint_sha256,
+        weights_sha256=weights_sha256,
         versions=versions(*tools),
         threshold=_threshold(network, info, mask),
         int8=Int8Rule(row.floating, row.min_int8),
         sha256=sha256,
     )
-    return replace(artefact, space=space_of(artefact, weights_sha256))
+    return replace(artefact, space=space_of(artefact))
 
 
 def _threshold(network: Network, info: CheckpointInfo, mask: str) -> Threshold | None:

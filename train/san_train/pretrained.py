@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import urllib.request
 from pathlib import Path
 
@@ -16,11 +17,20 @@ from san_deploy.artefact import sha256_file
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_file
 
-#: torchvision's published files; the eight digits in a name are the head of its SHA-256.
+#: torchvision's published files and their SHA-256, whose first eight digits torchvision has in the names.
 KNOWN = {
-    18: "https://download.pytorch.org/models/resnet18-f37072fd.pth",
-    34: "https://download.pytorch.org/models/resnet34-b627a593.pth",
-    50: "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    18: (
+        "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    ),
+    34: (
+        "https://download.pytorch.org/models/resnet34-b627a593.pth",
+        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    ),
+    50: (
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    ),
 }
 _CACHE = Path.home() / ".cache" / "san-deploy"
 _LIMIT_BYTES = 1 << 30
@@ -30,26 +40,35 @@ def fetch(source: str, *, depth: int, sha256: str = "") -> Path:
     """The local path of pretrained weights.
 
     Args:
-        source: a file, an https:// URL, or `imagenet` for torchvision's file of that depth.
+        source: a file, an https:// or file:// URL, or `imagenet` for torchvision's file of that depth.
         depth: of the ResNet, for `imagenet`.
-        sha256: its head (8 digits at least) or whole; a URL needs one, in its name (`-0676ba61.pth`) or here.
+        sha256: of the file, whole, 64 digits; a URL needs it.
 
     Raises:
         SanError: missing, not reachable, or of another checksum.
-        UsageError: a URL without a checksum.
+        UsageError: a URL without a checksum or of another scheme, or a checksum that is none.
     """
-    url = KNOWN[depth] if source == "imagenet" else source
-    if not url.startswith(("https://", "http://", "file://")):
+    url, known = KNOWN[depth] if source == "imagenet" else (source, "")
+    expected = sha256.lower() or known
+    if expected and not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise UsageError(
+            f"'{sha256}' is no SHA-256",
+            why="part of one can be forged",
+            do="give all 64 digits: sha256sum FILE",
+        )
+    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", url, re.IGNORECASE)
+    if scheme and scheme[1].lower() not in ("https", "file"):
+        raise UsageError(f"{url} is neither https:// nor file://", do="fetch it elsewhere and give the file")
+    if not scheme:
         path = Path(url)
         if not path.is_file():
             raise SanError(f"pretrained weights {path} do not exist", do="give a file, a URL, or imagenet")
-        _check(path, sha256)
+        _check(path, expected)
         return path
-    name = url.rsplit("/", 1)[-1]
-    expected = sha256 or _checksum_in(name)
-    if len(expected) < 8:
-        raise UsageError(f"{url} has no checksum in its name", do="give it: --pretrained-sha256 DIGITS")
-    target = _CACHE / name
+    if not expected:
+        raise UsageError(f"{url} needs a checksum", do="give its SHA-256: --pretrained-sha256 DIGITS")
+    # By its checksum: another file of the same name is another file.
+    target = _CACHE / f"{expected[:16]}-{url.rsplit('/', 1)[-1]}"
     if not target.is_file():
         _download(url, target, expected)
     _check(target, expected)
@@ -67,7 +86,7 @@ def _download(url: str, target: Path, expected: str) -> None:
                         raise SanError(f"{url} is larger than {_LIMIT_BYTES >> 20} MiB")
                     digest.update(block)
                     file.write(block)
-            if not digest.hexdigest().startswith(expected.lower()):
+            if digest.hexdigest() != expected:
                 raise SanError(f"{url} has SHA-256 {digest.hexdigest()[:16]}, expected {expected[:16]}")
     except (OSError, http.client.HTTPException) as error:
         raise SanError(
@@ -75,13 +94,8 @@ def _download(url: str, target: Path, expected: str) -> None:
         ) from error
 
 
-def _checksum_in(name: str) -> str:
-    digits = Path(name).stem.rsplit("-", 1)[-1].lower()
-    return digits if len(digits) >= 8 and all(c in "0123456789abcdef" for c in digits) else ""
-
-
 def _check(path: Path, expected: str) -> None:
-    if expected and not sha256_file(path).startswith(expected.lower()):
+    if expected and sha256_file(path) != expected:
         raise SanError(f"{path} has another SHA-256 than {expected[:16]}", do="remove it and fetch it again")
 
 

@@ -81,11 +81,7 @@ def view(model: onnx.ModelProto) -> Graph:
         )
     if any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
         raise SanError("the model keeps its weights in another file", do="save it as one file")
-    try:
-        # data_prop follows shapes through Shape, Gather and Concat, as exporters write them.
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise SanError("the types of the graph cannot be inferred", why=first_line(error)) from error
+    inferred = _inferred(model).graph
     constants = {weight.name: weight for weight in graph.initializer}
     producer: dict[str, int] = {}
     consumers: dict[str, list[int]] = {}
@@ -120,6 +116,43 @@ def view(model: onnx.ModelProto) -> Graph:
         outputs=tuple(item.name for item in graph.output),
         opset=next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0),
     )
+
+
+#: Operators that ONNX Runtime fuses: their types are those of the standard operator that they start with.
+FUSED = {"FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3), "FusedMatMul": ("MatMul", 2)}
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the types of all values that can be inferred."""
+    if any(node.op_type in FUSED for node in model.graph.node):
+        model = _without_fusion(model)
+    try:
+        # data_prop follows shapes through Shape, Gather and Concat, as exporters write them.
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        if not model.graph.value_info:
+            raise SanError("the types of the graph cannot be inferred", why=first_line(error)) from error
+    # Some converters leave the types of before between the nodes.
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    return _inferred(bare)
+
+
+def _without_fusion(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to infer types of, in which fused operators are standard ones without what was fused into them."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        if node.op_type in FUSED:
+            node.op_type, inputs = FUSED[node.op_type]
+            node.domain = ""
+            del node.input[inputs:]
+            known = onnx.defs.get_schema(node.op_type).attributes
+            kept = [item for item in node.attribute if item.name in known]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return result
 
 
 def copy_with(

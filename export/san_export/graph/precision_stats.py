@@ -12,7 +12,7 @@ from onnx import TensorProto
 from san_deploy.artefact import Artefact, PrecisionStats
 from san_deploy.errors import SanError
 
-from .graph import WEIGHTED_OPS, Graph, view
+from .graph import FUSED, WEIGHTED_OPS, Graph, view
 
 #: Where the two operands stand among the inputs of ONNX Runtime's integer operators.
 _INTEGER_OPS = {
@@ -103,7 +103,9 @@ def agree(stated: PrecisionStats, found: PrecisionStats) -> bool:
 
 
 def _places(node: onnx.NodeProto) -> tuple[int, ...]:
-    return (0, 1) if node.op_type in WEIGHTED_OPS else _INTEGER_OPS.get(node.op_type, ())
+    if node.op_type in WEIGHTED_OPS or node.op_type in FUSED:
+        return (0, 1)
+    return _INTEGER_OPS.get(node.op_type, ())
 
 
 def _kind(graph: Graph, name: str) -> str:

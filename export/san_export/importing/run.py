@@ -263,10 +263,11 @@ def _describe(foreign: Foreign, options: ImportOptions, dim: int, model: onnx.Mo
         mask="none",
         precision="fp32",
         checkpoint_sha256=sha256_file(foreign.path),
+        weights_sha256=sha256_file(foreign.path),
         versions=versions(*_TOOLS),
         operands=count_operands(model),
     )
-    return replace(artefact, space=space_of(artefact, artefact.checkpoint_sha256))
+    return replace(artefact, space=space_of(artefact))
 
 
 def _batches() -> str:

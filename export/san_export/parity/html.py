@@ -1,4 +1,4 @@
-"""The page of a ladder: verdict, rungs, what each found in plots and pictures; one file, no network."""
+"""The page of a parity run: verdict, stages, what each found in plots and pictures; one file, no network."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .result import (
     BlockFlips,
     Check,
     CropMasks,
-    DivergenceFigures,
     EmbeddingFigures,
-    Ladder,
+    LayerFigures,
     MaskFigures,
+    ParityRun,
     PreprocessingFigures,
     RankingFigures,
     Stage,
@@ -46,19 +46,19 @@ _TITLES = {
         "Bits of the sharp masks that fell the other way. A bit flips where its probability pi is nearer to 1/2 than "
         "the target rounds.",
     ),
-    "divergence": (
-        "First divergence",
+    "layers": (
+        "Layers",
         "Each layer of the target given the reference's inputs, so that an error is shown where it is made.",
     ),
     "ranking": ("Ranking", "Whether the same people are found."),
 }
 
 
-def write_page(ladder: Ladder, path: Path) -> None:
+def write_page(run: ParityRun, path: Path) -> None:
     """Write the page, whole or not at all.
 
     Args:
-        ladder: what to show; rungs that were left out are named with their reason.
+        run: to show; stages that were left out are named with their reason.
         path: the .html file to write.
 
     Raises:
@@ -67,54 +67,55 @@ def write_page(ladder: Ladder, path: Path) -> None:
     # The style is that of the evaluation's page.
     template = html.environment(Path(__file__).parent).get_template("parity.html.j2")
     with atomic_file(path) as temporary:
-        html.write_page(temporary, template, _context(ladder))
+        html.write_page(temporary, template, _context(run))
 
 
-def _context(ladder: Ladder) -> dict[str, Any]:
-    verdict = words.verdict(ladder)
-    target, reference = words.names(ladder)
+def _context(run: ParityRun) -> dict[str, Any]:
+    verdict = words.headline(run)
+    target, reference = words.names(run)
     what = {"FAIL": "differs from", "PASS": "agrees with"}.get(verdict.word, "was not held against")
     context: dict[str, Any] = {
         "verdict": verdict,
         "headline": f"{target} {what} {reference}",
-        "lead": _lead(ladder),
+        "lead": _lead(run),
+        "finding": _sentence(words.finding(run)),
         "target": target,
-        "sides": _sides(ladder),
-        "tiles": _tiles(ladder),
-        "missed": [_missed(stage, ladder) for stage in ladder.stages if not stage.passed],
-        "rungs": [_rung(stage) for stage in ladder.stages],
-        "gates": [_gate(check) for stage in ladder.stages for check in stage.checks],
+        "models": _models(run),
+        "tiles": _tiles(run),
+        "missed": [_missed(stage, run) for stage in run.stages if not stage.passed],
+        "stages": [_stage(stage) for stage in run.stages],
+        "gates": [_gate(check) for stage in run.stages for check in stage.checks],
         "crops": [],
     }
-    for stage in ladder.stages:
+    for stage in run.stages:
         context |= _figures(stage)
     return context
 
 
-def _lead(ladder: Ladder) -> str:
-    checks, failed = sum(len(stage.checks) for stage in ladder.stages), len(ladder.failed)
+def _lead(run: ParityRun) -> str:
+    checks, failed = sum(len(stage.checks) for stage in run.stages), len(run.failed)
     if not checks:
         return "No gate was asked."
     if failed:
-        return f"{failed} of {words.count(checks, 'gate')} missed on {words.sample(ladder)}."
-    return f"{'All' if checks > 1 else 'The'} {words.count(checks, 'gate')} held on {words.sample(ladder)}."
+        return f"{failed} of {words.count(checks, 'gate')} missed on {words.sample(run)}."
+    return f"{'All' if checks > 1 else 'The'} {words.count(checks, 'gate')} held on {words.sample(run)}."
 
 
-def _sides(ladder: Ladder) -> list[tuple[str, str, str]]:
-    """What is told of target and reference, side by side."""
+def _models(run: ParityRun) -> list[tuple[str, str, str]]:
+    """What is known of target and reference, side by side."""
     rows = []
-    for key in dict.fromkeys((*ladder.target, *ladder.reference)):
-        values = [side.get(key) for side in (ladder.target, ladder.reference)]
+    for key in dict.fromkeys((*run.target, *run.reference)):
+        values = [model.get(key) for model in (run.target, run.reference)]
         if any(value not in ("", None) for value in values):
             target, reference = ("" if value is None else words.clean(value) for value in values)
             rows.append((words.clean(key), target, reference))
     return rows
 
 
-def _tiles(ladder: Ladder) -> list[dict[str, str]]:
-    checks, failed = sum(len(stage.checks) for stage in ladder.stages), len(ladder.failed)
-    tiles = [_tile("Gates", f"{checks - failed} of {checks} held" if checks else "none", _gates_told(ladder))]
-    for stage in ladder.stages:
+def _tiles(run: ParityRun) -> list[dict[str, str]]:
+    checks, failed = sum(len(stage.checks) for stage in run.stages), len(run.failed)
+    tiles = [_tile("Gates", f"{checks - failed} of {checks} held" if checks else "none", _stages_ran(run))]
+    for stage in run.stages:
         figures = stage.figures
         if isinstance(figures, EmbeddingFigures) and figures.batches:
             least = words.least(row.min_cosine for row in figures.batches)
@@ -123,18 +124,17 @@ def _tiles(ladder: Ladder) -> list[dict[str, str]]:
         if isinstance(figures, MaskFigures) and figures.blocks:
             bits = sum(block.bits for block in figures.blocks)
             flipped = sum(block.flipped for block in figures.blocks)
-            told = f"{words.number(flipped)} of {words.number(bits)}"
-            tiles.append(_tile("Flipped bits", words.share(flipped / bits if bits else math.nan), told))
-        if isinstance(figures, DivergenceFigures) and figures.layers:
-            # What is different need not be a layer that both have.
-            apart = max(sum(layer.differs for layer in figures.layers), int(figures.first is not None))
-            told = f"of {words.number(len(figures.layers))}, by more than rounding"
-            tiles.append(_tile("Layers apart", words.number(apart), told))
+            below = f"{words.number(flipped)} of {words.number(bits)}"
+            tiles.append(_tile("Flipped bits", words.share(flipped / bits if bits else math.nan), below))
+        if isinstance(figures, LayerFigures) and figures.layers:
+            apart = sum(layer.differs for layer in figures.layers)
+            below = f"of {words.number(len(figures.layers))}, by more than rounding"
+            tiles.append(_tile("Layers apart", words.number(apart), below))
         if isinstance(figures, RankingFigures):
             if figures.labelled and "rank1" in figures.reference and "rank1" in figures.target:
                 before, after = figures.reference["rank1"], figures.target["rank1"]
-                told = f"points, {words.points(before)} to {words.points(after)} %"
-                tiles.append(_tile("Rank-1", _change(after - before), told))
+                below = f"points, {words.points(before)} to {words.points(after)} %"
+                tiles.append(_tile("Rank-1", _change(after - before), below))
             else:
                 tiles.append(
                     _tile("Same nearest tracklet", words.share(figures.top1_agreement), "of all crops")
@@ -142,8 +142,8 @@ def _tiles(ladder: Ladder) -> list[dict[str, str]]:
     return tiles
 
 
-def _tile(title: str, value: str, told: str) -> dict[str, str]:
-    return {"title": title, "value": value, "told": told}
+def _tile(title: str, value: str, below: str) -> dict[str, str]:
+    return {"title": title, "value": value, "below": below}
 
 
 def _change(points: float) -> str:
@@ -153,18 +153,17 @@ def _change(points: float) -> str:
     return f"{points:+.2f}" if abs(points) >= 0.005 else "0.00"
 
 
-def _gates_told(ladder: Ladder) -> str:
-    skipped = sum(words.state(stage) == "skipped" for stage in ladder.stages)
-    seconds = sum(stage.seconds for stage in ladder.stages if math.isfinite(stage.seconds))
-    return f"{len(ladder.stages) - skipped} of {words.count(len(ladder.stages), 'rung')} ran, {seconds:.1f} s"
+def _stages_ran(run: ParityRun) -> str:
+    skipped = sum(words.state(stage) == "skipped" for stage in run.stages)
+    seconds = sum(stage.seconds for stage in run.stages if math.isfinite(stage.seconds))
+    return f"{len(run.stages) - skipped} of {words.count(len(run.stages), 'stage')} ran, {seconds:.1f} s"
 
 
-def _missed(stage: Stage, ladder: Ladder) -> dict[str, Any]:
-    failed = [check for check in stage.checks if not check.passed]
+def _missed(stage: Stage, run: ParityRun) -> dict[str, Any]:
     return {
-        "measured": "; ".join(map(words.measured, failed)),
-        "told": [words.clean(check.told) for check in failed],
-        "remedy": _sentence(words.remedy(stage, ladder.target)),
+        "measured": "; ".join(map(words.measured, stage.failed)),
+        "messages": [words.clean(check.message) for check in stage.failed],
+        "remedy": _sentence(words.remedy(stage, run)),
     }
 
 
@@ -172,7 +171,7 @@ def _sentence(text: str) -> str:
     return text if text.startswith("san ") else text[:1].upper() + text[1:]
 
 
-def _rung(stage: Stage) -> dict[str, Any]:
+def _stage(stage: Stage) -> dict[str, Any]:
     title, about = _TITLES.get(stage.name, (stage.name, ""))
     return {
         "name": stage.name,
@@ -180,7 +179,7 @@ def _rung(stage: Stage) -> dict[str, Any]:
         "about": about,
         "state": words.state(stage),
         "decided": words.decided(stage),
-        "gist": words.gist(stage) if words.state(stage) == "FAIL" else "",
+        "gist": words.gist(stage) if words.state(stage) in ("FAIL", "differs") else "",
         "seconds": f"{stage.seconds:.1f} s" if stage.seconds else "",
         "notes": [words.clean(note) for note in stage.notes],
         "figures": stage.figures is not None,
@@ -193,13 +192,13 @@ def _gate(check: Check) -> dict[str, Any]:
         "value": words.figure(check.value, check.limit),
         "asked": words.asked(check),
         "passed": check.passed,
-        "told": words.clean(check.told),
+        "message": words.clean(check.message),
         "setting": words.setting(check),
     }
 
 
 def _figures(stage: Stage) -> dict[str, Any]:
-    """What the template needs of one rung."""
+    """What the template needs of one stage."""
     figures = stage.figures
     if isinstance(figures, ArtefactFigures):
         facts = [
@@ -219,8 +218,8 @@ def _figures(stage: Stage) -> dict[str, Any]:
         return _embeddings(figures, stage.checks)
     if isinstance(figures, MaskFigures):
         return _masks(figures)
-    if isinstance(figures, DivergenceFigures):
-        return _divergence(figures)
+    if isinstance(figures, LayerFigures):
+        return _layers(figures)
     if isinstance(figures, RankingFigures):
         return _ranking(figures)
     return {}
@@ -244,7 +243,7 @@ def _embeddings(figures: EmbeddingFigures, checks: Sequence[Check]) -> dict[str,
         "without": f"{words.count(unknown, 'row')} without a cosine: NaN or infinity." if unknown else "",
         "worst": [(words.clean(name), words.cosine(value)) for name, value in figures.worst[:_WORST]],
         "batches": words.batches(figures),
-        "embeddings_told": f"A crop in another batch or among others: row cosine at least "
+        "embeddings_below": f"A crop in another batch or among others: row cosine at least "
         f"{words.cosine(figures.invariance)}. {words.share(figures.equal_rows)} of the rows are equal up to "
         f"rounding. Norms before anything normalises them are off 1 by at most {words.small(figures.norm_error)}. "
         f"{words.count(figures.not_finite, 'row')} with a NaN or an infinity.",
@@ -256,25 +255,11 @@ def _masks(figures: MaskFigures) -> dict[str, Any]:
     return {
         "blocks": [_block(block) for block in blocks],
         "flips_chart": plots.flips(blocks),
-        "has_own": any(block.own >= 0 for block in blocks),
-        "certificates": [
-            {
-                "block": words.clean(item.block),
-                "precision": words.clean(item.precision).upper(),
-                "crops": words.number(item.crops),
-                "proven": words.share(item.proven),
-                "likely": words.share(item.likely),
-                "bound": words.small(item.bound),
-                "sigma": words.small(item.sigma),
-            }
-            for item in figures.certified
-        ],
         "crops": [_crop(crop, blocks) for crop in figures.crops[:_CROPS]],
     }
 
 
 def _block(block: BlockFlips) -> dict[str, Any]:
-    own = words.own_share(block)
     most = max((flips for _, flips in block.worst_channels), default=0)
     places = f"{words.count(block.flipped, 'flip')} at {block.height} x {block.width} places"
     if block.flipped and block.worst_places:
@@ -287,7 +272,7 @@ def _block(block: BlockFlips) -> dict[str, Any]:
             words.number(block.bits),
             words.share(words.flipped_share(block)),
             words.share(words.predicted_share(block)),
-            "" if math.isnan(own) else words.share(own),
+            words.share(words.own_share(block)),
             words.small(block.mean_abs),
             words.share(block.near[0]),
             words.share(block.near[1]),
@@ -314,7 +299,7 @@ def _crop(crop: CropMasks, blocks: Sequence[BlockFlips]) -> dict[str, Any]:
         drawn.append(
             {
                 "name": words.clean(block.name),
-                "told": f"{height} x {width}, {words.count(int(flips.sum()), 'flip')}",
+                "below": f"{height} x {width}, {words.count(int(flips.sum()), 'flip')}",
                 "reference": masks[0],
                 "target": masks[1],
                 "flips": pictures.flips_uri(crop.image, flips),
@@ -328,14 +313,14 @@ def _crop(crop: CropMasks, blocks: Sequence[BlockFlips]) -> dict[str, Any]:
     }
 
 
-def _divergence(figures: DivergenceFigures) -> dict[str, Any]:
+def _layers(figures: LayerFigures) -> dict[str, Any]:
     first = figures.first
     return {
         "first": None
         if first is None
         else {
             "name": words.layer(first),
-            "told": words.clean(_sentence(figures.told)),
+            "detail": words.clean(_sentence(figures.detail)),
             "error": f"{_sentence(words.error(first))}; looked at with {words.count(figures.crops, 'crop')}.",
         },
         "errors_chart": plots.errors(figures),
@@ -347,9 +332,7 @@ def _divergence(figures: DivergenceFigures) -> dict[str, Any]:
                 "local": words.small(layer.local),
                 "allowed": words.small(layer.allowed),
                 "carried": "" if math.isnan(layer.carried) else words.small(layer.carried),
-                "weights": words.figure(layer.weights),
                 "differs": layer.differs,
-                "by_weights": words.by_weights(layer),
                 "first": layer == first,
             }
             for layer in figures.layers[:_ROWS]
@@ -359,11 +342,11 @@ def _divergence(figures: DivergenceFigures) -> dict[str, Any]:
 
 
 def _ranking(figures: RankingFigures) -> dict[str, Any]:
-    told = _sentence(f"{words.neighbours(figures)}.")
+    below = _sentence(f"{words.neighbours(figures)}.")
     if figures.labelled:
-        told = (
+        below = (
             f"Of {words.count(figures.queries, 'query', 'queries')}, the first answer became right for "
-            f"{words.number(figures.won)} and wrong for {words.number(figures.lost)}. {told}"
+            f"{words.number(figures.won)} and wrong for {words.number(figures.lost)}. {below}"
         )
     return {
         "scores": [
@@ -376,5 +359,5 @@ def _ranking(figures: RankingFigures) -> dict[str, Any]:
             for key, title in words.SCORES
             if key in figures.reference and key in figures.target
         ],
-        "ranking_told": told,
+        "ranking_below": below,
     }

@@ -1,4 +1,4 @@
-"""A ladder as JUnit XML, as Jenkins and GitLab read it: a suite for every rung, a case for every gate.
+"""A parity run as JUnit XML, as Jenkins and GitLab read it: a suite for every stage, a case for every gate.
 
 Jenkins shows the `message` of a failure and of a skip, GitLab the text of the element, so each has both. GitLab
 keeps the first of two cases with one name, so names differ within a suite.
@@ -15,24 +15,24 @@ from xml.etree.ElementTree import Element, SubElement
 from san_deploy.io.atomic import atomic_file
 
 from . import text as words
-from .result import Check, Ladder, Stage
+from .result import Check, ParityRun, Stage
 
 #: Cases are shown as classes of this package.
 _PACKAGE = "san.parity"
 
 
-def write_junit(ladder: Ladder, path: Path) -> None:
-    """Write the file. A rung that was left out is a skipped case; one without a gate is a case that passed.
+def write_junit(run: ParityRun, path: Path) -> None:
+    """Write the file. A stage that was left out is a skipped case; one without a gate is a case that passed.
 
     Args:
-        ladder: what to tell.
+        run: to write.
         path: the .xml file to write; GitLab takes no other ending.
 
     Raises:
         SanError: it cannot be written; nothing is left behind.
     """
     root = Element("testsuites", name=_PACKAGE)
-    suites = [_suite(root, ladder, stage) for stage in ladder.stages]
+    suites = [_suite(root, run, stage) for stage in run.stages]
     for key in ("tests", "failures", "errors"):
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in suites)))
     root.set("time", _seconds(sum(float(suite.get("time", "0")) for suite in suites)))
@@ -41,24 +41,23 @@ def write_junit(ladder: Ladder, path: Path) -> None:
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
 
 
-def _suite(root: Element, ladder: Ladder, stage: Stage) -> Element:
+def _suite(root: Element, run: ParityRun, stage: Stage) -> Element:
     skipped = words.state(stage) == "skipped"
-    failed = [check for check in stage.checks if not check.passed]
     cases = len(stage.checks) or 1
     suite = SubElement(
         root,
         "testsuite",
         name=f"{_PACKAGE}.{stage.name}",
         tests=str(cases),
-        failures=str(len(failed)),
+        failures=str(len(stage.failed)),
         errors="0",
         skipped="1" if skipped else "0",
-        # Suites and cases add up to the same: what a rung took is spread over its gates.
+        # Suites and cases add up to the same: what a stage took is spread over its gates.
         time=_seconds(cases * (seconds := _each(stage, cases))),
     )
     properties = SubElement(suite, "properties")
     for key, value in (
-        ("compared", words.compared(ladder)),
+        ("compared", words.compared(run)),
         ("found", words.gist(stage)),
         *(("note", words.clean(note)) for note in stage.notes),
     ):
@@ -69,7 +68,7 @@ def _suite(root: Element, ladder: Ladder, stage: Stage) -> Element:
         name = words.clean(check.gate)
         names[name] += 1
         case = _case(suite, stage, name if names[name] == 1 else f"{name} ({names[name]})", seconds)
-        _told(case, ladder, stage, check)
+        _outcome(case, run, stage, check)
     if not stage.checks:
         case = _case(suite, stage, stage.name, seconds)
         if skipped:
@@ -84,17 +83,25 @@ def _case(suite: Element, stage: Stage, name: str, seconds: float) -> Element:
     return SubElement(suite, "testcase", name=name, classname=classname, time=_seconds(seconds))
 
 
-def _told(case: Element, ladder: Ladder, stage: Stage, check: Check) -> None:
-    told = words.clean(check.told)
-    if check.passed:
-        _text(SubElement(case, "system-out"), f"{words.measured(check)}\n{told}")
+def _outcome(case: Element, run: ParityRun, stage: Stage, check: Check) -> None:
+    message = words.clean(check.message)
+    if check.passed or not check.decides:
+        differs = (
+            "" if check.passed else "\nThis does not decide: the embeddings and the ranking hold their gates."
+        )
+        _text(SubElement(case, "system-out"), f"{words.measured(check)}\n{message}{differs}")
         return
     failure = SubElement(case, "failure", message=words.measured(check), type=words.clean(check.gate))
     _text(
         failure,
-        f"{words.measured(check)}\n{told}\nDo: {words.remedy(stage, ladder.target)}.\n"
+        f"{words.measured(check)}\n{message}\n{_finding(run)}Do: {words.remedy(stage, run)}.\n"
         f"Another gate is set with --gate {words.clean(check.gate)}=VALUE.",
     )
+
+
+def _finding(run: ParityRun) -> str:
+    found = words.finding(run)
+    return f"Finding: {found}\n" if found else ""
 
 
 def _text(element: Element, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The two that are compared, opened: what runs them, what they say of themselves, and their graphs to look into."""
+"""The model pair, opened: what runs each, what each says of itself, and their graphs to look into."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from san_deploy.backends import PLANS, open_backend
 from san_deploy.backends.onnxruntime import CUDA, int8_entries, missing_provider, open_cpu
 from san_deploy.backends.plan import read_plan
 from san_deploy.errors import SanError, UsageError, first_line
+from san_deploy.io.cpu import usable_cores
 from san_deploy.io.printable import printable
 from san_deploy.preprocess import RESIZES
 
@@ -29,18 +30,20 @@ from ..precision.fp16 import to_fp16
 if TYPE_CHECKING:
     from san_train.models import Network
 
+    from .outputs import GivenRows
+    from .sample import Resize
     from .stages.probes import MaskProbe
 
 #: Crops per call where the file does not say what it is best at: what ONNX Runtime is asked to run, and beyond which
 #: it gains nothing.
-_OPTIMUM, _MAXIMUM = 16, 64
+_OPTIMUM, _MAXIMUM = 16, 32
 _EXPORT = "export it again: san export CHECKPOINT"
 Rows = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """One of the two.
+class ParityModel:
+    """One of the two: the reference, or the model under test.
 
     Attributes:
         path: its file.
@@ -49,8 +52,12 @@ class Side:
         rows: `(n, H, W, 3)` uint8 BGR to `(n, D)`, as they come: nothing is checked or normalised. SanError where
             the runtime fails, or where it checks rows itself, as engines' does.
         optimum, maximum: crops per call that it is best at, and that it takes at most in one run.
+        fixed: whether it takes `optimum` crops a call and no other number; `rows` fills up what is less.
+        calls: of `rows` at a time.
         model: of an ONNX file, as it lies on the disk.
         as_it_is: of an FP16 file on a CPU, whose `rows` round as a GPU does: the file itself.
+        outputs: rows that another program computed, by the crop's path below the folder; then `rows` is not called.
+        resize: of another pipeline, which its crops are brought to size with in place of san-deploy's.
         notes: for people.
     """
 
@@ -60,8 +67,12 @@ class Side:
     rows: Rows
     optimum: int = _OPTIMUM
     maximum: int = _MAXIMUM
+    fixed: bool = False
+    calls: int = 1
     model: onnx.ModelProto | None = None
     as_it_is: Rows | None = None
+    outputs: GivenRows | None = None
+    resize: Resize | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -69,7 +80,7 @@ class Side:
         """Whether PyTorch runs it."""
         return self.path.suffix == ".safetensors"
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For people and for JSON."""
         return {
             "file": printable(self.path),
@@ -80,17 +91,18 @@ class Side:
 
 
 @dataclass(eq=False)
-class Sides:
+class ModelPair:
     """Reference and target, which fit each other.
 
     Attributes:
         reference, target: opened.
         onnx_file: what an engine was built from, where the user named it.
         notes: on the pair, for people.
+        graph_notes: on what stands for the target where layers and masks are looked at.
     """
 
-    reference: Side
-    target: Side
+    reference: ParityModel
+    target: ParityModel
     onnx_file: Path | None = None
     notes: tuple[str, ...] = ()
     graph_notes: list[str] = field(default_factory=list)
@@ -110,16 +122,16 @@ class Sides:
             SanError: it cannot be exported.
         """
         if self.reference.model is not None:
-            return _rounded(self.reference.model)
+            return _to_look_into(self.reference.model)
         from ..onnx_writer import OPSETS, to_onnx
         from ..wrapper import OnnxWrapper
 
         asked = _opset(self.target.model) if self.target.model is not None else 0
-        deployed = OnnxWrapper(
+        wrapper = OnnxWrapper(
             self.network, mask=_torch_mask(self.reference.artefact), input_form=self.target.artefact.input
         )
         size_hw = self.reference.artefact.size_hw
-        return to_onnx(deployed, size_hw, opset=min(max(asked, OPSETS[0]), OPSETS[1]))
+        return to_onnx(wrapper, size_hw, opset=min(max(asked, OPSETS[0]), OPSETS[1]))
 
     @property
     def reference_graph_artefact(self) -> Artefact:
@@ -135,12 +147,12 @@ class Sides:
         None for an engine whose ONNX file is not here.
         """
         if self.target.model is not None:
-            return _rounded(self.target.model)
+            return _to_look_into(self.target.model)
         model = self._engine_source()
         if model is None:
             return None
         self.graph_notes.append("Layers and masks are of the ONNX file that the engine was built from.")
-        return _rounded(model)
+        return _to_look_into(model)
 
     @cached_property
     def target_graph(self) -> onnx.ModelProto:
@@ -161,6 +173,12 @@ class Sides:
             f"the ONNX file that {self.target.path.name} was built from is not beside it",
             do="give it: --onnx FILE",
         )
+
+    def resized(self, resize: Resize, name: str) -> ModelPair:
+        """The same pair whose target gets its crops as another pipeline resizes them."""
+        note = f"The target's crops are resized with {name}; masks and layers are given san-deploy's own."
+        target = replace(self.target, resize=resize)
+        return ModelPair(self.reference, target, self.onnx_file, (*self.notes, note))
 
     @property
     def _stands_in(self) -> bool:
@@ -205,7 +223,7 @@ class Sides:
         return _load(beside.read_bytes(), beside)
 
 
-def open_sides(
+def open_pair(
     reference: Path,
     target: Path,
     *,
@@ -213,11 +231,11 @@ def open_sides(
     onnx_file: Path | None = None,
     backend: str = "auto",
     device: str = "auto",
-) -> Sides:
+) -> ModelPair:
     """Open both, and refuse what cannot be compared. A target that computes nonsense is opened.
 
     Args:
-        reference: a checkpoint (needs PyTorch), run in FP32 by one thread of the CPU, or an ONNX file.
+        reference: a checkpoint (needs PyTorch), run in FP32 on the CPU, or an ONNX file.
         target: an ONNX file, or an engine with its sidecar.
         mask: of a checkpoint; None takes the target's, where the network has that choice.
         onnx_file: what the engine was built from; None looks for it beside the engine.
@@ -254,28 +272,65 @@ def open_sides(
         notes.append(
             f"THE REFERENCE IS {first.artefact.precision.upper()} ITSELF: what it lost against FP32 is not seen here."
         )
-    return Sides(first, second, onnx_file, tuple(notes))
+    return ModelPair(first, second, onnx_file, tuple(notes))
+
+
+def open_outputs(reference: Path, outputs: GivenRows, *, mask: str | None = None) -> ModelPair:
+    """A pair whose target is the rows that another program computed; their gates are those of FP16.
+
+    Args:
+        reference: a checkpoint or an ONNX file, as in `open_pair`.
+        outputs: the rows.
+        mask: of a checkpoint; None takes what it was trained for.
+
+    Raises:
+        UsageError: as `open_pair`.
+        SanError: likewise.
+    """
+    reference = Path(reference)
+    _check_kinds(reference, None, mask, None)
+    first = _open_reference(reference, mask, None)
+    artefact = replace(first.artefact, precision="fp16", sha256="", engine=None, calibration=None)
+    target = ParityModel(outputs.path, artefact, "another program", _not_run, outputs=outputs)
+    note = "How the other program rounds is not known: its rows are held to the gates of FP16."
+    return ModelPair(first, target, notes=(note,))
+
+
+def _not_run(crops: np.ndarray) -> np.ndarray:
+    raise SanError("the rows of another program are given, not computed")
 
 
 class RawOnnx:
-    """An ONNX graph in ONNX Runtime on the CPU, one thread, a batch in one call, rows as they come.
+    """An ONNX graph in ONNX Runtime on the CPU, one thread a call, a batch in one call, rows as they come.
 
     Args:
         data: of the file.
         path: for messages.
         artefact: what it says of itself.
+        fixed: crops that the graph takes, no more and no fewer; what a batch lacks is filled up with its last crop.
 
     Raises:
         SanError: it does not open.
     """
 
-    def __init__(self, data: bytes, path: Path, artefact: Artefact) -> None:
+    def __init__(self, data: bytes, path: Path, artefact: Artefact, fixed: int | None = None) -> None:
         self._path = path
         self._artefact = artefact
+        self._fixed = fixed
         self._session = open_cpu(data, path, entries=int8_entries(artefact))
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """`(n, H, W, 3)` uint8 BGR to whatever the graph gives, float32; SanError where it fails."""
+        if self._fixed is None:
+            return self._run(crops)
+        parts = []
+        for start in range(0, len(crops), self._fixed):
+            part = crops[start : start + self._fixed]
+            filled = np.concatenate([part, np.repeat(part[-1:], self._fixed - len(part), 0)])
+            parts.append(self._run(filled)[: len(part)])
+        return np.concatenate(parts)
+
+    def _run(self, crops: np.ndarray) -> np.ndarray:
         try:
             rows: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._artefact.to_input(crops)})[
                 0
@@ -292,8 +347,8 @@ def has_fp16(model: onnx.ModelProto) -> bool:
     return TensorProto.FLOAT16 in view(model).types.values()
 
 
-def _check_kinds(reference: Path, target: Path, mask: str | None, onnx_file: Path | None) -> None:
-    for path in (reference, target, *(() if onnx_file is None else (onnx_file,))):
+def _check_kinds(reference: Path, target: Path | None, mask: str | None, onnx_file: Path | None) -> None:
+    for path in filter(None, (reference, target, onnx_file)):
         if not path.is_file():
             what = "is not a file" if path.exists() else "does not exist"
             raise SanError(f"{path} {what}", do="name a file of san train or san export")
@@ -304,7 +359,7 @@ def _check_kinds(reference: Path, target: Path, mask: str | None, onnx_file: Pat
         )
     if reference.suffix not in (".safetensors", ".onnx"):
         raise UsageError(f"the reference {reference} is neither a checkpoint (.safetensors) nor an ONNX file")
-    if target.suffix not in (".onnx", *PLANS):
+    if target is not None and target.suffix not in (".onnx", *PLANS):
         do = f"export it first: san export {target}" if target.suffix == ".safetensors" else ""
         raise UsageError(f"the target {target} is neither an ONNX file nor an engine", do=do)
     if mask is not None and reference.suffix != ".safetensors":
@@ -313,11 +368,11 @@ def _check_kinds(reference: Path, target: Path, mask: str | None, onnx_file: Pat
             why="its mask is part of the file",
             do="leave it out",
         )
-    if onnx_file is not None and target.suffix == ".onnx":
+    if onnx_file is not None and target is not None and target.suffix == ".onnx":
         raise UsageError(f"--onnx is for an engine, and {target} is an ONNX file", do="leave it out")
 
 
-def _open_reference(path: Path, mask: str | None, target: Artefact) -> Side:
+def _open_reference(path: Path, mask: str | None, target: Artefact | None) -> ParityModel:
     if path.suffix == ".onnx":
         return _open_onnx(path)
     if importlib.util.find_spec("onnxscript") is None:
@@ -332,31 +387,34 @@ def _open_reference(path: Path, mask: str | None, target: Artefact) -> Side:
             why=f"this version has {', '.join(RESIZES)}",
             do="use the version of san-deploy that trained it",
         )
-    like = mask or (None if target.mask in ("none", "soft") else target.mask)
+    like = mask or (None if target is None or target.mask in ("none", "soft") else target.mask)
+    cores = usable_cores()
     try:
-        runtime = open_backend(path, device="cpu", threads=1, mask=like)
+        runtime = open_backend(path, device="cpu", threads=cores, mask=like)
     except UsageError:
         if mask is not None:
             raise
-        # Its network has no mask to choose, which is told with the rest of what differs.
-        runtime = open_backend(path, device="cpu", threads=1)
-    return Side(path, runtime.artefact, f"{runtime.name}, one thread", runtime)
+        # Its network has no mask to choose, which is said with the rest of what differs.
+        runtime = open_backend(path, device="cpu", threads=cores)
+    return ParityModel(path, runtime.artefact, runtime.name, runtime)
 
 
-def _open_target(path: Path, backend: str, device: str) -> Side:
+def _open_target(path: Path, backend: str, device: str) -> ParityModel:
     if path.suffix in PLANS:
         engine = read_plan(path).engine
         runtime = open_backend(path, backend=backend, device=device)
         _, optimum, maximum = engine.batch
         notes = (f"{runtime.note}.",) if runtime.note else ()
-        return Side(path, runtime.artefact, runtime.name, runtime, optimum, maximum, notes=notes)
+        return ParityModel(path, runtime.artefact, runtime.name, runtime, optimum, maximum, notes=notes)
     if backend in ("auto", "onnxruntime") and (device == "cpu" or (device == "auto" and not _gpu())):
         return _open_onnx(path)
     # What was read is compared with what runs: the file may be broken, but not another.
-    side = _open_onnx(path, rounded=False)
+    opened = _open_onnx(path, rounded=False)
     runtime = open_backend(path, backend=backend, device=device)
     notes = (f"{runtime.note}.",) if runtime.note else ()
-    return Side(path, side.artefact, runtime.name, runtime, model=side.model, notes=notes)
+    return ParityModel(
+        path, opened.artefact, runtime.name, runtime, model=opened.model, notes=(*opened.notes, *notes)
+    )
 
 
 def _gpu() -> bool:
@@ -366,7 +424,7 @@ def _gpu() -> bool:
     return not (probe()[1] or missing_provider(CUDA))
 
 
-def _open_onnx(path: Path, *, rounded: bool = True) -> Side:
+def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
     """An ONNX file on the CPU; with `rounded`, FP16's roundings are put in, which ONNX Runtime leaves out there."""
     data = path.read_bytes()
     if not data:
@@ -376,14 +434,27 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> Side:
     if artefact.engine is not None:
         raise SanError(f"{path} says that it is an engine", do=_EXPORT)
     model = _load(data, path)
-    raw = RawOnnx(data, path, artefact)
-    name = "onnxruntime (CPU, 1 thread)"
+    fixed = _batch_of(model)
+    raw = RawOnnx(data, path, artefact, fixed)
+    cores = usable_cores()
+    opened = ParityModel(
+        path, artefact, f"onnxruntime (CPU, {cores} x 1 thread)", raw, calls=cores, model=model
+    )
+    if fixed is not None:
+        note = (
+            f"{path.name} takes {fixed} crops a call, no more and no fewer; what a batch lacks is filled up."
+        )
+        opened = replace(opened, optimum=fixed, maximum=fixed, fixed=True, notes=(note,))
     if not (rounded and has_fp16(model)):
-        return Side(path, artefact, name, raw, model=model)
-    measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact)
+        return opened
+    measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact, fixed)
     note = f"{path.name} is measured with every FP16 rounding of a GPU, most of which ONNX Runtime leaves out on a CPU."
-    return Side(
-        path, artefact, f"{name}, FP16's roundings put in", measured, model=model, as_it_is=raw, notes=(note,)
+    return replace(
+        opened,
+        runtime=f"{opened.runtime}, FP16 emulated",
+        rows=measured,
+        as_it_is=raw,
+        notes=(*opened.notes, note),
     )
 
 
@@ -394,7 +465,7 @@ def _load(data: bytes, path: Path) -> onnx.ModelProto:
         raise SanError(f"{path} is not a whole ONNX file", why=first_line(error), do=_EXPORT) from error
 
 
-def _check_source(target: Side, onnx_file: Path) -> None:
+def _check_source(target: ParityModel, onnx_file: Path) -> None:
     engine = target.artefact.engine
     if engine is not None and sha256_file(onnx_file) != engine.onnx_sha256:
         raise SanError(
@@ -404,14 +475,14 @@ def _check_source(target: Side, onnx_file: Path) -> None:
         )
 
 
-def _check_fit(reference: Side, target: Side) -> None:
+def _check_fit(reference: ParityModel, target: ParityModel) -> None:
     first, second = reference.artefact, target.artefact
-    told = (
+    facts = (
         ("takes crops of", "{0[0]} x {0[1]}", first.size_hw, second.size_hw),
         ("gives embeddings of", "{0} values", first.embedding_dim, second.embedding_dim),
         ("is a network of the class", "{0}", first.arch, second.arch),
     )
-    for what, form, one, other in told:
+    for what, form, one, other in facts:
         if one != other:
             raise SanError(
                 f"{target.path} {what} {form.format(other)}, {reference.path} {form.format(one)}",
@@ -419,8 +490,26 @@ def _check_fit(reference: Side, target: Side) -> None:
             )
 
 
-def _rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+def _to_look_into(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With FP16's roundings put in, and of any batch: a fixed one is a matter of the rows."""
+    if _batch_of(model) is not None:
+        free = onnx.ModelProto()
+        free.CopyFrom(model)
+        for item in (*free.graph.input, *free.graph.output):
+            item.type.tensor_type.shape.dim[0].dim_param = "N"
+        del free.graph.value_info[:]
+        model = free
     return emulate_fp16(model) if has_fp16(model) else model
+
+
+def _batch_of(model: onnx.ModelProto) -> int | None:
+    """The batch that a graph is fixed to."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for item in model.graph.input:
+        shape = item.type.tensor_type.shape.dim
+        if item.name not in weights and shape and shape[0].dim_value > 0:
+            return int(shape[0].dim_value)
+    return None
 
 
 def _torch_mask(artefact: Artefact) -> str:

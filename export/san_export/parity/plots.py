@@ -1,28 +1,139 @@
-"""The page's plots: where their lines, bars and texts go, without a plotting library."""
+"""The page's plots: where their lines, bars and texts go; chart.svg.j2 draws them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import text as words
-from .chart import FLOOR, Bar, Chart, Dot, Text, decades, line, log_levels, power, shortened
-from .result import BlockFlips, Check, DivergenceFigures, EmbeddingFigures, LayerError
+from .result import BlockFlips, Check, EmbeddingFigures, LayerError, LayerFigures
 
+#: Errors below this are drawn at the lower edge: FP32 cannot tell them from none.
+FLOOR = 1e-10
 #: Bins to a power of ten.
 _PER_DECADE = 4
 #: Below a logarithmic scale: the lane of what is nothing at all.
 _LANE = 28.0
 #: Height of the name of a gate.
 _GATE_ROW = 18.0
-#: Labels below the plot of layers; letters of those, of the first divergence's and of a block's.
+#: Labels below the plot of layers; letters of those, of the first that differs and of a block.
 _LAYER_LABELS, _LABEL_LETTERS, _FIRST_LETTERS, _BLOCK_LETTERS = 14, 22, 60, 16
 #: More layers than these have smaller dots.
 _FEW_LAYERS = 80
 #: Slanted labels nearer than this cover each other.
 _APART = 24.0
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text at a place, with `anchor` as SVG has it."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str = "middle"
+    kind: str = "soft"
+    slanted: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle; `title` is what a pointer over it shows."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+    kind: str = "own"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point; `shape` is `dot` of radius `r`, `ring`, `diamond` or `cross`."""
+
+    x: float
+    y: float
+    title: str
+    kind: str = "own"
+    shape: str = "dot"
+    r: float = 4.5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points, as SVG has them."""
+
+    points: str
+    kind: str = "own"
+
+
+@dataclass
+class Chart:
+    """One plot, all in its own units, all numbers finite.
+
+    Attributes:
+        label: what it shows, for those who hear the page.
+        width, height: of the drawing.
+        left, top, right, bottom: of its field.
+    """
+
+    label: str
+    width: float
+    height: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    levels: list[Text] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    areas: list[Line] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    rules: list[Line] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
+
+    def rule(self, x: float, kind: str = "bad") -> None:
+        """A line from the top to the bottom of the field."""
+        self.rules.append(line([(x, self.top), (x, self.bottom)], kind))
+
+
+def line(points: Iterable[tuple[float, float]], kind: str) -> Line:
+    """A line through these points, or the corners of an area."""
+    return Line(" ".join(f"{x:.1f},{y:.1f}" for x, y in points), kind)
+
+
+def decades(values: Iterable[float], least: float = FLOOR) -> tuple[int, int]:
+    """Powers of ten around positive values: at least one decade."""
+    known = [max(value, least) for value in values if math.isfinite(value) and value > 0]
+    low = math.floor(math.log10(min(known, default=1e-8)) + 1e-9)
+    return low, max(low + 1, math.ceil(math.log10(max(known, default=1e-7)) - 1e-9))
+
+
+def power(exponent: int) -> str:
+    """A power of ten as an axis has it."""
+    if -3 <= exponent <= 3:
+        return f"{10.0**exponent:g}"
+    return f"1e{exponent}"
+
+
+def log_levels(
+    chart: Chart, low: int, high: int, y: Callable[[float], float], name: Callable[[int], str]
+) -> None:
+    """Add the levels of a logarithmic scale, seven at the most; `y` places a value, `name` names its exponent."""
+    step = max(1, math.ceil((high - low) / 6))
+    for exponent in range(low, high + 1, step):
+        chart.levels.append(Text(chart.left - 7, y(10.0**exponent), name(exponent), "end"))
+
+
+def shortened(text: str, letters: int, *, end: bool = False) -> str:
+    """At most so many letters; with `end` the last ones, which is where layers differ."""
+    if len(text) <= letters:
+        return text
+    return "…" + text[1 - letters :] if end else text[: letters - 1] + "…"
 
 
 def cosines(figures: EmbeddingFigures, gates: Sequence[Check]) -> Chart | None:
@@ -69,14 +180,14 @@ def cosines(figures: EmbeddingFigures, gates: Sequence[Check]) -> Chart | None:
     of_rows = min((limit for name, limit in limits if name == "min_cosine"), default=math.inf)
     for count, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if count:
-            told = f"{words.count(count, 'crop')} with 1 - cosine of {start:.1e} to {end:.1e}"
+            title = f"{words.count(count, 'crop')} with 1 - cosine of {start:.1e} to {end:.1e}"
             chart.bars.append(
                 Bar(
                     x(start) + 0.5,
                     y(count),
                     x(end) - x(start) - 1.0,
                     chart.bottom - y(count),
-                    told,
+                    title,
                     "bad" if start >= of_rows * (1 - 1e-9) else "own",
                 )
             )
@@ -119,9 +230,9 @@ def margins(block: BlockFlips) -> Chart | None:
     for number, value in enumerate(shares.tolist()):
         rise = (chart.bottom - chart.top) * value / most
         low, high = 0.5 * number / shares.size, 0.5 * (number + 1) / shares.size
-        told = f"{words.share(value)} of the bits with |pi - 1/2| of {low:g} to {high:g}"
+        title = f"{words.share(value)} of the bits with |pi - 1/2| of {low:g} to {high:g}"
         chart.bars.append(
-            Bar(chart.left + step * number + 0.5, chart.bottom - rise, step - 1.0, rise, told, "own")
+            Bar(chart.left + step * number + 0.5, chart.bottom - rise, step - 1.0, rise, title, "own")
         )
     for value in (0.0, most / 2, most):
         height = chart.bottom - (chart.bottom - chart.top) * value / most
@@ -201,7 +312,7 @@ def _percent_power(exponent: int) -> str:
     return f"{10.0 ** (exponent + 2):g} %" if exponent >= -6 else f"1e{exponent + 2} %"
 
 
-def errors(figures: DivergenceFigures) -> Chart | None:
+def errors(figures: LayerFigures) -> Chart | None:
     """Errors of the layers in the order of the graph, on a logarithmic scale, beside what rounding explains.
 
     Names of a few layers alone fit below it; each point has its own for a pointer. None where the graphs have no
@@ -230,15 +341,15 @@ def errors(figures: DivergenceFigures) -> Chart | None:
     for points in _runs([(x(number), layer.carried) for number, layer in enumerate(layers)]):
         chart.lines.append(line([(place, y(value)) for place, value in points], "other"))
     for number, layer in enumerate(layers):
-        told = f"{words.layer(layer)}: {words.error(layer)}"
+        title = f"{words.layer(layer)}: {words.error(layer)}"
         if math.isfinite(layer.carried):
-            told += f", carried {words.small(layer.carried)}"
+            title += f", carried {words.small(layer.carried)}"
         known = math.isfinite(layer.local)
         chart.dots.append(
             Dot(
                 x(number),
                 y(layer.local) if known else chart.top + 6,
-                told,
+                title,
                 "bad" if layer.differs else "own",
                 "dot" if known else "cross",
                 4.5 if len(layers) <= _FEW_LAYERS else 3.0,
@@ -289,7 +400,7 @@ def _runs(points: Iterable[tuple[float, float]]) -> list[list[tuple[float, float
 
 
 def _labelled(count: int, first: int | None, step: float) -> list[int]:
-    """Layers whose names are written: evenly spread, none that would cover the first divergence's."""
+    """Layers whose names are written: evenly spread, none that would cover the first that differs."""
     spread = np.unique(np.linspace(0, count - 1, min(count, _LAYER_LABELS)).round().astype(int)).tolist()
     if first is None:
         return spread

@@ -1,7 +1,7 @@
-"""What each rung of the parity ladder found: figures, and apart from them what they had to reach.
+"""What a parity run found: figures, and apart from them what they had to reach.
 
-Every rung is a `Stage`. Its `figures` are one of the classes below, plain data that the table, the JSON, the page
-and the JUnit file are made of; its `checks` are the figures that a gate asks something of.
+Every stage of a run is a `Stage`. Its `figures` are one of the classes below, plain data that the table, the JSON,
+the page and the JUnit file are made of; its `checks` are the figures that a gate asks something of.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-#: The rungs, in the order they run.
-STAGES = ("artefact", "preprocessing", "embeddings", "masks", "divergence", "ranking")
+#: The stages, in the order they run: the first three give the verdict, the others look inside to say where.
+STAGES = ("artefact", "embeddings", "ranking", "preprocessing", "masks", "layers")
+#: Those that look inside: they fail a target only where its embeddings or its ranking fail, too.
+INSIDE = frozenset({"preprocessing", "masks", "layers"})
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,16 @@ class Check:
         value: what was measured.
         limit: what it had to reach.
         at_least: whether `value` must be at least `limit`; else at most.
-        told: one sentence for people: what was measured, where it was worst.
+        message: one sentence for people: what was measured, where it was worst.
+        decides: whether missing the gate fails the target; else it is a note on a target that passes.
     """
 
     gate: str
     value: float
     limit: float
     at_least: bool
-    told: str
+    message: str
+    decides: bool = True
 
     @property
     def excess(self) -> float:
@@ -48,13 +52,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Stage:
-    """One rung.
+    """One stage of a run.
 
     Attributes:
         name: one of `STAGES`.
-        figures: what was measured; None where the rung did not run.
-        checks: in the order they are told.
-        skipped: why the rung did not run; empty where it did.
+        figures: what was measured; None where the stage did not run.
+        checks: in the order they are shown.
+        skipped: why the stage did not run; empty where it did.
         notes: further lines for people: what a figure means here, what was left out.
         seconds: it took.
     """
@@ -65,7 +69,7 @@ class Stage:
         | PreprocessingFigures
         | EmbeddingFigures
         | MaskFigures
-        | DivergenceFigures
+        | LayerFigures
         | RankingFigures
         | None
     )
@@ -75,9 +79,19 @@ class Stage:
     seconds: float = 0.0
 
     @property
+    def failed(self) -> list[Check]:
+        """The checks that miss their gate and decide."""
+        return [check for check in self.checks if check.decides and not check.passed]
+
+    @property
+    def noted(self) -> list[Check]:
+        """The checks that miss their gate while the target's embeddings and ranking hold theirs."""
+        return [check for check in self.checks if not check.decides and not check.passed]
+
+    @property
     def passed(self) -> bool:
-        """Whether every gate holds; a rung that did not run passes."""
-        return all(check.passed for check in self.checks)
+        """Whether every gate that decides holds; a stage that did not run passes."""
+        return not self.failed
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, arrays left out."""
@@ -93,12 +107,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class ParityRun:
     """One run of `san parity`.
 
     Attributes:
-        reference, target: what was compared, as shown to people (file, runtime, precision, mask).
-        crops: how many were compared, and `source`, whose they are.
+        reference: what is right, as shown to people (file, runtime, precision, mask).
+        target: the model under test, likewise.
+        crops: how many were compared.
+        source: whose they are.
         stages: in the order of `STAGES`.
     """
 
@@ -110,8 +126,8 @@ class Ladder:
 
     @property
     def failed(self) -> list[Check]:
-        """The checks that miss their gate, in order."""
-        return [check for stage in self.stages for check in stage.checks if not check.passed]
+        """The checks that miss their gate and decide, in order."""
+        return [check for stage in self.stages for check in stage.failed]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -122,6 +138,7 @@ class Ladder:
             "source": self.source,
             "passed": not self.failed,
             "failed": [check.gate for check in self.failed],
+            "noted": [check.gate for stage in self.stages for check in stage.noted],
             "stages": {stage.name: stage.as_dict() for stage in self.stages},
         }
 
@@ -211,9 +228,9 @@ class BlockFlips:
         channels, height, width: of its mask.
         bits: compared, over all crops.
         flipped: of them differ.
-        predicted: flips that the target's rounding of the margins predicts, see `masks.predict`.
+        predicted: flips that the target's rounding of the margins predicts, see `masks.Margins`.
         own: flips that remain where the target's block is given the reference's features, so that nothing
-            is carried from earlier blocks; -1 where it was not measured.
+            is carried from earlier blocks.
         mean_abs: mean | M_target - M_reference |, which for a ramp or an expected mask is all there is.
         rounding: root mean square of pi_target - pi_reference.
         margins: `(20,)` float64, share of the bits with |pi - 1/2| in each twentieth of [0, 1/2].
@@ -264,26 +281,19 @@ class CropMasks:
 
 
 @dataclass(frozen=True)
-class Certified:
-    """How many crops cannot flip a bit of the first block under the target's rounding.
+class MaskCost:
+    """What a mask loses by the target's rounding, see `milder_masks`.
 
     Attributes:
-        block: its name.
-        precision: whose rounding.
-        crops: looked at.
-        proven: share of them whose every margin exceeds the worst-case bound of the rounding error.
-        likely: share of them whose every margin exceeds six standard deviations of it.
-        bound: median over the bits of the worst-case bound, in units of pi.
-        sigma: median over the bits of the standard deviation, in units of pi.
+        mask: as in `Artefact.mask`.
+        crops: compared.
+        min_cosine, mean_cosine: of the rows.
     """
 
-    block: str
-    precision: str
+    mask: str
     crops: int
-    proven: float
-    likely: float
-    bound: float
-    sigma: float
+    min_cosine: float
+    mean_cosine: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,13 +304,19 @@ class MaskFigures:
         mask: of the target, as in `Artefact.mask`.
         blocks: in the order of the network.
         crops: the worst crops, the worst first; not in the JSON.
-        certified: for the first block; empty where the mathematics does not reach.
+        binary: whether every value of the target's masks is 0 or 1.
+        missing: blocks of the reference that the target lacks, or has in another size.
+        added: blocks of the target that the reference lacks.
+        alternatives: what argmax and ramps in its place lose on these crops; empty where argmax holds its gates.
     """
 
     mask: str
     blocks: tuple[BlockFlips, ...]
     crops: tuple[CropMasks, ...]
-    certified: tuple[Certified, ...] = ()
+    binary: bool = True
+    missing: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    alternatives: tuple[MaskCost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -310,13 +326,12 @@ class LayerError:
     Attributes:
         name: of the value in the target's graph.
         operator: that makes it in the target, for example `Conv`.
-        module: of the network that it belongs to, in words, for example `backbone.layer1.0.conv1`; empty
-            where that is not known.
+        module: of the network, by the name of the operator's weight, for example `backbone.layer1.0.conv1`; empty
+            for operators without one.
         local: relative error (norm of the difference over norm of the reference) where the target's layer is
-            given the reference's inputs.
+            given the reference's inputs; NaN where it does not run on them.
         carried: the same where the target runs from the crops on; NaN where it was not measured.
         allowed: what rounding explains of `local`.
-        weights: largest difference of one of its weights, in units of what rounding that weight explains.
     """
 
     name: str
@@ -325,30 +340,30 @@ class LayerError:
     local: float
     carried: float
     allowed: float
-    weights: float = 0.0
 
     @property
     def differs(self) -> bool:
         """Whether more than rounding is there; NaN counts."""
-        return not (self.local <= self.allowed and self.weights <= 1.0)
+        return not self.local <= self.allowed
 
 
 @dataclass(frozen=True)
-class DivergenceFigures:
+class LayerFigures:
     """Where target and reference part.
 
     Attributes:
         layers: compared, in the order of the graph.
         first: the first that differs by more than rounding explains; None where none does.
-        told: what is different there, as far as it can be told, for example `the channels are in the order
-            BGR` or `the embedding is not of unit length`; empty where nothing differs.
+        detail: what both graphs say of that layer, where they differ: its operator, a setting, a shape.
         crops: looked at.
+        unpaired: values of the target without a counterpart, which were not compared.
     """
 
     layers: tuple[LayerError, ...]
     first: LayerError | None
-    told: str
+    detail: str
     crops: int
+    unpaired: int = 0
 
 
 @dataclass(frozen=True)
@@ -358,22 +373,31 @@ class RankingFigures:
     Attributes:
         labelled: whether identities were given.
         queries: that count.
+        people: that are asked for; 0 without labels.
         reference, target: `{rank1, mean_ap, mean_inp}` in percent; empty without labels.
+        interval: of what each of these loses, points: 95 % by bootstrap over people; empty without labels.
         won, lost: queries whose first answer became right, and wrong.
+        noise: standard deviation of how far rounding moves a similarity, see `ranking.similarity_noise`.
         top1_agreement: share of the crops whose nearest crop of another tracklet is of the same tracklet on both
-            sides. A crop's own tracklet is left out, and crops of one tracklet count as one; where there are next to
-            no tracklets, each crop stands for itself (`ranking.compare_ranking`).
+            sides, or as near to the reference up to the noise. A crop's own tracklet is left out, and crops of one
+            tracklet count as one; where there are next to no tracklets, each crop stands for itself
+            (`ranking.compare_ranking`).
         top10_overlap: mean share of the ten nearest that both have, counted likewise.
+        ties: crops whose nearest one is another, as near up to the noise.
     """
 
     labelled: bool
     queries: int
+    people: int
     reference: dict[str, float]
     target: dict[str, float]
+    interval: dict[str, tuple[float, float]]
     won: int
     lost: int
+    noise: float
     top1_agreement: float
     top10_overlap: float
+    ties: int
 
 
 #: Fields that are pictures or arrays for pictures.

@@ -87,6 +87,11 @@ def test_another_mask_for_a_file(san: San, checkpoint: Path, exported: Path, tmp
     )
     images = sample_crops((64, 32), 8).images
     assert (OnnxRuntime(path, threads=1)(images) == OnnxRuntime(tmp_path / "c.onnx", threads=1)(images)).all()
+    # So it is of the same space, which is another than that of argmax; and so is it in FP16.
+    assert artefact.space == read_sidecar(tmp_path / "c.onnx").space != read_sidecar(exported).space
+    san("export", path, "--fp16", "--no-engine", "--min-cosine", "-1")
+    assert read_sidecar(tmp_path / "m-ramp-0.125-fp16.onnx").space == artefact.space
+    assert artefact.samples is not None and "ramp:0.125" in artefact.samples.source
 
 
 def test_another_mask_and_precision_at_once(san: San, exported: Path, tmp_path: Path) -> None:

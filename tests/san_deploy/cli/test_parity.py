@@ -24,7 +24,7 @@ from tests.san_export.parity.conftest import (
 from tests.tiny_models import tiny_model
 
 San = Callable[..., Result]
-STAGES = ("artefact", "preprocessing", "embeddings", "masks", "divergence", "ranking")
+STAGES = ("artefact", "embeddings", "ranking", "preprocessing", "masks", "layers")
 
 
 @pytest.mark.slow
@@ -43,11 +43,12 @@ def test_a_checkpoint_and_its_export(san: San, files: Files, tmp_path: Path) -> 
     ranking = told["stages"]["ranking"]["figures"]
     assert ranking["labelled"] and ranking["queries"] == 20 and ranking["reference"] == ranking["target"]
     sizes = {row["batch"]: row["crops"] for row in told["stages"]["embeddings"]["figures"]["batches"]}
-    assert sizes == {1: 20, 3: 20, 16: 20, 64: 20, 65: 20}
+    assert sizes == {1: 20, 3: 20, 16: 20, 32: 20, 33: 20}
     assert "<html" in paths["html"].read_text()
     assert ElementTree.parse(paths["junit"]).getroot().get("failures") == "0"
 
 
+@pytest.mark.numeric
 def test_fp16_passes_its_gates(san: San, files: Files) -> None:
     result = san("parity", files.fp32, files.fp16, "--crops", files.crops, "--json", "-")
     told = json.loads(result.out)
@@ -62,8 +63,8 @@ def test_fp16_passes_its_gates(san: San, files: Files) -> None:
 @pytest.mark.parametrize(
     ("broken", "gates"),
     [
-        (swapped_channels, {"min_cosine", "divergence"}),
-        (wrong_mean, {"preprocess_equal", "min_cosine", "divergence"}),
+        (swapped_channels, {"min_cosine", "layers"}),
+        (wrong_mean, {"preprocess_equal", "min_cosine", "layers"}),
         (without_norm, {"norm"}),
         (with_nan, {"finite", "norm", "min_cosine", "batch_invariance"}),
     ],
@@ -85,7 +86,7 @@ def test_a_broken_target_fails_and_is_diagnosed(
     (error,) = [line for line in result.err.splitlines() if line.startswith("Error: ")]
     assert all(gate in error for gate in gates) and str(target) in error
     assert result.out.startswith("FAIL")
-    # No rung is left out without a word.
+    # No stage is left out without a word.
     for stage in told["stages"].values():
         assert stage["figures"] is not None or stage["skipped"] or not stage["passed"]
 
@@ -188,3 +189,60 @@ def test_labels_beside_the_crops(san: San, files: Files, tmp_path: Path) -> None
 def test_other_masks_are_compared_and_said(san: San, files: Files) -> None:
     result = san("parity", files.checkpoint, files.fp32, "--crops", files.crops, "--mask", "expected", code=3)
     assert "THE MASKS DIFFER: expected in the reference, ramp:0.25 in the target" in result.err
+
+
+def test_rows_that_another_program_computed(san: San, files: Files, tmp_path: Path) -> None:
+    """The rows of `san embed`, as such and in the order of the crops; then a person's rows exchanged for another's."""
+    san("embed", files.crops, "-m", files.fp32, "-o", tmp_path / "rows.npz")
+    with np.load(tmp_path / "rows.npz") as arrays:
+        rows = arrays["embedding"]
+    np.save(tmp_path / "rows.npy", rows)
+    arguments = ("parity", files.fp32, "--crops", files.crops)
+    for name in ("rows.npz", "rows.npy"):
+        result = san(*arguments, "--outputs", tmp_path / name, "--json", "-")
+        told = json.loads(result.out)
+        assert told["passed"] and told["stages"]["embeddings"]["figures"]["equal_rows"] == 1
+        assert told["stages"]["ranking"]["figures"]["queries"] == 20
+        assert {stage for stage in STAGES if told["stages"][stage]["skipped"]} == {
+            "artefact",
+            "preprocessing",
+            "masks",
+            "layers",
+        }
+    np.save(tmp_path / "mixed.npy", np.roll(rows, 5, axis=0))
+    assert "min_cosine" in san(*arguments, "--outputs", tmp_path / "mixed.npy", code=3).err
+    np.save(tmp_path / "few.npy", rows[:-1])
+    np.save(tmp_path / "narrow.npy", rows[:, :5])
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "rows.npz").read_bytes()[:400])
+    np.savez(tmp_path / "named.npz", features=rows, names=rows)
+    refused = [
+        (1, "few.npy", "19 rows for the 20 crops"),
+        (1, "narrow.npy", "have 5 numbers"),
+        (1, "cut.npz", "cut short"),
+        (1, "named.npz", "name the arrays"),
+        (1, "none.npy", "does not exist"),
+    ]
+    for code, name, message in refused:
+        assert message.lower() in san(*arguments, "--outputs", tmp_path / name, code=code).err.lower(), name
+    assert "one target" in san(*arguments, code=2).err
+    assert "one target" in san(*arguments[:2], files.fp16, *arguments[2:], "--outputs", "a.npy", code=2).err
+
+
+def test_another_resize_is_measured(san: San, files: Files, tmp_path: Path) -> None:
+    """On crops larger than the input, OpenCV's linear resize leaves details out that ours averages."""
+    large = tmp_path / "large"
+    for path in files.crops.rglob("*.png"):
+        with Image.open(path) as image:
+            (large / path.relative_to(files.crops)).parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(0).integers(0, 256, (192, 96, 3), dtype=np.uint8)
+            mixed = Image.blend(image.resize((96, 192)), Image.fromarray(noise), 0.4)
+            mixed.save(large / path.relative_to(files.crops))
+    arguments = ("parity", files.fp32, files.fp32, "--crops", large, "--json", "-")
+    same = json.loads(san(*arguments, "--resize", "pillow-bicubic-antialias").out)
+    assert same["stages"]["embeddings"]["figures"]["equal_rows"] == 1
+    result = san(*arguments, "--resize", "cv2-linear", code=3)
+    told = json.loads(result.out)
+    assert told["stages"]["preprocessing"]["figures"]["pixels_differ"] > 0
+    assert told["stages"]["embeddings"]["figures"]["batches"][0]["min_cosine"] < 0.999
+    assert "The crops differ before the networks see them" in result.err
+    assert "unknown" in san(*arguments, "--resize", "cv2-bicubic", code=2).err

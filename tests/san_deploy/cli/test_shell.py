@@ -23,7 +23,8 @@ MAIN = "import sys; sys.argv[0] = 'san'; from san_deploy.cli import main; main()
 def test_a_name_that_is_nearly_a_command(san: San) -> None:
     assert "No such command 'mtch'. Did you mean 'match'?" in san("mtch", code=2).err
     assert "Did you mean" not in san("xyzzy", code=2).err
-    assert "Did you mean '--threshold'?" in san("match", "a", "b", "--treshold", "1", code=2).err
+    # click writes its own, with quotes or without.
+    assert re.search(r"Did you mean '?--threshold'?\?", san("match", "a", "b", "--treshold", "1", code=2).err)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -395,6 +395,23 @@ def test_the_next_run_cleans_up_after_a_killed_one(tmp_path: Path, kind: str, at
         assert names(tmp_path) == ["other"]
 
 
+def test_a_planted_work_folder_moves_nothing_elsewhere(tmp_path: Path) -> None:
+    """In /tmp anybody may make a folder that looks like that of a killed run of ours."""
+    victim = tmp_path / "home" / "secret"
+    victim.parent.mkdir()
+    (tmp_path / "shared").mkdir()
+    for number, target in enumerate((victim, victim.parent / "..", tmp_path)):
+        planted = tmp_path / "shared" / f".san-planted{number}"
+        (planted / "old").mkdir(parents=True)
+        (planted / "old" / "evil").touch()
+        (planted / "lock").touch()
+        (planted / "target").write_bytes(os.fsencode(target))
+    with atomic_file(tmp_path / "shared" / "a"):
+        pass
+    assert names(tmp_path / "shared") == ["a"] and names(tmp_path) == ["home", "shared"]
+    assert names(victim.parent) == []
+
+
 def test_a_disk_without_locks_and_chmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")

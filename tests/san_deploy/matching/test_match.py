@@ -73,11 +73,13 @@ def test_pooling_keeps_crops_and_unreadable() -> None:
         unreadable=[SimpleNamespace(path="t1/x.jpg", reason="cut short")],
         seconds=1.5,
         model={},
+        blank=["t2/b.jpg"],
     )
     result = camera_from_embeddings("cam", Path("cam"), embeddings)  # type: ignore[arg-type]
     assert result.tracks.tolist() == ["t1", "t2"]
     assert result.crops == (("t1/a.jpg",), ("t2/a.jpg", "t2/b.jpg"))
     assert (result.crop_count, len(result.unreadable), result.seconds) == (3, 1, 1.5)
+    assert list(result.blank) == ["t2/b.jpg"]
 
 
 def test_camera_of_nothing_readable_is_refused() -> None:

@@ -17,6 +17,7 @@ from san_deploy.matching.site import (
     Passage,
     Site,
     check_marks,
+    check_passages,
     parse_clocks,
     read_marks,
     read_topology,
@@ -128,6 +129,14 @@ def test_topology_that_cannot_be(tmp_path: Path, line: str, told: str) -> None:
         read_topology(path)
 
 
+def test_topology_of_other_cameras_is_refused() -> None:
+    passages = {("a", "b"): Passage(False, 0, 1)}
+    check_passages(passages, ["b", "c", "a"], Path("site.csv"))
+    check_passages({}, ["x", "y"], Path("site.csv"))
+    with pytest.raises(SanError, match="names no two of the cameras a, c"):
+        check_passages(passages, ["a", "c"], Path("site.csv"))
+
+
 def test_clocks() -> None:
     assert parse_clocks(["a=-2.5", "b=3"], ["a", "b"]) == {"a": -2.5, "b": 3.0}
     for text in ("a", "c=1", "a=x", "a=nan"):
@@ -148,6 +157,9 @@ def test_marks_of_a_file(tmp_path: Path) -> None:
         check_marks(Marks(rejected=(("a", "t9", "b", "t1"),)), cameras, path)
     with pytest.raises(SanError, match="two partners in b for a/t0"):
         check_marks(Marks((("a", "t0", "b", "t1"), ("b", "t0", "a", "t0"))), cameras, path)
+    pair = ("a", "t0", "b", "t1")
+    with pytest.raises(SanError, match="confirms and rejects a/t0 with b/t1"):
+        check_marks(Marks((pair,), (pair,)), cameras, path)
 
 
 @pytest.mark.parametrize(

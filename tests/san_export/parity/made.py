@@ -1,4 +1,4 @@
-"""Ladders that tests make up: figures as a run gives them, pictures of drawn people."""
+"""ParityRuns that tests make up: figures as a run gives them, pictures of drawn people."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from san_export.parity.result import (
     ArtefactFigures,
     BatchRows,
     BlockFlips,
-    Certified,
     Check,
     CropMasks,
-    DivergenceFigures,
     EmbeddingFigures,
-    Ladder,
     LayerError,
+    LayerFigures,
     MaskFigures,
+    ParityRun,
     PreprocessingFigures,
     RankingFigures,
     Stage,
@@ -179,7 +178,6 @@ def masks(
         mask,
         blocks,
         tuple(crop(k, shapes, rng) for k in range(shown)),
-        (Certified(blocks[0].name, "fp16", min(200, crops), 0.0, 0.31, 4.1e-3, 2.2e-4),) if blocks else (),
     )
     most = max((item.flipped / item.bits for item in blocks), default=0.0)
     return Stage(
@@ -191,10 +189,10 @@ def masks(
     )
 
 
-def divergence(count: int = 50, *, first: int | None = None, told: str = "") -> Stage:
+def layers(count: int = 50, *, first: int | None = None, detail: str = "") -> Stage:
     """`count` layers; from `first` on they differ by more than rounding."""
     rng = np.random.default_rng(2)
-    layers = []
+    found = []
     for k in range(count):
         operator = ("Conv", "Relu", "Add", "Mul", "ReduceMax")[k % 5]
         allowed = 1e-3
@@ -204,18 +202,29 @@ def divergence(count: int = 50, *, first: int | None = None, told: str = "") -> 
             local = 0.2 * float(rng.uniform(0.8, 1.2)) if k == first else local
             carried = 0.2 * 1.01 ** (k - first)
         module = f"backbone.layer{4 * k // count + 1}.{k % 3}.conv{k % 2 + 1}" if k < count - 4 else ""
-        layers.append(LayerError(f"/{operator}_{k}_output_0", operator, module, local, carried, allowed))
-    figures = DivergenceFigures(tuple(layers), None if first is None else layers[first], told, crops=8)
-    apart = float(sum(layer.differs for layer in layers))
-    check = Check("divergence", apart, 0.0, False, "layers that differ by more than rounding explains")
-    return Stage("divergence", figures, (check,), seconds=9.2)
+        found.append(LayerError(f"/{operator}_{k}_output_0", operator, module, local, carried, allowed))
+    figures = LayerFigures(tuple(found), None if first is None else found[first], detail, crops=8)
+    apart = float(sum(layer.differs for layer in found))
+    check = Check("layers", apart, 0.0, False, "layers that differ by more than rounding explains")
+    return Stage("layers", figures, (check,), seconds=9.2)
 
 
 def ranking(*, labelled: bool = True, drop: float = 0.04) -> Stage:
     before = {"rank1": 89.5, "mean_ap": 73.6, "mean_inp": 41.2}
     after = {key: value - drop for key, value in before.items()}
     figures = RankingFigures(
-        labelled, 480, before if labelled else {}, after if labelled else {}, 1, 3, 0.996, 0.981
+        labelled=labelled,
+        queries=480,
+        people=40,
+        reference=before if labelled else {},
+        target=after if labelled else {},
+        interval={key: (drop - 0.02, drop + 0.02) for key in before} if labelled else {},
+        won=1,
+        lost=3,
+        noise=2e-4,
+        top1_agreement=0.996,
+        top10_overlap=0.981,
+        ties=2,
     )
     checks = [Check("top1_agreement", 0.996, 0.99, True, "crops with the same nearest neighbour")]
     if labelled:
@@ -227,101 +236,96 @@ def skipped(name: str, why: str = "the target is an engine, which has no layers 
     return Stage(name, None, skipped=why)
 
 
-def ladder(*changed: Stage, crops: int = 1000) -> Ladder:
-    """A ladder that holds, with these rungs instead of its own."""
+def run(*changed: Stage, crops: int = 1000) -> ParityRun:
+    """A run that holds, with these stages instead of its own."""
     own = {stage.name: stage for stage in changed}
-    makers = dict(zip(STAGES, (artefact, preprocessing, embeddings, masks, divergence, ranking), strict=True))
+    makers = dict(zip(STAGES, (artefact, embeddings, ranking, preprocessing, masks, layers), strict=True))
     stages = tuple(own[name] if name in own else _holding(name, makers) for name in STAGES)
-    return Ladder(dict(REFERENCE), dict(TARGET), crops, "WARD, test people", stages)
+    return ParityRun(dict(REFERENCE), dict(TARGET), crops, "WARD, test people", stages)
 
 
 def _holding(name: str, makers: dict) -> Stage:  # type: ignore[type-arg]
     return makers[name](outliers=0) if name == "embeddings" else makers[name]()
 
 
-def failing() -> Ladder:
+def failing() -> ParityRun:
     """What a flipped mask comparison, FP16 and an unlucky file give together."""
-    return ladder(
+    return run(
         artefact(precision="fp32"),
         embeddings(),
         masks(gate=0.001),
-        divergence(first=31, told="the mask's comparison is the other way round"),
+        layers(first=31, detail="the operator is Less, the reference's is Greater"),
         ranking(drop=0.62),
     )
 
 
-def all_skipped() -> Ladder:
-    return ladder(*(skipped(name) for name in STAGES))
+def all_skipped() -> ParityRun:
+    return run(*(skipped(name) for name in STAGES))
 
 
-def broken() -> Ladder:
+def broken() -> ParityRun:
     """NaN wherever a figure can be one: a target that gives nothing but NaN."""
     nan = float("nan")
-    rung = embeddings(crops=3, outliers=0)
-    assert isinstance(rung.figures, EmbeddingFigures)
+    stage = embeddings(crops=3, outliers=0)
+    assert isinstance(stage.figures, EmbeddingFigures)
     rows = tuple(
         replace(row, min_cosine=nan, p1_cosine=nan, mean_cosine=nan, max_abs=nan)
-        for row in rung.figures.batches
+        for row in stage.figures.batches
     )
     figures = replace(
-        rung.figures,
+        stage.figures,
         batches=rows,
         invariance=nan,
         not_finite=3,
         norm_error=nan,
         equal_rows=0.0,
-        worst=tuple((name, nan) for name, _ in rung.figures.worst),
+        worst=tuple((name, nan) for name, _ in stage.figures.worst),
         cosine=np.full(3, nan),
     )
-    rung = replace(rung, figures=figures, checks=tuple(replace(check, value=nan) for check in rung.checks))
+    stage = replace(stage, figures=figures, checks=tuple(replace(check, value=nan) for check in stage.checks))
     flips = masks(shown=1, crops=1)
     assert isinstance(flips.figures, MaskFigures)
     blocks = tuple(
-        replace(
-            item, predicted=nan, own=-1, mean_abs=nan, rounding=nan, margins=np.full(20, nan), near=(nan, nan)
-        )
+        replace(item, predicted=nan, mean_abs=nan, rounding=nan, margins=np.full(20, nan), near=(nan, nan))
         for item in flips.figures.blocks
     )
     shown = tuple(
         replace(item, cosine=nan, target=tuple(np.full_like(mask, nan) for mask in item.target))
         for item in flips.figures.crops
     )
-    certificate = replace(flips.figures.certified[0], proven=nan, likely=nan, bound=nan, sigma=nan)
-    flips = replace(
-        flips, figures=replace(flips.figures, blocks=blocks, crops=shown, certified=(certificate,))
-    )
-    layers = divergence(12, first=3)
-    assert isinstance(layers.figures, DivergenceFigures)
+    flips = replace(flips, figures=replace(flips.figures, blocks=blocks, crops=shown))
+    inner = layers(12, first=3)
+    assert isinstance(inner.figures, LayerFigures)
     odd = tuple(
         replace(item, local=nan if k > 2 else 0.0, carried=nan if k > 5 else item.carried)
-        for k, item in enumerate(layers.figures.layers)
+        for k, item in enumerate(inner.figures.layers)
     )
     odd = (*odd[:-1], replace(odd[-1], local=float("inf"), allowed=nan))
-    layers = replace(layers, figures=replace(layers.figures, layers=odd, first=odd[3]))
-    return ladder(preprocessing(differ=17), rung, flips, layers, ranking(drop=nan), crops=3)
+    inner = replace(inner, figures=replace(inner.figures, layers=odd, first=odd[3]))
+    return run(preprocessing(differ=17), stage, flips, inner, ranking(drop=nan), crops=3)
 
 
-def with_names(names: Iterable[str]) -> Ladder:
-    """A failing ladder whose files, crops, layers and blocks have these names."""
+def with_names(names: Iterable[str]) -> ParityRun:
+    """A failing run whose files, crops, layers and blocks have these names."""
     file, crop_name, layer_name, block_name = names
-    rung = embeddings(crops=3, outliers=3)
-    assert isinstance(rung.figures, EmbeddingFigures)
-    worst = tuple((crop_name, value) for _, value in rung.figures.worst)
-    rung = replace(
-        rung,
-        figures=replace(rung.figures, worst=worst),
-        checks=(replace(rung.checks[0], told=f"of {crop_name}"), *rung.checks[1:]),
+    stage = embeddings(crops=3, outliers=3)
+    assert isinstance(stage.figures, EmbeddingFigures)
+    worst = tuple((crop_name, value) for _, value in stage.figures.worst)
+    stage = replace(
+        stage,
+        figures=replace(stage.figures, worst=worst),
+        checks=(replace(stage.checks[0], message=f"of {crop_name}"), *stage.checks[1:]),
         notes=(crop_name,),
     )
-    layers = divergence(5, first=2, told=layer_name)
-    assert isinstance(layers.figures, DivergenceFigures)
-    odd = tuple(replace(item, name=layer_name, module=layer_name) for item in layers.figures.layers)
-    layers = replace(layers, figures=replace(layers.figures, layers=odd, first=odd[2]))
+    inner = layers(5, first=2, detail=layer_name)
+    assert isinstance(inner.figures, LayerFigures)
+    odd = tuple(replace(item, name=layer_name, module=layer_name) for item in inner.figures.layers)
+    inner = replace(inner, figures=replace(inner.figures, layers=odd, first=odd[2]))
     flips = masks(names=[block_name], shown=1, crops=3)
     assert isinstance(flips.figures, MaskFigures)
     flips = replace(
         flips,
         figures=replace(flips.figures, crops=tuple(replace(c, name=crop_name) for c in flips.figures.crops)),
     )
-    made = ladder(rung, layers, flips, crops=3)
+    made = run(stage, inner, flips, crops=3)
     return replace(made, target={**made.target, "file": file}, reference={**made.reference, "file": file})

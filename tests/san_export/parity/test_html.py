@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from san_export.parity import pictures, plots
 from san_export.parity.html import write_page
-from san_export.parity.result import DivergenceFigures, EmbeddingFigures, Ladder, MaskFigures, Stage
+from san_export.parity.result import EmbeddingFigures, LayerFigures, MaskFigures, ParityRun, Stage
 
 from san_deploy.errors import SanError
 from tests.san_export.parity import made
@@ -45,8 +45,8 @@ class Page(HTMLParser):
         self.ids += [value or "" for key, value in attrs if key == "id"]
 
 
-def written(ladder: Ladder, folder: Path) -> str:
-    write_page(ladder, folder / "parity.html")
+def written(run: ParityRun, folder: Path) -> str:
+    write_page(run, folder / "parity.html")
     return (folder / "parity.html").read_text(encoding="utf-8")
 
 
@@ -65,20 +65,20 @@ def figures(stage: Stage, kind: type) -> object:
     return stage.figures
 
 
-LADDERS = {
-    "holds": made.ladder(),
+RUNS = {
+    "holds": made.run(),
     "fails": made.failing(),
     "broken": made.broken(),
     "skipped": made.all_skipped(),
-    "small": made.ladder(
+    "small": made.run(
         made.masks(names=[], shown=0),
-        made.divergence(0),
+        made.layers(0),
         made.embeddings(crops=1, outliers=0),
         made.ranking(labelled=False),
         crops=1,
     ),
-    "large": made.ladder(
-        made.divergence(200, first=150, told="the channels are in the order BGR"),
+    "large": made.run(
+        made.layers(200, first=150, detail="the operator is Less"),
         made.masks(names=[f"/backbone/layer/block{k}/Mul_output_0" for k in range(16)], shown=2),
     ),
 }
@@ -86,11 +86,11 @@ LADDERS = {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The page of one of `LADDERS`, written once."""
-    return functools.cache(lambda name: written(LADDERS[name], tmp_path_factory.mktemp(name)))
+    """The page of one of `RUNS`, written once."""
+    return functools.cache(lambda name: written(RUNS[name], tmp_path_factory.mktemp(name)))
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", RUNS)
 def test_the_page_loads_nothing_and_draws_numbers(name: str, pages: Callable[[str], str]) -> None:
     text = pages(name)
     page = Page(text)
@@ -115,10 +115,10 @@ def test_the_page_loads_nothing_and_draws_numbers(name: str, pages: Callable[[st
             assert "NaN" not in "".join(value for value in item.attrib.values())
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", RUNS)
 def test_all_gates_and_rungs_are_there(name: str, pages: Callable[[str], str]) -> None:
-    ladder, text = LADDERS[name], pages(name)
-    for stage in ladder.stages:
+    run, text = RUNS[name], pages(name)
+    for stage in run.stages:
         assert f'<section id="{stage.name}">' in text or stage.figures is None
         if stage.skipped:
             assert stage.skipped in text
@@ -127,7 +127,7 @@ def test_all_gates_and_rungs_are_there(name: str, pages: Callable[[str], str]) -
             assert setting and float(setting[1]) == check.limit
     badge = {"holds": "pass", "small": "pass", "skipped": "nothing checked"}.get(name, "fail")
     assert re.search(rf'<h1><span class="badge \w+">{badge}</span>', text)
-    assert ("What was missed" in text) == bool(ladder.failed)
+    assert ("What was missed" in text) == bool(run.failed)
 
 
 def test_names_are_text(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert "a\\udcff\\x00\\x1b.onnx" in text and "\x1b" not in text
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", RUNS)
 def test_tables_are_whole(name: str, pages: Callable[[str], str]) -> None:
     for table in re.findall(r"<table.*?</table>", pages(name), re.S):
         cells = [len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr.*?</tr>", table, re.S)]
@@ -149,10 +149,10 @@ def test_tables_are_whole(name: str, pages: Callable[[str], str]) -> None:
 def test_figures_are_told(pages: Callable[[str], str]) -> None:
     text = pages("fails")
     assert "starter-fp16.onnx differs from starter.onnx" in text and "5 of 10 held" in text
-    assert "The mask&#39;s comparison is the other way round" in text
+    assert "The operator is Less, the reference&#39;s is Greater" in text
     assert "first: backbone.layer3.1.conv2" in text
     assert "89.50 %" in text and "88.88 %" in text and "-0.62" in text
-    rows = figures(made.failing().stages[2], EmbeddingFigures)
+    rows = figures(made.failing().stages[1], EmbeddingFigures)
     assert isinstance(rows, EmbeddingFigures)
     for row in rows.batches:
         cells = [
@@ -164,30 +164,7 @@ def test_figures_are_told(pages: Callable[[str], str]) -> None:
         assert all(f"<td>{cell}</td>" in text for cell in cells)
     for stage in made.failing().stages:
         for check in stage.checks:
-            assert check.told.replace("'", "&#39;") in text
-
-
-def test_a_first_divergence_that_is_no_common_layer(tmp_path: Path) -> None:
-    stage = made.divergence(9, told="the target lacks the L2 norm")
-    rung = figures(stage, DivergenceFigures)
-    assert isinstance(rung, DivergenceFigures)
-    first = replace(rung.layers[-1], name="embedding", operator="Div", local=0.9)
-    text = written(made.ladder(replace(stage, figures=replace(rung, first=first))), tmp_path)
-    assert "The target lacks the L2 norm" in text and "Div embedding" in text
-    assert "<dt>Layers apart</dt><dd>1<" in text
-
-
-def test_a_weight_that_is_off_is_told(tmp_path: Path) -> None:
-    stage = made.divergence(9)
-    rung = figures(stage, DivergenceFigures)
-    assert isinstance(rung, DivergenceFigures)
-    first = replace(rung.layers[4], weights=37.5)
-    layers = (*rung.layers[:4], first, *rung.layers[5:])
-    text = written(made.ladder(replace(stage, figures=replace(rung, layers=layers, first=first))), tmp_path)
-    assert "; a weight is off by 37.5 times what its rounding explains; looked at" in text
-    (row,) = [row for row in re.findall(r"<tr[ >].*?</tr>", text) if 'class="first"' in row]
-    # The cell of the reason alone is red.
-    assert re.findall(r'class="bad">([^<]*)<', row) == ["37.5"]
+            assert check.message.replace("'", "&#39;") in text
 
 
 def test_the_size_is_bounded(tmp_path: Path) -> None:
@@ -195,10 +172,10 @@ def test_the_size_is_bounded(tmp_path: Path) -> None:
     shown = figures(many, MaskFigures)
     assert isinstance(shown, MaskFigures)
     many = replace(many, figures=replace(shown, crops=shown.crops * 25))
-    usual = len(written(made.ladder(made.masks(shown=4)), tmp_path))
+    usual = len(written(made.run(made.masks(shown=4)), tmp_path))
     assert usual < 400_000
     # 100 crops and 3,000 layers: twice the crops, and the first layers alone.
-    text = written(made.ladder(many, made.divergence(3000, first=2900)), tmp_path)
+    text = written(made.run(many, made.layers(3000, first=2900)), tmp_path)
     assert text.count('<article class="card"') == 8
     assert len(text) < 2_000_000 and "2600 more are in the JSON" in text
 
@@ -212,7 +189,7 @@ def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert isinstance(shown, MaskFigures)
     torn = replace(shown, crops=(replace(shown.crops[0], image=np.zeros((0, 0), np.uint8)),))
     with pytest.raises(IndexError):
-        write_page(made.ladder(replace(stage, figures=torn)), path)
+        write_page(made.run(replace(stage, figures=torn)), path)
     assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
     (tmp_path / "folder").mkdir()
     with pytest.raises(SanError, match="cannot write"):
@@ -245,26 +222,26 @@ def test_equal_rows_are_drawn() -> None:
 
 
 def test_errors_keep_their_order_and_the_allowance() -> None:
-    rung = figures(made.divergence(50, first=31), DivergenceFigures)
-    assert isinstance(rung, DivergenceFigures)
-    chart = plots.errors(rung)
+    stage = figures(made.layers(50, first=31), LayerFigures)
+    assert isinstance(stage, LayerFigures)
+    chart = plots.errors(stage)
     assert chart is not None and len(chart.dots) == 50
     assert [k for k, dot in enumerate(chart.dots) if dot.kind == "bad"] == [31]
-    local = np.array([layer.local for layer in rung.layers])
+    local = np.array([layer.local for layer in stage.layers])
     heights = np.array([dot.y for dot in chart.dots])
     assert (np.argsort(local, kind="stable") == np.argsort(-heights, kind="stable")).all()
     # A point is above the line of the allowance exactly where the layer differs.
     line = float(chart.lines[0].points.split()[0].split(",")[1])
-    assert [bool(height < line) for height in heights] == [layer.differs for layer in rung.layers]
+    assert [bool(height < line) for height in heights] == [layer.differs for layer in stage.layers]
     assert any(text.text == "first: backbone.layer3.1.conv2" for text in chart.texts)
 
 
 @pytest.mark.parametrize("count", [1, 5, 50, 200, 2000])
 def test_labels_of_layers_do_not_cover_each_other(count: int) -> None:
     for first in {0, count // 3, count - 1}:
-        rung = figures(made.divergence(count, first=first), DivergenceFigures)
-        assert isinstance(rung, DivergenceFigures)
-        chart = plots.errors(rung)
+        stage = figures(made.layers(count, first=first), LayerFigures)
+        assert isinstance(stage, LayerFigures)
+        chart = plots.errors(stage)
         assert chart is not None
         places = sorted(text.x for text in chart.texts if text.slanted)
         assert 1 <= len(places) <= 15

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 import pytest
 from san_export.parity.junit import write_junit
-from san_export.parity.result import STAGES, Check, Ladder, Stage
+from san_export.parity.result import STAGES, Check, ParityRun, Stage
 
 from san_deploy.errors import SanError
 from tests.san_export.parity import made
@@ -41,9 +41,9 @@ REQUIRED = {
 TIME = re.compile(r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]{0,3})?")
 
 
-def parsed(ladder: Ladder, folder: Path) -> Element:
+def parsed(run: ParityRun, folder: Path) -> Element:
     path = folder / "parity.xml"
-    write_junit(ladder, path)
+    write_junit(run, path)
     assert path.read_bytes().startswith(b"<?xml")
     return ElementTree.parse(path).getroot()
 
@@ -79,20 +79,20 @@ def hold_rules(root: Element) -> None:
 
 
 @pytest.mark.parametrize(
-    "ladder",
-    [made.ladder(), made.failing(), made.broken(), made.all_skipped(), made.ladder(made.masks(names=[]))],
+    "run",
+    [made.run(), made.failing(), made.broken(), made.all_skipped(), made.run(made.masks(names=[]))],
 )
-def test_the_rules_hold(ladder: Ladder, tmp_path: Path) -> None:
-    root = parsed(ladder, tmp_path)
+def test_the_rules_hold(run: ParityRun, tmp_path: Path) -> None:
+    root = parsed(run, tmp_path)
     hold_rules(root)
     assert [suite.attrib["name"] for suite in root] == [f"san.parity.{name}" for name in STAGES]
-    assert int(root.attrib["failures"]) == len(ladder.failed)
+    assert int(root.attrib["failures"]) == len(run.failed)
 
 
 def test_a_case_for_every_check(tmp_path: Path) -> None:
-    ladder = made.failing()
-    root = parsed(ladder, tmp_path)
-    for suite, stage in zip(root, ladder.stages, strict=True):
+    run = made.failing()
+    root = parsed(run, tmp_path)
+    for suite, stage in zip(root, run.stages, strict=True):
         assert [case.attrib["name"] for case in suite.iter("testcase")] == [
             check.gate for check in stage.checks
         ]
@@ -106,7 +106,7 @@ def test_a_case_for_every_check(tmp_path: Path) -> None:
 
 
 def test_skipped_and_gateless_rungs(tmp_path: Path) -> None:
-    root = parsed(made.ladder(made.skipped("ranking", "too few crops"), made.masks(names=[])), tmp_path)
+    root = parsed(made.run(made.skipped("ranking", "too few crops"), made.masks(names=[])), tmp_path)
     skipped = root.findall(".//skipped")
     assert len(skipped) == 1 and skipped[0].text == skipped[0].attrib["message"] == "too few crops"
     case = root.find("testsuite[@name='san.parity.masks']/testcase")
@@ -126,8 +126,8 @@ def test_any_name_is_text(tmp_path: Path) -> None:
 
 def test_equal_gates_have_different_names(tmp_path: Path) -> None:
     check = Check("min_cosine", 0.5, 0.9, True, "batch 1")
-    stage = Stage("embeddings", None, (check, replace(check, told="batch 7"), replace(check, gate="x")))
-    root = parsed(made.ladder(stage), tmp_path)
+    stage = Stage("embeddings", None, (check, replace(check, message="batch 7"), replace(check, gate="x")))
+    root = parsed(made.run(stage), tmp_path)
     hold_rules(root)
     names = [
         case.attrib["name"] for case in root.findall("testsuite[@name='san.parity.embeddings']/testcase")
@@ -138,11 +138,11 @@ def test_equal_gates_have_different_names(tmp_path: Path) -> None:
 def test_odd_times_are_times(tmp_path: Path) -> None:
     for seconds in (float("nan"), -1.0, float("inf"), 86400.12345):
         stage = replace(made.embeddings(), seconds=seconds)
-        hold_rules(parsed(made.ladder(stage), tmp_path))
+        hold_rules(parsed(made.run(stage), tmp_path))
 
 
 def test_nothing_is_left_where_it_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "parity.xml").mkdir()
     with pytest.raises(SanError, match=r"cannot write .*parity\.xml"):
-        write_junit(made.ladder(), tmp_path / "parity.xml")
+        write_junit(made.run(), tmp_path / "parity.xml")
     assert [path.name for path in tmp_path.iterdir()] == ["parity.xml"]

@@ -11,18 +11,18 @@ import numpy as np
 import onnx
 import pytest
 from san_export.parity.gates import GATES_OF, NAMES, Gates, make_gates
-from san_export.parity.models import Sides, open_sides
+from san_export.parity.models import ModelPair, open_pair
 from san_export.parity.result import (
     STAGES,
     BlockFlips,
     Check,
-    DivergenceFigures,
-    Ladder,
     LayerError,
+    LayerFigures,
     MaskFigures,
+    ParityRun,
     Stage,
 )
-from san_export.parity.run import run_ladder, verdict
+from san_export.parity.run import gate_error, run_parity
 from san_export.parity.sample import Sample, choose
 
 from san_deploy.errors import GateError, SanError
@@ -44,11 +44,10 @@ def block(flipped: int, predicted: float, bits: int = 100_000) -> BlockFlips:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the rungs of masks and layers give, without what they cost; a function is called instead."""
+    """What the stages of masks and layers give, without what they cost; a function is called instead."""
     given: dict[str, Any] = {
         "masks": MaskFigures("argmax", (block(5, 4.0),), ()),
-        "layers": DivergenceFigures((), None, "", 8),
-        "certificates": (),
+        "layers": LayerFigures((), None, "", 8),
     }
 
     def giving(name: str) -> Callable[..., Any]:
@@ -61,15 +60,14 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         return call
 
-    package = "san_export.parity"
-    monkeypatch.setattr(f"{package}.masks.compare_masks", giving("masks"))
-    monkeypatch.setattr(f"{package}.divergence.find_divergence", giving("layers"))
-    monkeypatch.setattr(f"{package}.certificate.certify", giving("certificates"))
+    stages = "san_export.parity.stages"
+    monkeypatch.setattr(f"{stages}.masks.compare_masks", giving("masks"))
+    monkeypatch.setattr(f"{stages}.layers.compare_layers", giving("layers"))
     return given
 
 
-def climb(sides: Sides, sample: Sample, *asked: str) -> Ladder:
-    return run_ladder(sides, sample, make_gates(sides.target.artefact, sides.reference.artefact.mask, asked))
+def parity(pair: ModelPair, sample: Sample, *asked: str) -> ParityRun:
+    return run_parity(pair, sample, make_gates(pair.target.artefact, pair.reference.artefact.mask, asked))
 
 
 def test_every_rung_in_its_order_with_a_line_each(
@@ -84,51 +82,51 @@ def test_every_rung_in_its_order_with_a_line_each(
         yield done.append
         counted[label] = [total, sum(done)]
 
-    sides = open_sides(files.fp32, files.fp32)
-    ladder = run_ladder(
-        sides, sample, make_gates(sides.target.artefact, "argmax"), report=lines.append, progress=bar
+    pair = open_pair(files.fp32, files.fp32)
+    run = run_parity(
+        pair, sample, make_gates(pair.target.artefact, "argmax"), report=lines.append, progress=bar
     )
-    assert tuple(stage.name for stage in ladder.stages) == STAGES
+    assert tuple(stage.name for stage in run.stages) == STAGES
     # A file that is held against itself is told before anything.
     assert lines.pop(0).startswith("REFERENCE AND TARGET ARE THE SAME FILE: ")
     assert [line.partition(":")[0] for line in lines] == list(STAGES)
-    assert verdict(ladder) is None and ladder.crops == 20
-    assert all(stage.seconds > 0 for stage in ladder.stages)
+    assert gate_error(run) is None and run.crops == 20
+    assert all(stage.seconds > 0 for stage in run.stages)
     assert all(total == done for total, done in counted.values()) and len(counted) == 2
 
 
 def test_the_worst_crops_are_looked_at(files: Files, sample: Sample, fakes: dict[str, Any]) -> None:
-    sides = open_sides(files.fp32, files.fp32)
+    pair = open_pair(files.fp32, files.fp32)
     bad = sample.images([11])[0]
 
     def rows(images: np.ndarray) -> np.ndarray:
-        result = sides.reference.rows(images)
+        result = pair.reference.rows(images)
         result[(images == bad).all((1, 2, 3))] *= -1
         return result
 
-    sides.target = replace(sides.target, rows=rows)
-    ladder = climb(sides, sample)
+    pair.target = replace(pair.target, rows=rows)
+    run = parity(pair, sample)
     (_, _, images, names, cosine), _ = fakes["masks of"]
     assert names[0] == sample.names[11] and cosine[0] == pytest.approx(-1) and len(names) == 20
     assert np.array_equal(images[0], bad)
-    layered = fakes["layers of"][0][2]
+    (layered,) = fakes["layers of"][0][1].feeds.values()
     assert len(layered) == 8 and any(np.array_equal(image, bad) for image in layered)
-    error = verdict(ladder)
+    error = gate_error(run)
     assert isinstance(error, GateError) and "min_cosine -1 (at least " in error.message
 
 
 def test_a_gate_that_was_asked_for_and_not_measured_fails(
     files: Files, sample: Sample, fakes: dict[str, Any]
 ) -> None:
-    sides = open_sides(files.fp32, files.fp16)
-    fakes["masks"] = MaskFigures(sides.target.artefact.mask, (), ())
-    assert verdict(climb(sides, sample)) is None
-    assert verdict(climb(sides, sample, "flipped=off")) is None
+    pair = open_pair(files.fp32, files.fp16)
+    fakes["masks"] = MaskFigures(pair.target.artefact.mask, (), ())
+    assert gate_error(parity(pair, sample)) is None
+    assert gate_error(parity(pair, sample, "flipped=off")) is None
     lines: list[str] = []
-    gates = make_gates(sides.target.artefact, "ramp:0.25", ["flipped=0.5"])
-    ladder = run_ladder(sides, sample, gates, report=lines.append)
-    (check,) = ladder.failed
-    assert check.gate == "flipped" and np.isnan(check.value) and "not measured" in check.told
+    gates = make_gates(pair.target.artefact, "ramp:0.25", ["flipped=0.5"])
+    run = run_parity(pair, sample, gates, report=lines.append)
+    (check,) = run.failed
+    assert check.gate == "flipped" and np.isnan(check.value) and "not measured" in check.message
     assert any(line.startswith("masks: FAILED flipped") for line in lines)
     assert frozenset().union(*GATES_OF.values()) == set(NAMES) and list(GATES_OF) == list(STAGES)
 
@@ -143,8 +141,8 @@ def test_a_gate_that_was_asked_for_and_not_measured_fails(
 )
 def test_the_worst_check_of_a_gate_is_named(values: tuple[float, ...], at_least: bool, told: str) -> None:
     checks = tuple(Check("mean_cosine", value, 0.99 if at_least else 1.0, at_least, "") for value in values)
-    sides = {"file": "reference.onnx"}, {"file": "target.onnx"}
-    error = verdict(Ladder(*sides, 10, "drawn", (Stage("embeddings", None, checks),)))
+    pair = {"file": "reference.onnx"}, {"file": "target.onnx"}
+    error = gate_error(ParityRun(*pair, 10, "drawn", (Stage("embeddings", None, checks),)))
     assert isinstance(error, GateError)
     assert f"mean_cosine {told}" in error.message and error.message.count("mean_cosine") == 1
 
@@ -163,25 +161,24 @@ def test_a_checkpoints_graph_is_made_once_between_the_rungs(
 
     monkeypatch.setattr("san_export.onnx_writer.to_onnx", to_onnx)
     monkeypatch.setattr("san_export.parity.run.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    sides = open_sides(files.checkpoint, files.fp32)
-    gates = make_gates(sides.target.artefact, sides.reference.artefact.mask)
-    ladder = run_ladder(sides, sample, gates, report=told.append)
+    pair = open_pair(files.checkpoint, files.fp32)
+    gates = make_gates(pair.target.artefact, pair.reference.artefact.mask)
+    run = run_parity(pair, sample, gates, report=told.append)
     assert made == ["exporting the reference's graph, to compare masks and layers"]
-    assert all(stage.figures is not None and stage.seconds == 0 for stage in ladder.stages)
-    assert fakes["layers of"][0][0] is files.model
+    assert all(stage.figures is not None and stage.seconds == 0 for stage in run.stages)
+    assert fakes["layers of"][0][0].model is files.model
 
 
-def test_a_graph_that_cannot_be_made_is_told_by_its_rungs(
+def test_a_graph_that_cannot_be_made_is_said_by_its_stages(
     files: Files, sample: Sample, fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def to_onnx(*arguments: Any, **named: Any) -> onnx.ModelProto:
         raise SanError("an operator is not allowed")
 
     monkeypatch.setattr("san_export.onnx_writer.to_onnx", to_onnx)
-    ladder = climb(open_sides(files.checkpoint, files.fp32), sample)
-    (check,) = ladder.failed
-    assert check.gate == "divergence" and "an operator is not allowed" in check.told
-    assert any("No certificate: an operator is not allowed" in note for note in ladder.stages[3].notes)
+    run = parity(open_pair(files.checkpoint, files.fp32), sample)
+    stage = next(stage for stage in run.stages if stage.name == "layers")
+    assert stage.skipped == "not comparable here: an operator is not allowed" and not run.failed
 
 
 @pytest.mark.parametrize(
@@ -200,59 +197,91 @@ def test_flips_and_what_explains_them(
     files: Files, sample: Sample, fakes: dict[str, Any], flipped: int, predicted: float, failed: set[str]
 ) -> None:
     fakes["masks"] = MaskFigures("argmax", (block(0, 0.0), block(flipped, predicted)), ())
-    ladder = climb(open_sides(files.fp32, files.fp32), sample, "flipped=0.05")
-    assert {check.gate for check in ladder.failed} == failed
+    gates = Gates({"flipped": 0.05, "unexplained_flips": 3.0}, frozenset({"flipped", "unexplained_flips"}))
+    run = run_parity(open_pair(files.fp32, files.fp32), sample, gates)
+    assert {check.gate for check in run.failed} == failed
 
 
-def test_a_layer_that_differs(files: Files, sample: Sample, fakes: dict[str, Any]) -> None:
-    layer = LayerError("conv1", "Conv", "backbone.conv1", 0.5, 0.5, 1e-6)
-    fakes["layers"] = DivergenceFigures((layer,), layer, "the channels are in the order BGR", 8)
-    ladder = climb(open_sides(files.fp32, files.fp32), sample)
-    (check,) = ladder.failed
-    assert check.gate == "divergence" and "backbone.conv1: the channels are" in check.told
-    assert "the channels are in the order BGR" in str(verdict(ladder)).lower() or "BGR" in str(
-        verdict(ladder)
+LAYER = LayerError("conv1", "Conv", "backbone.conv1", 0.5, 0.5, 1e-6)
+
+
+def broken(pair: ModelPair) -> ModelPair:
+    """A pair whose target's embeddings are wrong."""
+    target = replace(pair.target, rows=lambda images: -pair.reference.rows(images))
+    return replace(pair, target=target)
+
+
+def test_what_is_found_inside_decides_only_where_the_embeddings_fail(
+    files: Files, sample: Sample, fakes: dict[str, Any]
+) -> None:
+    fakes["layers"] = LayerFigures((LAYER,), LAYER, "the operator is Conv", 8)
+    pair = open_pair(files.fp32, files.fp32)
+    run = parity(pair, sample)
+    stage = next(stage for stage in run.stages if stage.name == "layers")
+    assert not run.failed and gate_error(run) is None
+    assert [check.gate for check in stage.noted] == ["layers"] == run.as_dict()["noted"]
+    # Where the user set the gate, it decides.
+    (check,) = parity(pair, sample, "layers=0").failed
+    assert check.gate == "layers" and "backbone.conv1" in check.message
+    assert [check.gate for check in parity(pair, sample, "divergence=0").failed] == ["layers"]
+    error = gate_error(parity(broken(pair), sample))
+    assert error is not None and error.why.startswith("first at backbone.conv1, Conv conv1, error 5.0e-01")
+
+
+def test_the_finding_is_what_explains_most(files: Files, sample: Sample, fakes: dict[str, Any]) -> None:
+    """A mask that is another one, or missing, comes before any layer; what the file says of itself before all."""
+    fakes["layers"] = LayerFigures((LAYER,), LAYER, "", 8)
+    pair = broken(open_pair(files.fp32, files.fp32))
+    fakes["masks"] = MaskFigures("ramp:0.25", (block(5, 4.0),), (), missing=("stage4",))
+    error = gate_error(parity(pair, sample))
+    assert (
+        error is not None
+        and error.why == "the target has other sharp masks: stage4 of the reference is missing"
     )
+    other = replace(pair.reference, artefact=replace(pair.reference.artefact, mask="argmax"))
+    error = gate_error(parity(replace(pair, reference=other), sample))
+    assert error is not None and "the masks differ: argmax in the reference, ramp:0.25" in error.why
+    stale = replace(other, artefact=replace(other.artefact, checkpoint_sha256="f" * 64))
+    error = gate_error(parity(replace(pair, reference=stale), sample))
+    assert error is not None and f"not {'f' * 12}" in error.why and "checkpoint: " in error.why
 
 
-def test_graphs_that_cannot_be_compared_fail_and_the_rest_goes_on(
+def test_graphs_that_cannot_be_compared_are_said_and_the_rest_goes_on(
     files: Files, sample: Sample, fakes: dict[str, Any]
 ) -> None:
     fakes["masks"] = SanError("other blocks")
     fakes["layers"] = SanError("other graphs")
-    fakes["certificates"] = SanError("no bound")
-    ladder = climb(open_sides(files.fp32, files.fp32), sample)
-    assert not any(stage.skipped for stage in ladder.stages)
-    told = {check.gate: check.told for check in ladder.failed}
-    assert "other blocks" in told["flipped"] and "other graphs" in told["divergence"]
-    assert verdict(ladder) is not None and ladder.stages[-1].figures is not None
-    off = climb(open_sides(files.fp32, files.fp32), sample, "flipped=off", "divergence=off")
-    skipped = {stage.name: stage.skipped for stage in off.stages if stage.skipped}
-    assert skipped == {"masks": "other blocks", "divergence": "other graphs"} and not off.failed
-    fakes["masks"] = MaskFigures("argmax", (block(0, 0.0),), ())
-    masks = climb(open_sides(files.fp32, files.fp32), sample).stages[3]
-    assert not masks.skipped and any("No certificate: no bound" in note for note in masks.notes)
+    run = parity(open_pair(files.fp32, files.fp32), sample)
+    skipped = {stage.name: stage.skipped for stage in run.stages if stage.skipped}
+    assert skipped == {
+        "masks": "not comparable here: other blocks",
+        "layers": "not comparable here: other graphs",
+    }
+    assert not run.failed
+    # What was asked for and not measured is no pass.
+    (check,) = parity(open_pair(files.fp32, files.fp32), sample, "layers=0").failed
+    assert check.gate == "layers" and "other graphs" in check.message
 
 
 def test_an_engine_whose_graph_is_not_here_skips_what_needs_it(
     files: Files, sample: Sample, fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(self: Sides) -> None:
+    def nothing(self: ModelPair) -> None:
         raise SanError("the ONNX file is not beside it")
 
-    monkeypatch.setattr(Sides, "target_graph", property(nothing))
-    ladder = climb(open_sides(files.fp32, files.fp32), sample)
-    skipped = {stage.name for stage in ladder.stages if stage.skipped}
-    assert skipped == {"masks", "divergence"} and not ladder.failed
+    monkeypatch.setattr(ModelPair, "target_graph", property(nothing))
+    run = parity(open_pair(files.fp32, files.fp32), sample)
+    skipped = {stage.name for stage in run.stages if stage.skipped}
+    assert skipped == {"masks", "layers"} and not run.failed
 
 
 def test_a_network_without_masks(sample: Sample, fakes: dict[str, Any], tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "tiny.onnx", size_hw=sample.size_hw)
-    ladder = climb(open_sides(path, path), sample)
-    assert "no sharp mask" in ladder.stages[3].skipped and "masks of" not in fakes
-    assert not ladder.failed
+    run = parity(open_pair(path, path), sample)
+    assert "no sharp mask" in run.stages[4].skipped and "masks of" not in fakes
+    assert not run.failed
 
 
 def test_no_gate_at_all(files: Files, sample: Sample, fakes: dict[str, Any]) -> None:
-    ladder = run_ladder(open_sides(files.fp32, files.fp16), sample, Gates({}))
-    assert verdict(ladder) is None and not any(stage.checks for stage in ladder.stages)
+    run = run_parity(open_pair(files.fp32, files.fp16), sample, Gates({}))
+    assert gate_error(run) is None and not any(stage.checks for stage in run.stages)

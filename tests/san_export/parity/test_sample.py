@@ -33,29 +33,45 @@ def test_a_labelled_folder_brings_its_labels(folder: Path) -> None:
     assert np.array_equal(one, read_crop(folder / got.names[17], (16, 8)))
 
 
-def test_whole_people_are_chosen_and_the_last_one_is_cut(folder: Path) -> None:
+def test_many_people_are_chosen_with_few_crops_each(folder: Path) -> None:
+    """Ten people of four crops: each has crops of two cameras, so that each is asked for and found."""
     chosen = choose(folder, count=18, seed=3)
     assert chosen.labels is not None
-    counts = np.unique(chosen.labels.person, return_counts=True)[1]
-    assert sorted(counts.tolist()) == [2, 4, 4, 4, 4]
+    people, counts = np.unique(chosen.labels.person, return_counts=True)
+    assert sorted(counts.tolist()) == [3, 3, 4, 4, 4]
     assert "18 of 40 chosen by seed 3" in chosen.source
     assert choose(folder, count=18, seed=3).names == chosen.names != choose(folder, count=18, seed=4).names
+    for person in people:
+        assert set(chosen.labels.camera[chosen.labels.person == person]) == {"cam1", "cam2"}
+
+
+def test_twenty_people_of_many_crops(tmp_path: Path) -> None:
+    """150 crops of 20 people who have 70 each: all of them, with 7 or 8 crops, evenly of both cameras."""
+    person = np.repeat(np.arange(1, 21), 70)
+    camera = np.array([f"cam{i // 35 % 2}" for i in range(1400)])
+    rows = module._spread(person, camera, 150, np.random.default_rng(0))
+    assert len(rows) == 150 and (np.diff(rows) > 0).all()
+    counts = np.bincount(person[rows], minlength=21)[1:]
+    assert set(counts.tolist()) <= {7, 8}
+    for one in range(1, 21):
+        seen = np.unique(camera[rows][person[rows] == one], return_counts=True)[1]
+        assert len(seen) == 2 and abs(int(seen[0]) - int(seen[1])) <= 1
 
 
 def test_one_person_ranks_nobody(folder: Path, tmp_path: Path) -> None:
     """Every answer would be right, so that no loss could be seen."""
-    many = tmp_path / "many"
-    shutil.copytree(folder, many)
+    alone = tmp_path / "alone"
     for camera in ("cam1", "cam2"):
-        for track in (many / camera).iterdir():
-            (crop, *_) = track.iterdir()
-            for index in range(4):
-                shutil.copy(crop, track / f"more{index}.png")
-    chosen = choose(many, count=10)
+        shutil.copytree(folder / camera / "t001", alone / camera / "t001")
+        for index in range(4):
+            shutil.copy(
+                next((alone / camera / "t001").iterdir()), alone / camera / "t001" / f"more{index}.png"
+            )
+    (alone / "identities.csv").write_text("camera,track,person\ncam1,t001,1\ncam2,t001,1\n")
+    chosen = choose(alone)
     assert chosen.labels is None and "of one person" in chosen.notes[0]
-    assert choose(many, count=20).labels is not None
     with pytest.raises(SanError, match="of one person"):
-        choose(many, count=10, labels=many / "identities.csv")
+        choose(alone, labels=alone / "identities.csv")
 
 
 def test_one_camera_is_named_by_its_folder(folder: Path, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_no_cast_too_many(request: pytest.FixtureRequest, fixture: str) -> None:
     assert len(made) == 1 + 2 + 1 + masks
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("fixture", EXPORTS)
 def test_rows_stay(request: pytest.FixtureRequest, fixture: str, crops: CheckCrops) -> None:
     model = request.getfixturevalue(fixture)

@@ -50,6 +50,7 @@ def crops() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, *SIZE_HW, 3), dtype=np.uint8)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("arch", list(ARCHITECTURES))
 def test_the_protocol_and_two_steps(arch: str, crop_folder: Path, tmp_path: Path, crops: np.ndarray) -> None:
     recipe = resolve("scratch", [*STEPS, *SMALL.get(arch, [])], arch=arch)
@@ -67,8 +68,11 @@ def test_the_protocol_and_two_steps(arch: str, crop_folder: Path, tmp_path: Path
     rows = embed(network, crops)
     assert rows.shape == (3, network.settings.embedding_dim)
     np.testing.assert_array_equal(rows, embed(network, crops))
-    # Crops do not see each other, up to how a batch is summed.
-    np.testing.assert_allclose(rows[1:2], embed(network, crops[1:2]), atol=1e-5)
+    # Crops do not see each other, up to how a batch is summed: with smooth masks, since sums may flip sharp ones.
+    mask = "expected" if network.mask_kind == "sharp" else None
+    np.testing.assert_allclose(
+        embed(network, crops, mask=mask)[1:2], embed(network, crops[1:2], mask=mask), atol=1e-5
+    )
     outputs = network.train().train_outputs(torch.randn(4, 3, *SIZE_HW))
     assert tuple(head.identity.shape[1] for head in outputs.heads) == network.head_dims
     assert all(len(head.metric) == 4 for head in outputs.heads)

@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mask_margin_weight": 100.0,
         "deploy_mask": "ramp:0.0625",
     },
-    # docs/training.md, "From a teacher": argmax masks from the first step on, so that hard_masks costs nothing.
+    # docs/training.md, "From a teacher": argmax masks from the first step on, so that hard masks cost nothing.
     "distill": {
         "settings.depth": 18,
         "settings.width": 0.5,

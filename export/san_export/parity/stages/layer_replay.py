@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from san_deploy.errors import SanError
 
 from ...graph.graph import WEIGHTED_OPS, Graph, new_name
-from ..align import FLOATING, origin
-from ..rounding_allowance import Precision, is_exact, noise, precision
-from .subgraph import Part
+from .allowance import Precision, count_roundings, is_exact, noise, origin, precision
+from .subgraph import Subgraph, tensor_type
+
+#: Values that are compared as numbers with a fraction.
+FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class Segment:
         nodes: indices, in order.
         given: the paired values that they read.
         inputs: the graph's inputs that they read.
-        loose: values inside that a product reads: they round, too, but nothing gives them.
+        loose: values inside that a weighted operator reads: they round, too, but nothing gives them.
         precision: how the nodes round.
         exact: whether they do not.
+        roundings: on the way from what is given to the end.
     """
 
     end: str
@@ -42,10 +45,11 @@ class Segment:
     loose: tuple[str, ...]
     precision: Precision
     exact: bool
+    roundings: int
 
 
 @dataclass(frozen=True, eq=False)
-class Forced:
+class Replayed:
     """One value, made of the reference's.
 
     Attributes:
@@ -87,17 +91,25 @@ def segment(graph: Graph, end: str, paired: Iterable[str]) -> Segment:
         and source in graph.producer
     }
     how = precision(graph, ordered)
-    exact = is_exact(graph, ordered, how)
-    return Segment(end, ordered, tuple(given), tuple(inputs), tuple(sorted(loose)), how, exact)
+    return Segment(
+        end,
+        ordered,
+        tuple(given),
+        tuple(inputs),
+        tuple(sorted(loose)),
+        how,
+        is_exact(graph, ordered, how),
+        count_roundings(graph, ordered, how),
+    )
 
 
-def force(
+def replay(
     model: onnx.ModelProto,
     graph: Graph,
     segments: Sequence[Segment],
     values: Mapping[str, np.ndarray],
     feeds: Mapping[str, np.ndarray],
-) -> dict[str, Forced]:
+) -> dict[str, Replayed]:
     """Run segments, each on what it is given.
 
     Args:
@@ -107,7 +119,7 @@ def force(
         values: the reference's, by the target's names, of all that the segments are given.
         feeds: of the target's inputs.
     """
-    found: dict[str, Forced] = {}
+    found: dict[str, Replayed] = {}
     groups: dict[Precision, list[Segment]] = {}
     for item in segments:
         groups.setdefault(item.precision, []).append(item)
@@ -122,13 +134,13 @@ def _group(
     group: Sequence[Segment],
     values: Mapping[str, np.ndarray],
     feeds: Mapping[str, np.ndarray],
-) -> dict[str, Forced]:
+) -> dict[str, Replayed]:
     """Segments that round alike, in halves where one of them does not run."""
     try:
         return _together(model, graph, group, values, feeds)
     except SanError:
         if len(group) == 1:
-            return {group[0].end: Forced(None, 0.0)}
+            return {group[0].end: Replayed(None, 0.0)}
     middle = len(group) // 2
     first, second = (_group(model, graph, half, values, feeds) for half in (group[:middle], group[middle:]))
     return first | second
@@ -140,33 +152,35 @@ def _together(
     group: Sequence[Segment],
     values: Mapping[str, np.ndarray],
     feeds: Mapping[str, np.ndarray],
-) -> dict[str, Forced]:
+) -> dict[str, Replayed]:
     how = group[0].precision
     indices = sorted({index for item in group for index in item.nodes})
     ends = [item.end for item in group]
     given = {name: values[name] for item in group for name in item.given}
     loose = sorted({name for item in group for name in item.loose} - set(ends))
     wiring = _Wiring(graph, indices, given)
-    plain = wiring.part(model, feeds, [*ends, *loose], {})
     feed = wiring.feeds(given, feeds)
+    plain = wiring.subgraph(model, feed, [*ends, *loose])
     exact = plain(feed)
     if all(item.exact for item in group):
-        return {end: Forced(exact[end], 0.0) for end in ends}
+        return {end: Replayed(exact[end], 0.0) for end in ends}
     moved_given = {
-        name: _stir(value, noise(value, name, graph, indices, how, seed)) if _is_float(graph, name) else value
+        name: _stir(value, noise(value, name, graph, indices, how, seed))
+        if value.dtype.kind == "f"
+        else value
         for seed, (name, value) in enumerate(sorted(given.items()))
     }
     added = {
         name: noise(exact[name], name, graph, indices, how, len(given) + seed)
         for seed, name in enumerate(sorted({name for item in group for name in item.loose}))
     }
-    part = wiring.part(model, feeds, ends, added) if added else plain
+    part = wiring.subgraph(model, feed, ends, added) if added else plain
     moved = part(
         wiring.feeds(moved_given, feeds)
         | {wiring.noise_name(name): value.astype(exact[name].dtype) for name, value in added.items()}
     )
     return {
-        item.end: Forced(exact[item.end], 0.0 if item.exact else norm(moved[item.end], exact[item.end]))
+        item.end: Replayed(exact[item.end], 0.0 if item.exact else norm(moved[item.end], exact[item.end]))
         for item in group
     }
 
@@ -179,8 +193,9 @@ class _Wiring:
         self.graph = graph
         self.indices = indices
         self.names = {name: new_name(f"{name}.given", taken) for name in given}
-        self._noise = {name: new_name(f"{name}.noise", taken) for name in list(graph.types)}
-        self._stirred = {name: new_name(f"{name}.stirred", taken) for name in list(graph.types)}
+        made = [name for index in indices for name in graph.nodes[index].output if name]
+        self._noise = {name: new_name(f"{name}.noise", taken) for name in made}
+        self._stirred = {name: new_name(f"{name}.stirred", taken) for name in made}
 
     def noise_name(self, name: str) -> str:
         return self._noise[name]
@@ -188,19 +203,21 @@ class _Wiring:
     def feeds(
         self, given: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        cast = {
-            self.names[name]: value.astype(helper.tensor_dtype_to_np_dtype(self.graph.types[name]))
-            for name, value in given.items()
-        }
-        return {**feeds, **cast}
+        return {**feeds, **{self.names[name]: self._typed(name, value) for name, value in given.items()}}
 
-    def part(
+    def _typed(self, name: str, value: np.ndarray) -> np.ndarray:
+        """As the target has it; where its type is not known, as the reference gives it."""
+        known = self.graph.types.get(name)
+        return value.astype(helper.tensor_dtype_to_np_dtype(known)) if known else value
+
+    def subgraph(
         self,
         model: onnx.ModelProto,
         feeds: Mapping[str, np.ndarray],
         outputs: Iterable[str],
-        added: Iterable[str],
-    ) -> Part:
+        added: Iterable[str] = (),
+    ) -> Subgraph:
+        """The nodes, opened; the values `added` take a noise of their own."""
         renamed = dict(self.names) | {name: self._stirred[name] for name in added}
         nodes: list[NodeProto] = []
         for index in self.indices:
@@ -215,20 +232,14 @@ class _Wiring:
                 if name in set(added)
             ]
         read = {name for node in nodes for name in node.input}
-        types = self.graph.types
-        inputs = {self.names[name]: types[name] for name in self.names if self.names[name] in read}
-        inputs |= {name: types[name] for name in feeds if name in read}
-        inputs |= {self._noise[name]: types[name] for name in added}
-        return Part(model, self.graph, nodes, inputs, {name: types[name] for name in outputs})
+        inputs = {name: tensor_type(value) for name, value in feeds.items() if name in read}
+        inputs |= {self._noise[name]: self.graph.types[name] for name in added}
+        return Subgraph(model, self.graph, nodes, inputs, outputs)
 
 
 def _stir(value: np.ndarray, more: np.ndarray) -> np.ndarray:
     # The noise of FP32 is smaller than a step of FP32, so the sum is rounded to it at random.
     return np.asarray(value + more).astype(value.dtype)
-
-
-def _is_float(graph: Graph, name: str) -> bool:
-    return graph.types[name] in FLOATING
 
 
 def norm(a: np.ndarray, b: np.ndarray | None = None) -> float:

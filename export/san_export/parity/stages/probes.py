@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -45,13 +45,8 @@ class MaskProbe(Protocol):
         """`(n, H, W, 3)` uint8 BGR, n >= 1, to one entry for each block."""
         ...
 
-
-@runtime_checkable
-class Forcible(Protocol):
-    """A probe whose blocks can be given another network's X."""
-
-    def forced(self, block: int, x: np.ndarray) -> np.ndarray:
-        """The mask that block number `block`, from 0, draws from `x`: both `(n, C, h, w)` float32."""
+    def redraw(self, block: int, x: np.ndarray) -> np.ndarray:
+        """The mask that block number `block`, from 0, draws from another network's `x`: both `(n, C, h, w)` float32."""
         ...
 
 
@@ -67,7 +62,7 @@ def onnx_probe(model: onnx.ModelProto, artefact: Artefact, *, threads: int | Non
         threads: for ONNX Runtime; None takes every core.
 
     Returns:
-        A probe that is `Forcible`, too. One call runs its crops as one batch: memory is the caller's to bound.
+        A probe; one call runs its crops as one batch, so the caller bounds the memory.
 
     Raises:
         SanError: the graph cannot be looked at, or does not run.
@@ -78,7 +73,7 @@ def onnx_probe(model: onnx.ModelProto, artefact: Artefact, *, threads: int | Non
 class _OnnxProbe:
     def __init__(self, model: onnx.ModelProto, artefact: Artefact, threads: int) -> None:
         graph = view(model)
-        branches = find_branches(model)
+        branches = tuple(branch for branch in find_branches(model) if branch.masks)
         self.blocks = _names(branches, artefact)
         self._artefact = artefact
         self._outputs = [name for branch in branches for name in (branch.x, branch.masks[0])]
@@ -99,7 +94,7 @@ class _OnnxProbe:
             for name, x, mask in zip(self.blocks, values[::2], values[1::2], strict=True)
         ]
 
-    def forced(self, block: int, x: np.ndarray) -> np.ndarray:
+    def redraw(self, block: int, x: np.ndarray) -> np.ndarray:
         session = self._thresholds[block]
         (given,) = session.get_inputs()
         fed = x.astype(np.float16 if given.type == "tensor(float16)" else np.float32)

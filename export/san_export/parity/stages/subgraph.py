@@ -1,4 +1,4 @@
-"""Parts of a graph, run in ONNX Runtime as they are written, without keeping more values than later parts read."""
+"""Subgraphs run in ONNX Runtime as they are written, without keeping more values than later ones read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from san_deploy.errors import SanError, first_line
 from ...graph.graph import Graph
 
 
-class Part:
+class Subgraph:
     """Some nodes of a graph as a model of its own, opened.
 
-    No optimisation is on: a fused kernel rounds elsewhere than the graph says, and makes not every value.
+    No optimisation is on: a fused kernel rounds elsewhere than the graph says, and does not make every value.
 
     Args:
         model: that the graph is of: opset and IR version.
-        graph: for types and constants.
+        graph: for constants.
         nodes: in order; they may read and make names that the graph does not have.
         inputs: `{name: TensorProto type}`.
-        outputs: likewise.
+        outputs: names.
 
     Raises:
         SanError: ONNX Runtime does not open it.
@@ -37,31 +37,33 @@ class Part:
         graph: Graph,
         nodes: Iterable[NodeProto],
         inputs: Mapping[str, int],
-        outputs: Mapping[str, int],
+        outputs: Iterable[str],
     ) -> None:
         kept = [node for node in nodes if node.op_type != "Constant"]
         read = {name for node in kept for name in node.input}
         part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-        part.graph.name = "part"
+        part.graph.name = "subgraph"
         part.graph.node.extend(kept)
         for name in sorted(read & graph.constants.keys()):
             weight = TensorProto()
             weight.CopyFrom(graph.constants[name])
             weight.name = name  # a Constant's tensor has none
             part.graph.initializer.append(weight)
-        part.graph.input.extend(helper.make_tensor_value_info(*item, None) for item in inputs.items())
-        part.graph.output.extend(helper.make_tensor_value_info(*item, None) for item in outputs.items())
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        part.graph.input.extend(helper.make_tensor_value_info(*item, None) for item in inputs.items())
+        # Types of outputs are ONNX Runtime's to infer: it knows operators that the onnx package does not.
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.outputs)
         options = quiet_options()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(
                 part.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base but this
-            raise SanError("ONNX Runtime does not open a part of the graph", why=first_line(error)) from error
+            raise SanError("ONNX Runtime does not open a subgraph", why=first_line(error)) from error
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run it; SanError where that fails."""
@@ -70,8 +72,13 @@ class Part:
                 list(self.outputs), {name: feeds[name] for name in self.inputs}
             )
         except Exception as error:  # as above
-            raise SanError("ONNX Runtime does not run a part of the graph", why=first_line(error)) from error
+            raise SanError("ONNX Runtime does not run a subgraph", why=first_line(error)) from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+def tensor_type(value: np.ndarray) -> int:
+    """The TensorProto type of an array."""
+    return int(helper.np_dtype_to_tensor_dtype(value.dtype))
 
 
 def steps(
@@ -105,11 +112,9 @@ def steps(
         wanted = [name for name in dict.fromkeys(names) if name in made]
         wanted += sorted(name for name in made - set(wanted) if last_use.get(name, 0) > step)
         if nodes and wanted:
-            types = graph.types
-            part = Part(
-                model, graph, nodes, {n: types[n] for n in sorted(read)}, {n: types[n] for n in wanted}
+            held |= Subgraph(model, graph, nodes, {n: tensor_type(held[n]) for n in sorted(read)}, wanted)(
+                held
             )
-            held |= part(held)
         yield {name: held[name] for name in names}
         held = {name: value for name, value in held.items() if last_use.get(name, 0) > step}
 

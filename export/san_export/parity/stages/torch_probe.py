@@ -24,7 +24,7 @@ def torch_probe(network: Network, mask: str) -> MaskProbe:
         mask: how masks are drawn, as in `Artefact.mask`.
 
     Returns:
-        A probe that is `Forcible`, too. Blocks are named by the last part of their module's name, `stage1`.
+        A probe; blocks are named by the last part of their module's name, `stage1`.
     """
     return _TorchProbe(network, mask)
 
@@ -50,7 +50,7 @@ class _TorchProbe:
             self._network(normalise(images, device))
         return [BlockValues(_array(values["x"]), _array(values["mask"])) for values in watched]
 
-    def forced(self, block: int, x: np.ndarray) -> np.ndarray:
+    def redraw(self, block: int, x: np.ndarray) -> np.ndarray:
         module = self._modules[block]
         context, module.context = module.context, None
         device = next(self._network.parameters()).device

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,6 @@ from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.verify import CheckCrops
 
-from san_deploy.errors import SanError
 from tests.tiny_models import tiny_artefact
 
 Draw = Callable[[np.ndarray], np.ndarray]
@@ -38,9 +36,7 @@ class Made:
         place = images[:, 0, 0, 0]
         return [BlockValues(x[place], self.draw(x[place])) for x in self.xs]
 
-
-class MadeForcible(Made):
-    def forced(self, block: int, x: np.ndarray) -> np.ndarray:
+    def redraw(self, block: int, x: np.ndarray) -> np.ndarray:
         return self.draw(x)
 
 
@@ -107,11 +103,11 @@ def test_figures_against_loops(features: np.ndarray) -> None:
     ][:5]
     for row, column, flipped in block.worst_places:
         assert flipped == block.by_place[row, column] > 0
-    assert block.own == -1
+    assert block.own == 0
 
 
 def test_nothing_differs(features: np.ndarray) -> None:
-    (block,) = compare(Made(features), MadeForcible(features)).blocks
+    (block,) = compare(Made(features), Made(features)).blocks
     assert (block.flipped, block.predicted, block.own, block.mean_abs, block.rounding) == (0, 0, 0, 0, 0)
     assert block.worst_channels == block.worst_places == ()
 
@@ -120,7 +116,7 @@ def test_batches_do_not_matter_and_are_kept(features: np.ndarray) -> None:
     other = disturbed(features, 0.1)
     found = []
     for batch in (1, 2, 7, 16):
-        reference, target = Made(features, features[:, :2]), MadeForcible(other, other[:, :2])
+        reference, target = Made(features, features[:, :2]), Made(other, other[:, :2])
         found.append(plain(compare(reference, target, batch=batch)))
         assert reference.most == target.most == min(batch, 7)
     for figures in found[1:]:
@@ -136,7 +132,7 @@ def test_soft_masks_count_above_a_half(features: np.ndarray) -> None:
         return (x - low) / np.where(high > low, high - low, 1)
 
     other = disturbed(features, 0.05)
-    figures = compare(Made(features, draw=expected), MadeForcible(other, draw=expected), mask="expected")
+    figures = compare(Made(features, draw=expected), Made(other, draw=expected), mask="expected")
     one, two = expected(features), expected(other)
     assert figures.mask == "expected"
     assert figures.blocks[0].flipped == ((one > 0.5) != (two > 0.5)).sum() < (one != two).sum()
@@ -175,11 +171,9 @@ def test_a_wrong_comparison_flips_more_than_was_predicted(wrong: Draw) -> None:
     x[:, 0] = 1
     other = disturbed(x, 1e-3)
     other[:, 0] = 1
-    (right,) = compare(Made(x), MadeForcible(other)).blocks
+    (right,) = compare(Made(x), Made(other)).blocks
     assert 0.5 * right.flipped <= right.predicted <= 2 * right.flipped and right.own == 0
-    (block,) = compare(
-        Made(x), MadeForcible(other, draw=lambda values: wrong(values).astype(np.float32))
-    ).blocks
+    (block,) = compare(Made(x), Made(other, draw=lambda values: wrong(values).astype(np.float32))).blocks
     assert block.predicted == right.predicted
     assert block.flipped > 10 * block.predicted and block.own > 10 * block.predicted
 
@@ -239,14 +233,24 @@ def test_pictures_of_the_worst_crops(features: np.ndarray) -> None:
 
 def test_without_blocks() -> None:
     figures = compare(Made(), Made(), mask="soft")
-    assert figures.blocks == figures.crops == figures.certified == () and figures.mask == "soft"
+    assert figures.blocks == figures.crops == figures.missing == () and figures.mask == "soft"
 
 
-def test_other_blocks(features: np.ndarray) -> None:
-    with pytest.raises(SanError, match="the reference has 1 sharp blocks, the target 2"):
-        compare(Made(features), Made(features, features))
-    with pytest.raises(SanError, match=r"block stage1 has \(6, 5, 4\) bits in the reference, \(6, 4, 4\)"):
-        compare(Made(features), Made(features[:, :, :4]))
+def test_blocks_that_one_of_the_two_lacks_are_named(features: np.ndarray) -> None:
+    narrow = features[:, :2]
+    figures = compare(Made(features, narrow), Made(narrow))
+    assert [block.name for block in figures.blocks] == ["stage2"]
+    assert figures.missing == ("stage1",) and figures.added == () and figures.blocks[0].flipped == 0
+    figures = compare(Made(features), Made(features, narrow))
+    assert [block.name for block in figures.blocks] == ["stage1"] and figures.added == ("stage2",)
+    # A mask of another size is another mask.
+    figures = compare(Made(features), Made(features[:, :, :4]))
+    assert figures.blocks == figures.crops == () and figures.missing == figures.added == ("stage1",)
+
+
+def test_masks_that_are_no_bits_are_seen(features: np.ndarray) -> None:
+    assert compare(Made(features), Made(features)).binary
+    assert not compare(Made(features), Made(features, draw=lambda x: argmax(x) * np.float32(0.5))).binary
 
 
 def test_a_real_fp16_graph(argmax_model: onnx.ModelProto, crops: CheckCrops) -> None:
@@ -256,8 +260,10 @@ def test_a_real_fp16_graph(argmax_model: onnx.ModelProto, crops: CheckCrops) -> 
     target = onnx_probe(emulate_fp16(to_fp16(argmax_model)), told, threads=1)
     figures = compare_masks(reference, target, images, crops.names, np.ones(len(images)), mask="argmax")
     assert [block.name for block in figures.blocks] == ["stage1", "stage2", "stage3", "stage4"]
-    for before, block in itertools.pairwise(figures.blocks):
-        assert block.rounding > before.rounding, "what flips is carried"
+    # FP16's rounding in units of pi; what it flips, it explains, and the comparison itself loses nothing. Stage 4 has
+    # two places, a minimum and a maximum, whose pi is 0 and 1 whatever rounds.
+    assert all(2**-14 < block.rounding < 2**-6 for block in figures.blocks[:3])
     for block in figures.blocks:
-        assert block.own == 0 < block.flipped < 0.1 * block.bits
-        assert 0.5 < block.predicted / block.flipped < 2, block.name
+        assert block.own == 0
+        chance = 4 * block.predicted**0.5 + 10
+        assert block.flipped < 2 * block.predicted + chance, block.name

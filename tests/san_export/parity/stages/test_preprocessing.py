@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from san_export.parity.gates import make_gates
-from san_export.parity.models import Sides, open_sides
+from san_export.parity.models import ModelPair, open_pair
 from san_export.parity.result import PreprocessingFigures, Stage
 from san_export.parity.sample import Sample, choose
 from san_export.parity.stages.preprocessing import compare_preprocessing, graph_input
@@ -29,10 +29,8 @@ def sample(files: Files) -> Sample:
     return Sample(choose(files.crops), files.artefact.size_hw)
 
 
-def compare(sides: Sides, sample: Sample) -> Stage:
-    return compare_preprocessing(
-        sides, sample, make_gates(sides.target.artefact, sides.reference.artefact.mask)
-    )
+def compare(pair: ModelPair, sample: Sample) -> Stage:
+    return compare_preprocessing(pair, sample, make_gates(pair.target.artefact, pair.reference.artefact.mask))
 
 
 def figures(stage: Stage) -> PreprocessingFigures:
@@ -41,7 +39,7 @@ def figures(stage: Stage) -> PreprocessingFigures:
 
 
 def test_training_and_graph_are_equal_to_the_bit(files: Files, sample: Sample) -> None:
-    got = figures(compare(open_sides(files.checkpoint, files.fp32), sample))
+    got = figures(compare(open_pair(files.checkpoint, files.fp32), sample))
     assert got == PreprocessingFigures(20, 0, 0.0, 1.0, "")
 
 
@@ -76,14 +74,14 @@ def test_every_form_sees_the_normalised_crop(
 
 
 def test_half_of_a_step_of_fp16(files: Files, sample: Sample) -> None:
-    stage = compare(open_sides(files.fp32, files.fp16), sample)
+    stage = compare(open_pair(files.fp32, files.fp16), sample)
     assert stage.passed and 0 < figures(stage).input_max_abs <= 2**-10
     assert figures(stage).pixels_differ == 0
 
 
 def test_a_wrong_mean_is_found(files: Files, sample: Sample, tmp_path: Path) -> None:
     target = files.write(tmp_path / "broken.onnx", wrong_mean(files.model))
-    stage = compare(open_sides(files.checkpoint, target), sample)
+    stage = compare(open_pair(files.checkpoint, target), sample)
     # Half of the largest mean, in units of its deviation.
     assert figures(stage).input_max_abs == pytest.approx(max(np.divide(MEAN_RGB, STD_RGB)) / 2, rel=1e-5)
     assert not stage.passed and figures(stage).worst in sample.names and figures(stage).input_equal == 0
@@ -100,7 +98,7 @@ def test_swapped_channels_are_named(files: Files, sample: Sample, tmp_path: Path
     model.graph.initializer.append(index)
     model.graph.node.insert(place, onnx.helper.make_node("Gather", [first, "turn"], ["turned"], axis=1))
     target = files.write(tmp_path / "broken.onnx", model)
-    stage = compare(open_sides(files.fp32, target), sample)
+    stage = compare(open_pair(files.fp32, target), sample)
     assert not stage.passed and any("red and blue are swapped" in note for note in stage.notes)
 
 
@@ -109,18 +107,18 @@ def test_pixels_that_training_decodes_otherwise(
 ) -> None:
     """A resize that is not the runtime's."""
 
-    def other(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    def other(image: np.ndarray, size_hw: tuple[int, int], resize: str) -> np.ndarray:
         height, width = size_hw
         return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)) // 2
 
     monkeypatch.setattr("san_export.parity.stages.preprocessing.resize_crop", other)
-    stage = compare(open_sides(files.fp32, files.fp32), sample)
+    stage = compare(open_pair(files.fp32, files.fp32), sample)
     assert figures(stage).pixels_differ > 0 and not stage.passed
 
 
 def test_a_network_without_a_convolution(sample: Sample, tmp_path: Path) -> None:
     height, width = sample.size_hw
     path = tiny_model(tmp_path / "tiny.onnx", size_hw=(height, width))
-    stage = compare(open_sides(path, path), sample)
+    stage = compare(open_pair(path, path), sample)
     assert stage.passed and figures(stage).input_equal == 1
     assert any("not seen" in note for note in stage.notes)

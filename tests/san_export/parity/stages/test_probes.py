@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from san_export.onnx_writer import to_onnx
-from san_export.parity.stages.probes import Forcible, MaskProbe, onnx_probe
+from san_export.parity.stages.probes import MaskProbe, onnx_probe
 from san_export.precision.emulate_fp16 import emulate_fp16
 from san_export.precision.fp16 import to_fp16
 from san_export.precision.int8 import quantise
@@ -79,8 +79,7 @@ def test_every_form_shows_its_blocks(
         # The mask is read from the graph; what X says it should be is another way to it.
         assert np.array_equal(values.mask, argmax(values.x))
         assert 0 < values.mask.mean() < 1
-        assert isinstance(probe, Forcible)
-        assert np.array_equal(probe.forced(number, right.x), right.mask)
+        assert np.array_equal(probe.redraw(number, right.x), right.mask)
     # In the first block nothing is carried yet, so X differs by the rounding of a few layers.
     difference = np.abs(probe(crops.images)[0].x - truth[0].x).max() / np.ptp(truth[0].x)
     assert difference == 0 if form == "fp32" else 0 < difference < 0.2
@@ -115,8 +114,7 @@ def test_a_wrong_comparison_is_in_the_mask(
     assert np.array_equal(found[1].x, truth[1].x)
     assert np.mean(found[1].mask != truth[1].mask) > 0.9
     # Blocks behind it get other features; given the right ones, theirs are right.
-    assert isinstance(probe, Forcible)
-    own = [int((probe.forced(k, truth[k].x) != truth[k].mask).sum()) for k in range(4)]
+    own = [int((probe.redraw(k, truth[k].x) != truth[k].mask).sum()) for k in range(4)]
     assert own[0] == own[2] == own[3] == 0 and own[1] > 0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from san_export.parity.stages.probes import Forcible, onnx_probe
+from san_export.parity.stages.probes import onnx_probe
 from san_export.parity.stages.torch_probe import torch_probe
 from san_export.verify import CheckCrops
 from san_train.data import normalise
@@ -68,14 +68,13 @@ def test_the_network_is_left_as_it_was(network: SharpAttentionNetwork, crops: Ch
         assert "mask" not in module.__dict__ and not module._forward_hooks
 
 
-def test_forced(network: SharpAttentionNetwork, crops: CheckCrops) -> None:
+def test_redraw(network: SharpAttentionNetwork, crops: CheckCrops) -> None:
     probe = torch_probe(network, "argmax")
-    assert isinstance(probe, Forcible)
     for number, values in enumerate(probe(crops.images)):
-        assert np.array_equal(probe.forced(number, values.x), values.mask)
+        assert np.array_equal(probe.redraw(number, values.x), values.mask)
         # Constant channels have no mask either way.
         live = np.broadcast_to(np.ptp(values.x, (2, 3), keepdims=True) > 0, values.x.shape)
-        assert np.mean(probe.forced(number, -values.x)[live] != values.mask[live]) > 0.9
+        assert np.mean(probe.redraw(number, -values.x)[live] != values.mask[live]) > 0.9
     assert network.attention["stage1"].context is not None
 
 
