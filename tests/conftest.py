@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,11 @@ from PIL import Image
 
 from san_deploy.cli import main
 from tests.tiny_models import tiny_model
+
+# Each of pytest's workers would otherwise bring as many threads as the machine has cores, which wait for each other:
+# one thread each is several times faster on two cores. Read by PyTorch's and NumPy's libraries when they load, and
+# by what tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ("tests.networks",)
 

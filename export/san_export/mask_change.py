@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from san_deploy.self_check import keep_samples
 from .graph.precision_stats import count_operands
 from .graph.replace_masks import masks_differ, replace_masks
 from .onnx_writer import write_onnx
-from .verify import BATCHES, check_crops, embed_in_batches, open_checked, row_cosine
+from .verify import BATCHES, CheckCrops, check_crops, embed_in_batches, open_checked, row_cosine
 
 #: A mask lies in 0..1, and FP32 has 24 bits: what a quotient may be off by.
 _ROUNDING = 2.0**-22
@@ -87,19 +88,7 @@ def change_mask(
     )
     changed = replace(changed, space=space_of(changed))
     write_onnx(model, changed, path)
-    before, after = (
-        embed_in_batches(open_checked(file), chosen.images, BATCHES[-1]) for file in (source, path)
-    )
-    cosine = row_cosine(after, before)
-    figures = {
-        "replaced": artefact.mask,
-        "crops": len(chosen.images),
-        "source": chosen.source,
-        "masks_max_abs": difference,
-        "min_cosine": round(float(cosine.min()), 7),
-        "p1_cosine": round(float(np.percentile(cosine, 1)), 7),
-        "mean_cosine": round(float(cosine.mean()), 7),
-    }
+    figures = {"masks_max_abs": difference, **_cost(source, path, artefact.mask, chosen)}
     report(
         f"on {len(chosen.images)} {chosen.source}, rows with {mask} against rows with {artefact.mask}: cosine "
         f"at least {figures['min_cosine']}, mean {figures['mean_cosine']}"
@@ -108,6 +97,22 @@ def change_mask(
     changed = replace(changed, checks={"mask": figures}, samples=samples)
     write_onnx(model, changed, path)
     return changed
+
+
+def _cost(source: Path, path: Path, replaced: str, crops: CheckCrops) -> dict[str, Any]:
+    """Row cosines of the new file with the old one: what the change of mask costs on these crops."""
+    before, after = (
+        embed_in_batches(open_checked(file), crops.images, BATCHES[-1]) for file in (source, path)
+    )
+    cosine = row_cosine(after, before)
+    return {
+        "replaced": replaced,
+        "crops": len(crops.images),
+        "source": crops.source,
+        "min_cosine": round(float(cosine.min()), 7),
+        "p1_cosine": round(float(np.percentile(cosine, 1)), 7),
+        "mean_cosine": round(float(cosine.mean()), 7),
+    }
 
 
 def _threshold(known: Threshold | None, before: str, mask: str) -> Threshold | None:

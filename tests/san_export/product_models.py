@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from san_export.graph.precision_stats import count_operands
+from san_export.onnx_writer import write_onnx
 
 from tests.tiny_models import tiny_artefact
 
@@ -68,8 +69,7 @@ def product_model(
     artefact = tiny_artefact(size_hw=_SIZE_HW, embedding_dim=_DIM, input=input, precision=told or precision)
     if told is not None:
         operands = dataclasses.replace(operands, **{told: 1.0})
-    helper.set_model_props(model, dataclasses.replace(artefact, operands=operands).metadata_props())
-    onnx.save(model, str(path))
+    write_onnx(model, dataclasses.replace(artefact, operands=operands), path)
     return path
 
 

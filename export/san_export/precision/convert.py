@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from san_deploy.artefact import Artefact, Calibration, PrecisionStats
+from san_deploy.artefact import Artefact, Calibration, PrecisionStats, space_of
 from san_deploy.errors import GateError, SanError
 from san_deploy.io.versions import versions
 
@@ -296,7 +296,8 @@ def _gentler(fp32: Path, lowered: _Lowered, described: Artefact, report: Report)
     if described.mask != "argmax" or described.precision != "fp16":
         return ""
     report(f"the check failed, measuring what --mask {STEADIER_MASK} would give")
-    soft = replace(described, mask=STEADIER_MASK, precision="fp32")
+    soft = replace(described, mask=STEADIER_MASK, precision="fp32", samples=None)
+    soft = replace(soft, space=space_of(soft))
     with tempfile.TemporaryDirectory(prefix="san-mask-") as folder:
         before, after = Path(folder) / "fp32.onnx", Path(folder) / "fp16.onnx"
         model = replace_masks(onnx.load(fp32), STEADIER_MASK)

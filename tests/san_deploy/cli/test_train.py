@@ -49,7 +49,7 @@ def test_train_then_resume_then_force(data: Path, tmp_path: Path) -> None:
     assert again.returncode == 1 and "--resume" in again.stderr and "Traceback" not in again.stderr
     resumed = san("train", data, "-o", run, "--resume")
     assert resumed.returncode == 0 and "Resumed after epoch 1" in resumed.stdout, resumed.stderr
-    clash = san("train", data, "-o", run, "--resume", "--epochs", 3)
+    clash = san("train", data, "-o", run, "--resume", "--set", "lr=0.5")
     assert clash.returncode == 2
 
     (run / "notes.txt").write_text("mine")
