@@ -27,7 +27,12 @@ STARTER = ROOT / "san_deploy/data/starter.onnx"
 CHECKPOINT = ROOT / "tools/starter/starter.safetensors"
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]
+    for path in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *ROOT.glob("docs/**/*.md"),
+    ]
 )
 
 #: Why a command that begins like this is not run here.
@@ -101,7 +106,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
     write_samples(folder / "crops", people=6, cameras=3)
     identities = folder / "crops/identities.csv"
-    identities.write_text(re.sub(r",([1-3]),train$", r",\1,test", identities.read_text("utf-8"), flags=re.M), "utf-8")
+    identities.write_text(
+        re.sub(r",([1-3]),train$", r",\1,test", identities.read_text("utf-8"), flags=re.M), "utf-8"
+    )
     for camera in ("cam1", "cam2", "cam3"):
         shutil.copytree(folder / "crops" / camera, folder / camera)
     for index, sample in enumerate(read_samples()):
@@ -121,8 +128,12 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(not why_not(line) for line in commands(page))])
-def test_commands_run(page: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, san: Any) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(not why_not(line) for line in commands(page))]
+)
+def test_commands_run(
+    page: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, san: Any
+) -> None:
     folder = tmp_path / "reader"
     shutil.copytree(ready, folder, symlinks=True)
     if page in HAS:
