@@ -27,7 +27,12 @@ STARTER = ROOT / "san_deploy/data/starter.onnx"
 CHECKPOINT = ROOT / "tools/starter/starter.safetensors"
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]
+    for path in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *ROOT.glob("docs/**/*.md"),
+    ]
 )
 
 #: Why a command that begins like this is not run here.
@@ -60,11 +65,14 @@ NOT_RUN = {
     "san info first-fp16.engine": GPU,
     "nvidia-smi": GPU,
 }
+#: Commands that say what something costs by missing a gate.
+EXIT = {"san parity first.onnx first.onnx --crops crops/ --resize cv2-linear": 3}
 #: Pages whose reader has an ONNX file of the network, under this name.
 HAS = {"docs/parity.md": "first.onnx", "docs/tensorrt.md": "first.onnx", "docs/triton.md": "starter.onnx"}
 #: What a reader of this page has typed on an earlier one.
 BEFORE = {
     "docs/parity.md": [
+        "san embed crops/ -m first.onnx -o deepstream.npz",
         "san export first.onnx --fp16",
         "san export first.onnx --int8 --calib crops/ --runtime tensorrt --no-engine",
     ],
@@ -98,7 +106,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
     write_samples(folder / "crops", people=6, cameras=3)
     identities = folder / "crops/identities.csv"
-    identities.write_text(re.sub(r",([1-3]),train$", r",\1,test", identities.read_text("utf-8"), flags=re.M), "utf-8")
+    identities.write_text(
+        re.sub(r",([1-3]),train$", r",\1,test", identities.read_text("utf-8"), flags=re.M), "utf-8"
+    )
     for camera in ("cam1", "cam2", "cam3"):
         shutil.copytree(folder / "crops" / camera, folder / camera)
     for index, sample in enumerate(read_samples()):
@@ -118,8 +128,12 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(not why_not(line) for line in commands(page))])
-def test_commands_run(page: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, san: Any) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(not why_not(line) for line in commands(page))]
+)
+def test_commands_run(
+    page: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, san: Any
+) -> None:
     folder = tmp_path / "reader"
     shutil.copytree(ready, folder, symlinks=True)
     if page in HAS:
@@ -133,7 +147,7 @@ def test_commands_run(page: str, ready: Path, tmp_path: Path, monkeypatch: pytes
             continue
         words = shlex.split(line)
         assert words[0] == "san", f"{page}: no rule for: {line}"
-        san(*words[1:])
+        san(*words[1:], code=EXIT.get(line, 0))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from san_train import evaluate
 from san_train.recipe import resolve
 
 from san_deploy.datasets import read_dataset
@@ -66,3 +68,20 @@ def test_the_studys_recipe_is_one_that_san_train_takes(part: str) -> None:
     spec = json.loads((STARTER / "study.json").read_text())
     recipe = resolve("scratch", spec["network"] + spec[part])
     assert recipe.settings["context"] == [1, 2]
+
+
+def test_figures_of_a_split_are_the_evaluations(tmp_path: Path) -> None:
+    table = tool("splits_table")
+    ward = write_crop_folder(tmp_path / "ward", people=8, cameras=3, each=3)
+    crops = read_dataset(ward).splits["train"]
+    rows = np.random.default_rng(1).standard_normal((len(crops), 6)).astype(np.float32)
+    rows += 1.5 * np.random.default_rng(2).standard_normal((9, 6))[[crop.person for crop in crops]].astype(
+        np.float32
+    )
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found, wanted = table.by_person(rows, crops), evaluate.rank(rows, crops)
+    assert found[:, 0].tolist() == list(range(1, 9))
+    expected = [wanted.tracklet_rank1, wanted.crops.rank1, wanted.crops.mean_ap]
+    assert np.allclose(table.mean_of(found), 100 * np.array(expected), atol=1e-3)
+    low, high = table.interval([found, found], draws=50)
+    assert (low <= table.mean_of(found)).all() and (table.mean_of(found) <= high).all()

@@ -1,4 +1,6 @@
-"""The figures that the starter model owes, on real crops of people that it was not trained on.
+"""The figures that the starter model owes, on the real crops that it learned from.
+
+How good it is on strangers, five splits tell (starter.md); what falls below these figures is broken.
 
 Reads ../shared/ward beside the checkout; says so and skips where it is not there.
 """
@@ -36,13 +38,13 @@ def tool(name: str) -> ModuleType:
 def test_starter_model_on_the_test_people() -> None:
     got = tool("ward_figures").figures(WARD, "test", open_backend())
     assert got["people"] == 20
-    assert got["tracklet_rank1"] >= 0.85
-    assert got["rank1"] >= 0.75
+    assert got["tracklet_rank1"] >= 0.99
+    assert got["rank1"] >= 0.97
 
 
-def test_starter_threshold_was_not_calibrated_on_test_people() -> None:
+def test_starter_threshold_was_calibrated_on_people_who_were_held_out() -> None:
     threshold = open_backend().artefact.threshold
-    assert threshold is not None and "test" not in threshold.source
+    assert threshold is not None and "held out" in threshold.source
     assert 0 < threshold.false_match_rate <= 0.05
 
 

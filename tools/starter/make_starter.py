@@ -38,11 +38,12 @@ from san_train.recipe import resolve
 
 from san_deploy.artefact import Threshold
 from san_deploy.datasets import labels, read_dataset
-from san_deploy.matching.threshold import choose_threshold, tracklet_similarities
+from san_deploy.matching.threshold import choose_threshold, fraction_reaching, tracklet_similarities
 
 HERE = Path(__file__).resolve().parent
 PACKAGE_DATA = HERE.parent.parent / "san_deploy" / "data"
 SPLITS = 5
+CURVE_POINTS = 40
 TEACHERS = ("person-reidentification-retail-0277.xml", "person-reidentification-retail-0288.xml")
 
 
@@ -148,8 +149,13 @@ def calibrated(runs: list[tuple[Path, Path]]) -> Threshold:
         same, other = held_out_similarities(checkpoint, data)
         genuine.append(same)
         impostor.append(other)
-    source = f"WARD's 50 people, each held out of two of {len(runs)} networks of the same recipe"
-    return choose_threshold(np.concatenate(genuine), np.concatenate(impostor), source=source, mask="argmax")
+    source = f"people of WARD who were held out, {len(runs)} networks of the same recipe"
+    same, other = np.concatenate(genuine), np.concatenate(impostor)
+    threshold = choose_threshold(same, other, source=source, mask="argmax")
+    # So that another threshold on the command line has its rates, too.
+    grid = [round(value, 4) for value in np.linspace(np.median(other), same.max(), CURVE_POINTS).tolist()]
+    curve = tuple((value, fraction_reaching(other, value), fraction_reaching(same, value)) for value in grid)
+    return replace(threshold, curve=curve)
 
 
 def held_out_similarities(checkpoint: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from san_deploy.backends import PLANS, open_backend
 from san_deploy.backends.onnxruntime import CUDA, int8_entries, missing_provider, open_cpu
 from san_deploy.backends.plan import read_plan
 from san_deploy.errors import SanError, UsageError, first_line
+from san_deploy.integrity import of_onnx
 from san_deploy.io.cpu import usable_cores
 from san_deploy.io.printable import printable
 from san_deploy.preprocess import RESIZES
@@ -112,7 +113,7 @@ class ModelPair:
         """The reference's network; of a checkpoint alone. Needs PyTorch."""
         from san_train.checkpoint import load_checkpoint
 
-        return load_checkpoint(self.reference.path)[0]
+        return load_checkpoint(self.reference.path, accept_damaged=True)[0]
 
     @cached_property
     def reference_graph(self) -> onnx.ModelProto:
@@ -390,13 +391,14 @@ def _open_reference(path: Path, mask: str | None, target: Artefact | None) -> Pa
     like = mask or (None if target is None or target.mask in ("none", "soft") else target.mask)
     cores = usable_cores()
     try:
-        runtime = open_backend(path, device="cpu", threads=cores, mask=like)
+        runtime = open_backend(path, device="cpu", threads=cores, mask=like, accept_damaged=True)
     except UsageError:
         if mask is not None:
             raise
         # Its network has no mask to choose, which is said with the rest of what differs.
-        runtime = open_backend(path, device="cpu", threads=cores)
-    return ParityModel(path, runtime.artefact, runtime.name, runtime)
+        runtime = open_backend(path, device="cpu", threads=cores, accept_damaged=True)
+    notes = (f"{path.name}: {runtime.note}.",) if runtime.note else ()
+    return ParityModel(path, runtime.artefact, runtime.name, runtime, notes=notes)
 
 
 def _open_target(path: Path, backend: str, device: str) -> ParityModel:
@@ -410,7 +412,7 @@ def _open_target(path: Path, backend: str, device: str) -> ParityModel:
         return _open_onnx(path)
     # What was read is compared with what runs: the file may be broken, but not another.
     opened = _open_onnx(path, rounded=False)
-    runtime = open_backend(path, backend=backend, device=device)
+    runtime = open_backend(path, backend=backend, device=device, accept_damaged=True)
     notes = (f"{runtime.note}.",) if runtime.note else ()
     return ParityModel(
         path, opened.artefact, runtime.name, runtime, model=opened.model, notes=(*opened.notes, *notes)
@@ -438,13 +440,19 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
     raw = RawOnnx(data, path, artefact, fixed)
     cores = usable_cores()
     opened = ParityModel(
-        path, artefact, f"onnxruntime (CPU, {cores} x 1 thread)", raw, calls=cores, model=model
+        path,
+        artefact,
+        f"onnxruntime (CPU, {cores} x 1 thread)",
+        raw,
+        calls=cores,
+        model=model,
+        notes=_integrity(data, path),
     )
     if fixed is not None:
         note = (
             f"{path.name} takes {fixed} crops a call, no more and no fewer; what a batch lacks is filled up."
         )
-        opened = replace(opened, optimum=fixed, maximum=fixed, fixed=True, notes=(note,))
+        opened = replace(opened, optimum=fixed, maximum=fixed, fixed=True, notes=(*opened.notes, note))
     if not (rounded and has_fp16(model)):
         return opened
     measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact, fixed)
@@ -456,6 +464,15 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
         as_it_is=raw,
         notes=(*opened.notes, note),
     )
+
+
+def _integrity(data: bytes, path: Path) -> tuple[str, ...]:
+    """What is to be said of a file that is not known to be whole. It is compared all the same."""
+    try:
+        note = of_onnx(data, path).note
+    except SanError:  # a sidecar that cannot be read, which is among the artefact's facts
+        return ()
+    return (f"{path.name}: {note}.",) if note else ()
 
 
 def _load(data: bytes, path: Path) -> onnx.ModelProto:

@@ -123,7 +123,9 @@ def test_a_person_0_is_told_from_distractors(
     root = build(tmp_path, "camera,track,person\n" + "\n".join(rows) + "\n,,\n", *tracks)
     assert [person for person, _ in read_identities(root / "identities.csv").values()] == people
     found = read_dataset(root)
-    assert [crop.person for crop in found.splits["train"]] == [p for person in people for p in (person, person)]
+    assert [crop.person for crop in found.splits["train"]] == [
+        p for person in people for p in (person, person)
+    ]
     for notes in (found.notes, identity_notes(root / "identities.csv")):
         assert notes == () if note is None else note in notes[0]
 

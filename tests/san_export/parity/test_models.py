@@ -77,6 +77,24 @@ def test_a_broken_sidecar_does_not_keep_a_target_from_being_looked_at(files: Fil
     assert open_pair(files.fp32, target).target.artefact.sha256 == sha256_file(target)
 
 
+def flip_a_weight(path: Path, folder: Path) -> Path:
+    data = bytearray(path.read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    damaged = folder / path.name
+    damaged.write_bytes(data)
+    return damaged
+
+
+def test_damaged_files_are_compared_and_said_to_be_damaged(files: Files, tmp_path: Path) -> None:
+    pair = open_pair(flip_a_weight(files.checkpoint, tmp_path), flip_a_weight(files.fp32, tmp_path))
+    for side in (pair.reference, pair.target):
+        (note,) = side.notes
+        assert note.startswith(f"{side.path.name}: the file is damaged: ")
+    assert pair.network is not None
+    whole = open_pair(files.checkpoint, files.fp32)
+    assert whole.reference.notes == whole.target.notes == ()
+
+
 def test_sessions_have_one_thread_and_what_int8_needs(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
