@@ -14,7 +14,7 @@ endif
 # -qq: one line for each step, and what fails. The demo's compiles no file that it may never run: 20 MB less.
 PIP := -m pip install -qq --disable-pip-version-check
 
-.PHONY: triton-env demo test test-isa lint types check starter clean
+.PHONY: triton-env demo test test-isa lint types check starter clean docs
 
 ## The edge install (no PyTorch), then the sample crops of three cameras matched.
 demo: $(EDGE)/installed
