@@ -309,8 +309,8 @@ def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
 
 def built_for(path: Path) -> str:
     """As `spec.Runtime.built_for`. What is no engine by its description is refused when it is opened."""
-    engine = read_sidecar(path).engine
-    return engine.runtime if engine is not None else ""
+    built = read_sidecar(path).engine
+    return built.runtime if built is not None else ""
 
 
 def installed(spec: BackendSpec) -> Installed:
@@ -350,10 +350,10 @@ def _as_engine(spec: BackendSpec, file: FileInfo, artefact: Artefact) -> Compati
     words = ["san", "export", str(file.path), "--engine"]
     words += [] if spec.name == "tensorrt" else ["--runtime", spec.name]
     build = f"build one: {shlex.join(words)}"
-    problem = installed(spec).problem
-    if problem is not None:
+    missing = installed(spec).problem
+    if missing is not None:
         return Compatibility(
-            spec.name, "", False, f"it runs engines, and {problem.message}", f"{problem.do}; then {build}"
+            spec.name, "", False, f"it runs engines, and {missing.message}", f"{missing.do}; then {build}"
         )
     found, why = cuda_runtime.probe()
     if not found:

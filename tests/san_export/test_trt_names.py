@@ -215,6 +215,9 @@ def names_of_imports(tree: ast.Module) -> set[str]:
         modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
             modules = [node.module or ""]
+        if isinstance(node, ast.ImportFrom) and node.level:
+            # `from .ort import onnxruntime` hands a package on.
+            modules = [name.name for name in node.names if name.name == "onnxruntime"]
         for name in modules:
             if not name.startswith(("tensorrt", "san_deploy", "san_export", "san_train")):
                 module = importlib.import_module(name)
