@@ -138,6 +138,23 @@ def one_value(model: onnx.ModelProto, name: str, value: float) -> onnx.ModelProt
     return with_weight(model, name, values)
 
 
+def scale_folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxsim does to the normalisation: its factor goes into the first convolution's weights."""
+    result = copy(model)
+    factor = nodes(result, "Mul")[0]
+    constant = next(name for name in factor.input if name in {item.name for item in result.graph.initializer})
+    (other,) = (name for name in factor.input if name != constant)
+    first = nodes(result, "Conv")[0]
+    scale = weight(result, constant).reshape(1, 3, 1, 1)
+    result = with_weight(result, first.input[1], weight(result, first.input[1]) * scale)
+    result.graph.node.remove(node_of(result, factor.output[0]))
+    for node in result.graph.node:
+        for place, name in enumerate(node.input):
+            if name == factor.output[0]:
+                node.input[place] = other
+    return result
+
+
 def types(model: onnx.ModelProto) -> set[int]:
     """The types of a model's weights, to see that a graph is what a test means."""
     return {item.data_type for item in model.graph.initializer} & {TensorProto.FLOAT16, TensorProto.INT8}

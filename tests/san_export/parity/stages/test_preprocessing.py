@@ -20,6 +20,7 @@ from san_export.verify import CheckCrops
 from san_train.data import normalise
 
 from san_deploy.preprocess import MEAN_RGB, STD_RGB
+from tests.san_export.parity import faults
 from tests.san_export.parity.conftest import Files, wrong_mean
 from tests.tiny_models import tiny_model
 
@@ -122,3 +123,16 @@ def test_a_network_without_a_convolution(sample: Sample, tmp_path: Path) -> None
     stage = compare(open_pair(path, path), sample)
     assert stage.passed and figures(stage).input_equal == 1
     assert any("not seen" in note for note in stage.notes)
+
+
+def test_a_scale_that_went_into_the_weights_is_no_difference(
+    files: Files, sample: Sample, tmp_path: Path
+) -> None:
+    """As onnxsim folds it; weights that took in another scale are a difference."""
+    folded = faults.scale_folded(files.model)
+    stage = compare(open_pair(files.fp32, files.write(tmp_path / "folded.onnx", folded)), sample)
+    assert figures(stage).input_max_abs > 1 and not stage.checks
+    assert any("normalises in another place" in note for note in stage.notes)
+    wrong = faults.scale_folded(faults.standard_deviation(files.model))
+    stage = compare(open_pair(files.fp32, files.write(tmp_path / "wrong.onnx", wrong)), sample)
+    assert [check.gate for check in stage.checks if not check.passed] == ["preprocess_equal"]
