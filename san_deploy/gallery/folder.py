@@ -22,6 +22,7 @@ from .tracks import (
     SearchFilter,
     Tracks,
     at_least_kth,
+    none_if_nan,
     refuse_other_space,
     space_of_model,
 )
@@ -154,7 +155,7 @@ class FolderGallery:
                 values = [
                     (
                         tracks.camera, str(tracks.track[at]), persons[at], int(tracks.crops[at]),
-                        _or_none(tracks.start[at]), _or_none(tracks.end[at]), now, number, used + at - done,
+                        none_if_nan(tracks.start[at]), none_if_nan(tracks.end[at]), now, number, used + at - done,
                     )
                     for at in range(done, done + len(vectors))
                 ]  # fmt: skip
@@ -452,10 +453,6 @@ def _conditions(where: SearchFilter) -> tuple[str, list[Any]]:
         parts.append("start < ?")
         values.append(where.before)
     return (" WHERE " + " AND ".join(parts) if parts else ""), values
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _wipe(path: Path) -> None:

@@ -20,6 +20,7 @@ from .tracks import (
     Hit,
     SearchFilter,
     Tracks,
+    none_if_nan,
     refuse_other_space,
     space_of_model,
 )
@@ -167,7 +168,7 @@ class PostgresGallery:
                         [
                             (
                                 self._id, tracks.camera, str(tracks.track[at]), persons[at], int(tracks.crops[at]),
-                                _or_none(tracks.start[at]), _or_none(tracks.end[at]), now,
+                                none_if_nan(tracks.start[at]), none_if_nan(tracks.end[at]), now,
                                 _text(tracks.embedding[at]),
                             )
                             for at in range(len(tracks.track))
@@ -382,10 +383,6 @@ def _text(vector: np.ndarray) -> str:
 
 def _vector(text: str) -> np.ndarray:
     return np.array(text[1:-1].split(","), np.float32)
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _or_nan(value: float | None) -> float:

@@ -223,3 +223,8 @@ def at_least_kth(values: np.ndarray, k: int) -> np.ndarray:
     if len(values) <= k:
         return np.arange(len(values))
     return np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
+
+
+def none_if_nan(value: float) -> float | None:
+    """A time as databases keep it, where nobody knows it."""
+    return None if np.isnan(value) else float(value)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import base64
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-
-from .. import __version__
 from ..gallery.cameras import kept_pictures
 from ..images import spread
 from ..io.atomic import atomic_file
+from .html import environment, write_page
 from .times import when
 
 if TYPE_CHECKING:
@@ -40,13 +37,6 @@ def write_search_page(
     Raises:
         SanError: it cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     queries = []
     for item in found:
         crops = spread(item.query.files, _QUERY_CROPS)
@@ -61,11 +51,9 @@ def write_search_page(
         ]
         pictures = [_url(data) for data in kept_pictures([crops], len(crops))[0]]
         queries.append({"name": item.query.name, "pictures": pictures, "hits": hits})
-    context = {"queries": queries, "gallery": gallery.info(), "threshold": threshold, "version": __version__}
-    made = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
-    text = environment.get_template("search_page.html.j2").render(context, made=made)
+    context = {"queries": queries, "gallery": gallery.info(), "threshold": threshold}
     with atomic_file(path, force=force) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_page(temporary, environment().get_template("search_page.html.j2"), context)
 
 
 def _url(jpeg: bytes) -> str:
