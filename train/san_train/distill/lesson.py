@@ -57,13 +57,6 @@ class Lesson(nn.Module):
         self.views, self.settings = views, settings
         where = np.array([domain[crop] for crop in views.crop], np.int64)
         groups = np.array([f"{domain[crop]}/{crops[crop].camera}" for crop in views.crop])
-        self.target = targets(
-            views,
-            groups,
-            embedding_dim,
-            centred=groups if settings.centre else where.astype(str),
-            shared=settings.shared,
-        )
         # What axes the target has is free: a network that comes with axes of its own keeps them, see `turn_onto`.
         self.register_buffer("turn", torch.eye(embedding_dim))
         self._camera = np.unique(groups, return_inverse=True)[1].reshape(-1)
@@ -77,6 +70,15 @@ class Lesson(nn.Module):
         share = np.array(settings.share or [len(pool) for pool in self._pools], np.float64)
         self._share = share * [len(pool) > 0 for pool in self._pools]
         self._share /= self._share.sum()
+        self.target = targets(
+            views,
+            groups,
+            embedding_dim,
+            centred=groups if settings.centre else where.astype(str),
+            weight=self._share[where] / np.bincount(where)[where],
+            shared=settings.shared,
+            whiten=settings.whiten,
+        )
         self._pairs = [
             (stage, level) for stage, level in _STAGES if stage < len(channels) and level < len(views.maps)
         ]
@@ -199,21 +201,34 @@ class Lesson(nn.Module):
 
 
 def targets(
-    views: TaughtViews, cameras: np.ndarray, dim: int, *, centred: np.ndarray, shared: float
+    views: TaughtViews,
+    cameras: np.ndarray,
+    dim: int,
+    *,
+    centred: np.ndarray,
+    weight: np.ndarray,
+    shared: float,
+    whiten: float,
 ) -> np.ndarray:
-    """What a student's unit rows are to be: the teachers' rows, centred, shared and turned into `dim` numbers.
+    """What a student's unit rows are to be: the teachers' rows without what cameras put into them, in `dim` numbers.
 
-    Each teacher's unit rows lose the mean of their group (a camera), taken over crops as they are; teachers count
-    alike. Then each row goes the part `shared` of the way to the mean of its persona, in which each camera that saw it
-    counts alike. The main axes of all views are kept. Means and axes are of these views alone, which hold nobody who
-    is held out.
+    1. Each teacher's unit rows lose the mean of their group (a camera), taken over crops as they are; teachers count
+       alike.
+    2. Directions in which one persona differs from camera to camera are made small: within-class covariance
+       normalisation (Hatch and Stolcke, ICASSP 2006), a class being a persona and a sample a camera's mean.
+    3. Each row goes the part `shared` of the way to the mean of its persona, in which each camera counts alike.
+    4. The main axes of all views are kept.
+
+    All is of these views alone, which hold nobody who is held out.
 
     Args:
         views: of the training crops.
         cameras: `(N,)` by which camera each is.
         dim: of the result.
         centred: `(N,)` what is centred together.
+        weight: `(N,)` how much each counts in steps 2 and 4: many drawn people are not to outvote a few real ones.
         shared: 0..1.
+        whiten: the covariance's ridge, as a part of its mean variance; 0 leaves step 2 out.
 
     Returns:
         `(N, dim)` float32 unit rows.
@@ -228,25 +243,46 @@ def targets(
             less[mine] = rows[mine] - rows[plain if plain.any() else mine].mean(0)
         parts.append(less / max(float(np.sqrt(np.square(less).sum(1).mean())), 1e-12))
     rows = np.concatenate(parts, 1)
-    if shared:
-        rows = (1 - np.float32(shared)) * rows + np.float32(shared) * _over_cameras(
-            rows, views.persona, cameras
-        )
-    _, axes = np.linalg.eigh(rows.T.astype(np.float64) @ rows)
+    means, deviations, view = _over_cameras(rows, views.persona, cameras)
+    if whiten and len(view):
+        turn = _whitening(deviations, weight[view], whiten)
+        rows, means = rows @ turn, means @ turn
+    rows = (1 - np.float32(shared)) * rows + np.float32(shared) * means
+    _, axes = np.linalg.eigh((rows.T * weight) @ rows)
     kept = (rows @ axes[:, ::-1][:, :dim]).astype(np.float32)
     if kept.shape[1] < dim:
         kept = np.pad(kept, ((0, 0), (0, dim - kept.shape[1])))
     return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-6)
 
 
-def _over_cameras(rows: np.ndarray, persona: np.ndarray, cameras: np.ndarray) -> np.ndarray:
-    """`(N, D)`: for each row the mean of its persona's cameras' means."""
+def _over_cameras(
+    rows: np.ndarray, persona: np.ndarray, cameras: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What one persona is to several cameras.
+
+    Returns:
+        `(N, D)`, for each row the mean of its persona's cameras' means; `(M, D)`, how the mean of a camera differs from
+        that, for personas that several cameras saw; `(M,)`, a row of each of those.
+    """
     number = np.unique(cameras, return_inverse=True)[1].reshape(-1)
-    seen, of_view = np.unique(persona * (number.max() + 1) + number, return_inverse=True)
-    by_camera = _means(rows, of_view.reshape(-1), len(seen))
+    seen, first, of_row = np.unique(
+        persona * (number.max() + 1) + number, return_index=True, return_inverse=True
+    )
+    of_row = of_row.reshape(-1)
+    by_camera = _means(rows, of_row, len(seen))
     names, of_seen = np.unique(seen // (number.max() + 1), return_inverse=True)
-    by_persona = _means(by_camera, of_seen.reshape(-1), len(names))
-    return by_persona[of_seen.reshape(-1)[of_view.reshape(-1)]]
+    of_seen = of_seen.reshape(-1)
+    by_persona = _means(by_camera, of_seen, len(names))
+    several = np.bincount(of_seen)[of_seen] > 1
+    return by_persona[of_seen[of_row]], (by_camera - by_persona[of_seen])[several], first[several]
+
+
+def _whitening(deviations: np.ndarray, weight: np.ndarray, ridge: float) -> np.ndarray:
+    """`(D, D)` float32: inverse root of the weighted covariance of `(M, D)` deviations with a ridge on it."""
+    covariance = (deviations.T * (weight / weight.sum())) @ deviations
+    values, axes = np.linalg.eigh(covariance)
+    values = values.clip(0) + max(ridge * values.clip(0).mean(), 1e-12)
+    return ((axes / np.sqrt(values)) @ axes.T).astype(np.float32)
 
 
 def _means(rows: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:

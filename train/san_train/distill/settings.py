@@ -40,6 +40,8 @@ class DistillSettings:
         centre: take each camera's mean row out of the target.
         shared: how far a target is the mean of its persona over its cameras, 0..1, instead of the teacher's answer to
             that very view: what differs between cameras there is no trait of the person.
+        whiten: makes small in the target what differs between cameras for one persona (`lesson.targets`): the ridge
+            of the covariance as a part of its mean variance; 0 leaves it out, as does a set of one camera.
         together: views of one persona in a batch, if it has so many; of different cameras first.
         share: part of each batch from each data set, in order; empty draws over all views alike.
         batch: views in a batch.
@@ -51,6 +53,7 @@ class DistillSettings:
     maps: float = 3.5
     centre: bool = True
     shared: float = 0.7
+    whiten: float = 1.0
     together: int = 2
     share: tuple[float, ...] = ()
     batch: int = 64
@@ -62,8 +65,8 @@ def check(views: ViewSettings, distill: DistillSettings) -> None:
         raise ValueError(
             "views.each, views.personas and distill.together are at least 1, distill.batch at least 2"
         )
-    if not 0 <= distill.shared <= 1:
-        raise ValueError("distill.shared is 0 to 1")
+    if not 0 <= distill.shared <= 1 or distill.whiten < 0:
+        raise ValueError("distill.shared is 0 to 1, distill.whiten at least 0")
     if len(views.area) != 2 or not 0 < views.area[0] <= views.area[1] <= 1:
         raise ValueError("views.area is two ascending numbers in (0, 1]")
     if any(not 0 <= part <= 1 for part in (views.flip, views.composite, views.garment)):
