@@ -41,7 +41,7 @@ def test_a_perfect_network_finds_no_row_difficult(tool: ModuleType) -> None:
     for name, splits in table.items():
         values = np.array(splits)
         # One stranger in twenty reaches the threshold: who is absent may be taken for one of those who are there.
-        least = 90 if "absent" in name or "late" in name else 99.9
+        least = 70 if "absent" in name or "late" in name else 99.9
         assert values[~np.isnan(values)].min() >= least, name
     noisy = [seen_by(tool, people, 1.5) for people in tool.SPLITS]
     assert np.nanmean(np.array(tool.rows(noisy, noisy, alike, 0)["nothing"])) < 80
