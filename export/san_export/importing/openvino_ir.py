@@ -1,6 +1,6 @@
 """OpenVINO's IR (an .xml with its .bin) as an ONNX graph, for networks that are published in no other form.
 
-OpenVINO itself reads the file; each of its operators that `_ROWS` names becomes the same of ONNX. Operators of OpenVINO:
+OpenVINO itself reads the file; each of its operators that `_ROWS` names becomes the same of ONNX. They are described at
 https://docs.openvino.ai/2024/documentation/openvino-ir-format/operation-sets/available-opsets.html
 """
 
@@ -20,7 +20,12 @@ from san_deploy.io.extras import install
 from ..onnx_writer import IR_VERSION, OPSET
 
 SUFFIX = ".xml"
-_TYPES = {"f16": TensorProto.FLOAT16, "f32": TensorProto.FLOAT, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
+_TYPES = {
+    "f16": TensorProto.FLOAT16,
+    "f32": TensorProto.FLOAT,
+    "i32": TensorProto.INT32,
+    "i64": TensorProto.INT64,
+}
 #: The squared norm of `NormalizeL2`, and the variance of `MVN`, where the bound is added inside of the root.
 _INSIDE = {"add", "INSIDE_SQRT"}
 
@@ -62,7 +67,9 @@ def ir_to_onnx(path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(found, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise SanError(f"{path} does not become a valid ONNX graph", why=first_line(error), do=_ELSE) from error
+        raise SanError(
+            f"{path} does not become a valid ONNX graph", why=first_line(error), do=_ELSE
+        ) from error
     return found
 
 
@@ -82,7 +89,9 @@ def read_ir(path: Path) -> Any:
     try:
         return openvino.Core().read_model(path)
     except RuntimeError as error:
-        raise SanError(f"OpenVINO cannot read {path}", why=first_line(error), do="fetch both files again") from error
+        raise SanError(
+            f"OpenVINO cannot read {path}", why=first_line(error), do="fetch both files again"
+        ) from error
 
 
 class IrSession:
@@ -175,7 +184,9 @@ class _Graph:
         outputs = [self.port(item) for item in node.outputs()]
         if kind == "MaxPool":
             outputs = outputs[:1]  # the second holds places, which ONNX counts otherwise
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=node.get_friendly_name(), **attributes))
+        self.nodes.append(
+            helper.make_node(operator, inputs, outputs, name=node.get_friendly_name(), **attributes)
+        )
 
     def inputs(self, node: Any) -> list[str]:
         """The names of all that a node reads."""
@@ -243,6 +254,8 @@ def _pool(graph: _Graph, node: Any) -> _Row:
         raise graph.refusal(node, f"its rounding is {told['rounding_type']}")
     found["ceil_mode"] = int(told["rounding_type"] == "ceil")
     if node.get_type_name() == "AvgPool":
+        if found["ceil_mode"] and not told["exclude-pad"]:
+            raise graph.refusal(node, "it rounds up and counts zeros, which ONNX Runtime divides otherwise")
         found["count_include_pad"] = int(not told["exclude-pad"])
         found.pop("dilations", None)
         return "AveragePool", graph.inputs(node)[:1], found
@@ -264,7 +277,11 @@ def _mvn(graph: _Graph, node: Any) -> _Row:
     shape = node.get_input_partial_shape(0)
     axes = sorted(int(axis) % len(shape) for axis in graph.value(node, 1).reshape(-1))
     told = node.get_attributes()
-    if axes != list(range(2, len(shape))) or not told["normalize_variance"] or told["eps_mode"] not in _INSIDE:
+    if (
+        axes != list(range(2, len(shape)))
+        or not told["normalize_variance"]
+        or told["eps_mode"] not in _INSIDE
+    ):
         raise graph.refusal(node, f"it is no instance norm: axes {axes}, eps {told['eps_mode']}")
     channels = shape[1].get_length()
     name = node.get_friendly_name()
