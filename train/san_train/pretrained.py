@@ -7,6 +7,7 @@ import http.client
 import re
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,8 @@ KNOWN = {
         "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
     ),
 }
+#: What DataParallel puts before all names.
+PARALLEL = "module."
 _CACHE = Path.home() / ".cache" / "san-deploy"
 _LIMIT_BYTES = 1 << 30
 
@@ -101,27 +104,46 @@ def _check(path: Path, expected: str) -> None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from .safetensors, or from a .pth that holds tensors alone (`weights_only`)."""
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise SanError(f"{path} cannot be read as weights", why=str(error).splitlines()[0]) from error
-    except Exception as error:  # pickle.UnpicklingError and what a malformed pickle may raise
-        raise SanError(f"{path} is not a file of weights alone", why=str(error).splitlines()[0]) from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise SanError(f"{path} cannot be read as weights", why=str(error).splitlines()[0]) from error
+    state = load_tensors(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SanError(f"{path} holds no state dict")
     return state
 
 
+def load_tensors(path: Path) -> Any:
+    """What `torch.save` wrote, where it is tensors and plain values alone. No code in the file is run (`weights_only`).
+
+    Raises:
+        SanError: missing, damaged, or more in it.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SanError(f"{path} cannot be read", why=error.strerror or str(error)) from error
+    except Exception as error:  # pickle.UnpicklingError and what a malformed pickle may raise
+        # PyTorch's own words advise to run what is in the file.
+        raise SanError(
+            f"{path} is cut short, or holds Python objects beside weights, which are not read",
+            do=f"save the weights alone where it was made: torch.save(model.state_dict(), '{path.name}')",
+        ) from error
+
+
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load torchvision's names into a backbone; its classifier `fc` is left out, all else must fit.
+    """Load torchvision's names, DataParallel's `module.` before them or not, into a backbone.
+
+    Its classifier `fc` is left out, all else must fit.
 
     Raises:
         SanError: a weight is missing, is not finite, or has another shape (another depth or width).
     """
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    plain = {name.removeprefix(PARALLEL): value for name, value in state.items()}
+    state = {name: value for name, value in plain.items() if not name.startswith("fc.")}
     expected = backbone.state_dict()
     wrong = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     wrong += [name for name in state if name not in expected]

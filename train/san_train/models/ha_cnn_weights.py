@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,11 @@ from torch import Tensor
 
 from san_deploy.errors import SanError
 
+from ..pretrained import PARALLEL, load_tensors
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
 
 #: torchreid's classifiers are of its training people.
 _CLASSIFIERS = ("classifier_global.", "classifier_local.")
-#: What torch.nn.DataParallel puts in front of every name.
-_PARALLEL = "module."
 #: Head of torchreid's name -> head of ours; numbers in names count from 1 there, from 0 here.
 _HEADS: tuple[tuple[str, str], ...] = (
     (r"conv", "stem"),
@@ -57,16 +55,8 @@ def read_torchreid(path: Path) -> dict[str, Tensor]:
     Raises:
         SanError: missing, no such file, or more in it than tensors and numbers.
     """
-    try:
-        with torch.serialization.safe_globals(_numbers()):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SanError(f"{path} cannot be read", why=error.strerror or str(error)) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise SanError(
-            f"{path} is not a checkpoint of PyTorch that holds weights alone",
-            why=(str(error).splitlines() or ["it is cut short"])[0],
-        ) from error
+    with torch.serialization.safe_globals(_numbers()):
+        state = load_tensors(path)
     for wrapper in ("state_dict", "model", "encoder"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -95,9 +85,9 @@ def load_torchreid(state: Mapping[str, Tensor], *, align_corners: bool = False) 
         SanError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
     """
     given = {
-        our_name(name.removeprefix(_PARALLEL)): tensor
+        our_name(name.removeprefix(PARALLEL)): tensor
         for name, tensor in state.items()
-        if not name.removeprefix(_PARALLEL).startswith(_CLASSIFIERS)
+        if not name.removeprefix(PARALLEL).startswith(_CLASSIFIERS)
     }
     local = any(name.startswith("streams.") for name in given)
     network = HarmoniousAttentionNetwork(HaCnnSettings(local=local, align_corners=align_corners))
