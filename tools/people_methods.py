@@ -115,8 +115,8 @@ def table(splits: Sequence[Split], labels: Labels, *, center: bool) -> None:
             for name, values in judge(split, labels, (absent, rate), center=center).items():
                 found.setdefault(name, []).append(100 * np.mean(values, axis=0))
         cells = []
-        for values in found.values():
-            mean, worst = np.mean(values, axis=0), np.min(values, axis=0)
+        for means in found.values():
+            mean, worst = np.mean(means, axis=0), np.min(means, axis=0)
             cells.append(" / ".join(f"{value:.1f}" for value in mean) + f" ({worst[0]:.1f})")
         print(f"| {absent:.0%} | {rate:.0%} | {' | '.join(cells)} |", flush=True)
 
