@@ -30,7 +30,7 @@ SUFFIXES = frozenset(
     }
 )
 #: Files of ours that lie beside crops.
-_BESIDE = frozenset({"identities.csv", "tracks.csv"})
+_BESIDE = frozenset({"identities.csv", "tracks.csv", "crops.json"})
 #: How the formats begin, with their place in the file; for files of other names.
 _SIGNATURES = (
     (0, b"\xff\xd8\xff"),

@@ -113,7 +113,7 @@ def _embed(given: dict[str, Any]) -> tuple[Backend, list[Camera]]:
     from ..matching.cameras import centred
     from ..matching.site import with_times
     from ..matching.sources import Reading, embed_sources, read_sources
-    from .match import describe
+    from .cameras import describe
 
     at_least = 2 if given["labels"] else 1
     sources = read_sources(camera_folders(given["crops"]), given["pattern"], at_least=at_least)

@@ -104,6 +104,7 @@ def people_dict(people: Identities, accuracy: IdentityAccuracy | None) -> dict[s
         "method": people.method,
         "same_camera": people.same_camera,
         "floor": None if people.floor is None else round(people.floor, 6),
+        "known": sorted(people.known),
         "accuracy": accuracy.as_dict() if accuracy else None,
     }
 

@@ -7,7 +7,6 @@ import http.client
 import re
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 from san_deploy.artefact import sha256_file
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_file
+
+from .models.foreign_weights import PARALLEL, read_state
 
 #: torchvision's published files and their SHA-256, whose first eight digits torchvision has in the names.
 KNOWN = {
@@ -33,8 +34,6 @@ KNOWN = {
         "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
     ),
 }
-#: What DataParallel puts before all names.
-PARALLEL = "module."
 _CACHE = Path.home() / ".cache" / "san-deploy"
 _LIMIT_BYTES = 1 << 30
 
@@ -109,29 +108,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise SanError(f"{path} cannot be read as weights", why=str(error).splitlines()[0]) from error
-    state = load_tensors(path)
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SanError(f"{path} holds no state dict")
-    return state
-
-
-def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote, where it is tensors and plain values alone. No code in the file is run (`weights_only`).
-
-    Raises:
-        SanError: missing, damaged, or more in it.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SanError(f"{path} cannot be read", why=error.strerror or str(error)) from error
-    except Exception as error:  # pickle.UnpicklingError and what a malformed pickle may raise
-        # PyTorch's own words advise to run what is in the file.
-        raise SanError(
-            f"{path} is cut short, or holds Python objects beside weights, which are not read",
-            do=f"save the weights alone where it was made: torch.save(model.state_dict(), '{path.name}')",
-        ) from error
+    return read_state(path)
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
