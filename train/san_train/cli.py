@@ -94,7 +94,7 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
     # Before anything long: a teacher that cannot be run ends here.
     answered = options.resume and (options.views or options.out / VIEWS).exists()
     teachers = [
-        open_teacher(path, form=options.teacher_input or "bgr")
+        open_teacher(path, form=options.teacher_input or "bgr", precision=compute.precision)
         for path in (() if answered else options.teachers)
     ]
     datasets = [

@@ -18,7 +18,7 @@ from san_deploy.datasets import labels
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.versions import versions
 from san_deploy.matching import threshold as calibrate
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZE, resize_crop
 
 from . import evaluate
 from .attention import temperature
@@ -43,6 +43,9 @@ from .run_state import (
     write_config,
 )
 from .sampler import IdentitySampler
+
+#: Views by which a lesson's targets are turned onto a network's axes.
+_TURNED_BY = 1024
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Training:
                 embedding_dim=sum(model.head_dims),
             ).to(compute.device)
             self.learner.add_module("lesson", self.lesson)
+            if start is not None:
+                self._turn(self.lesson)
         self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.average = copy.deepcopy(model).to(compute.device) if recipe.ema else None
         ranks = compute.ranks
@@ -147,6 +152,15 @@ class Training:
         self._idle_said = False
         self._validation: np.ndarray | None = None
         self._fingerprint = fingerprint(data)
+
+    def _turn(self, lesson: Lesson) -> None:
+        """The targets' axes onto those that the first weights have."""
+        views = lesson.plain(_TURNED_BY)
+        size_hw = self.learner.model.settings.size_hw
+        images = np.stack(
+            [resize_crop(np.ascontiguousarray(lesson.views.image(view)), size_hw) for view in views]
+        )
+        lesson.turn_onto(evaluate.embed(self.learner.model, images), views)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """AdamW leaves norms and biases undecayed; Adam's L2 of the paper takes everything."""
