@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 
 from san_train.checkpoint import load_checkpoint  # noqa: E402
-from san_train.data import gather  # noqa: E402
+from san_train.data import fingerprint, gather  # noqa: E402
 from san_train.recipe import Recipe, resolve  # noqa: E402
 from san_train.run_state import BEST, LOG, MODEL, STATE  # noqa: E402
 from san_train.trainer import Compute, Training  # noqa: E402
@@ -168,7 +168,17 @@ def test_resume_refuses_other_data(crop_folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_data_sets_keep_their_people_apart(crop_folder: Path, tmp_path: Path) -> None:
-    data = gather([read_dataset(crop_folder)] * 2, validation_people=0, seed=0)
+    dataset = read_dataset(crop_folder)
+    # Persons that any fixed distance between data sets would let meet.
+    far = [replace(crop, person=crop.person + 10_000_000) for crop in dataset.splits["val"]]
+    first = replace(dataset, splits=dataset.splits | {"val": far})
+    data = gather([first, dataset, dataset], validation_people=0, seed=0)
+    people = {
+        index: {c.person for c in data.validation if c.camera.startswith(f"{index}/")} for index in range(3)
+    }
+    assert people[0] == {crop.person for crop in far}
+    assert len(set.union(*people.values())) == sum(map(len, people.values())) == 3 * len(people[0])
+    data = gather([dataset] * 2, validation_people=0, seed=0)
     assert max(data.classes) + 1 == 8 and set(data.domain) == {0, 1}
     Training(
         recipe("epochs=1", "share=[0.5, 0.5]", "num_ids=4"),
@@ -177,6 +187,22 @@ def test_two_data_sets_keep_their_people_apart(crop_folder: Path, tmp_path: Path
         CPU,
         say=lambda line: None,
     ).run()
+
+
+def test_a_file_name_that_is_not_utf_8_is_part_of_the_data(crop_folder: Path) -> None:
+    dataset = read_dataset(crop_folder)
+    data = gather([dataset], validation_people=0, seed=0)
+    odd = replace(data.crops[0], path=data.crops[0].path.with_name("a\udcff.jpg"))
+    other = replace(data.crops[0], path=data.crops[0].path.with_name("a\udcfe.jpg"))
+    assert (
+        len(
+            {
+                fingerprint(data),
+                *(fingerprint(replace(data, crops=[crop, *data.crops[1:]])) for crop in (odd, other)),
+            }
+        )
+        == 3
+    )
 
 
 def test_people_are_held_out_where_there_is_no_val_split(crop_folder: Path) -> None:
