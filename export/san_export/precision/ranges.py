@@ -159,8 +159,8 @@ def _percentile(counts: np.ndarray) -> int:
 def _entropy(counts: np.ndarray) -> int:
     """How many bins, counted from zero, to keep: least Kullback-Leibler divergence of the INT8 histogram.
 
-    Of those that cut off no more than `MOST_CUT`: divergence asks how often a value occurs, not how large it is, so that
-    where most are close to zero, as masked features are, it would cut off all that carry the sum.
+    Of those that cut off no more than `MOST_CUT`: divergence asks how often a value occurs, not how large it is: where
+    most are close to zero, as masked features are, it would cut off all that carry the sum.
     """
     # Zeros are exact in every scale and would drown the rest.
     counts = counts.astype(np.float64)
