@@ -223,13 +223,17 @@ def _result(work: Path, out: str) -> dict[str, str]:
     """Digests of what a command wrote and printed, by name."""
     files = [path for top in (*work.glob("out"), *work.glob("out.*")) for path in (top, *top.rglob("*"))]
     files += [work / "run" / "model.safetensors"] if (work / "run").exists() else []
-    found = {str(path.relative_to(work)): _digest(path.read_bytes()) for path in files if path.is_file()}
-    with contextlib.suppress(ValueError, RecursionError):
-        found["stdout"] = _digest(json.dumps(_without(json.loads(out)), sort_keys=True).encode())
-    return found
+    # Pages show times, too, and what else is on them stands in a file of its own.
+    files = [path for path in files if path.is_file() and path.suffix != ".html"]
+    return {str(path.relative_to(work)): _digest(path.read_bytes()) for path in files} | {
+        "stdout": _digest(out.encode()) if out.startswith("{") else ""
+    }
 
 
 def _digest(data: bytes) -> str:
+    """SHA-256; of JSON without what differs from run to run."""
+    with contextlib.suppress(ValueError, RecursionError):
+        data = json.dumps(_without(json.loads(data)), sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()
 
 
