@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,9 +37,16 @@ TINY = [
 ]
 
 
-def run(folder: Path, out: Path, recipe: Recipe, *, resume: bool = False) -> Training:
+def run(
+    folder: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Training:
     data = gather([read_dataset(folder)], validation_people=0, seed=0)
-    training = Training(recipe, data, out, CPU, say=lambda line: None)
+    training = Training(recipe, data, out, CPU, say=say)
     if resume:
         training.resume()
     training.run()
@@ -217,6 +225,18 @@ def test_batches_do_not_depend_on_threads(crop_folder: Path) -> None:
     one = np.stack(list(batches(CropCache(crops), plan, workers=1, **options)))
     four = np.stack(list(batches(CropCache(crops, limit_bytes=0), plan, workers=4, **options)))
     np.testing.assert_array_equal(one, four)
+
+
+def test_a_weak_network_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_crop_folder(
+        tmp_path / "data", people=16, split=lambda person: "val" if person > 5 else "train"
+    )
+    for least, told in ((1.1, 1), (0.0, 0)):
+        monkeypatch.setattr("san_train.trainer._WEAK", least)
+        said: list[str] = []
+        run(folder, tmp_path / f"run{told}", recipe("epochs=2"), say=said.append)
+        weak = [line for line in said if "--teacher FILE" in line and "is weak" in line]
+        assert len(weak) == told and (not weak or said[-1] == weak[0])
 
 
 def test_the_threshold_is_calibrated_on_the_people_held_out(tmp_path: Path) -> None:
