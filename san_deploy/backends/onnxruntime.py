@@ -23,7 +23,7 @@ from ..artefact import (
     sidecar_path,
 )
 from ..errors import SanError, first_line
-from ..integrity import of_onnx
+from ..integrity import of_onnx, unbounded
 from ..io.cpu import saturates_int8, usable_cores
 from ..io.extras import install
 from . import cuda, trt
@@ -173,7 +173,21 @@ def _describe(session: onnxruntime.InferenceSession, data: bytes, path: Path) ->
     metadata = session.get_modelmeta().custom_metadata_map
     artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
     _check_graph(session, artefact, path)
+    _check_bounded(data, path)
     return artefact
+
+
+def _check_bounded(data: bytes, path: Path) -> None:
+    try:
+        found = unbounded(data)
+    except ValueError as error:
+        raise SanError(
+            f"model {path} is damaged", why=str(error), do="fetch it again, or " + _EXPORT
+        ) from error
+    if found:
+        raise SanError(
+            f"model {path} holds {found}", why="nobody can say how long it runs", do=_EXPORT + ", without"
+        )
 
 
 def missing_provider(name: str) -> str:

@@ -139,7 +139,7 @@ def camera_folders(given: Sequence[str]) -> list[str]:
 
 
 def _study(cameras: Sequence[Camera], artefact: Artefact, given: dict[str, Any]) -> ThresholdStudy:
-    from ..datasets.crop_folder import read_identities
+    from ..datasets.crop_folder import identity_notes, read_identities
     from ..matching.accuracy import labels_of_cameras
     from ..matching.threshold_study import Wish, study_labelled, study_unlabelled
 
@@ -148,6 +148,8 @@ def _study(cameras: Sequence[Camera], artefact: Artefact, given: dict[str, Any])
     if given["labels"] is None:
         return study_unlabelled(cameras, wish, given["fmr"] or UNLABELLED_FMR)
     people = {key: person for key, (person, _) in read_identities(given["labels"]).items()}
+    for note in identity_notes(given["labels"]):
+        click.echo(note, err=True)
     return study_labelled(cameras, labels_of_cameras(cameras, people, given["labels"]), wish)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,10 +33,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SanError(f"{path} cannot be read", why=error.strerror or str(error)) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # pickle.UnpicklingError and what a malformed pickle may raise
+        # PyTorch's own words advise to run what is in the file.
         raise SanError(
-            f"{path} is not a checkpoint of PyTorch that holds weights alone",
-            why=(str(error).splitlines() or ["it is cut short"])[0],
+            f"{path} is cut short, or holds Python objects beside weights, which are not read",
+            do=f"save the weights alone where it was made: torch.save(model.state_dict(), '{path.name}')",
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
