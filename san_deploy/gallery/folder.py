@@ -364,7 +364,7 @@ class FolderGallery:
             )
             rows, crc = found[0] if found else (0, None)
             vectors = segments.read(self._path / _VECTORS, segment, rows, self._dim)
-            if crc is not None and str(zlib.crc32(vectors)) != crc:
+            if crc is not None and str(zlib.crc32(vectors.data)) != crc:
                 path = segments.segment_path(self._path / _VECTORS, segment)
                 raise SanError(f"{path} is damaged", do="restore it from a copy, or fill a new gallery")
             self._mapped[segment] = vectors
@@ -479,7 +479,7 @@ class FolderGallery:
         )
         # In galleries from before, nothing vouches for a segment that was begun then.
         if known:
-            crc = zlib.crc32(np.ascontiguousarray(vectors, "<f4"), int(known[0][0]))
+            crc = zlib.crc32(np.ascontiguousarray(vectors, "<f4").data, int(known[0][0]))
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (f"{_CRC}{segment}", str(crc)))
 
     def _raise_next(self, people: Sequence[int | None]) -> None:
