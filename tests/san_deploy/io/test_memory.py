@@ -47,8 +47,8 @@ def test_large_blocks_are_kept_unless_the_user_set_it(kept: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KEPT, str(kept)], env=environment, capture_output=True, text=True, check=True
     )
-    # Two arrays of 64 MB are cleared by the system page by page, or not at all.
-    assert (int(done.stdout) < 100) is kept
+    # Two arrays of 64 MB are cleared by the system, in pages of 2 MB at the largest, or not at all.
+    assert (int(done.stdout) < 20) is kept
 
 
 def test_a_c_library_without_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

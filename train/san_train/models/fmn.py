@@ -1,12 +1,12 @@
 """A network in the style of the Feature Mask Network (Ding et al., arXiv 1711.07155): "FMN-style".
 
 The paper is public (https://arxiv.org/abs/1711.07155), but its text was not at hand when this was written: only the
-abstract was. The paper's, by its abstract: ResNet features of a high level predict a mask of a feature map, which is put on
-features of a low level to weigh parts of the body anew, for a representation that is aware of local details; global
-context counts as well; training has several tasks, as re-identification is both classification and retrieval. All
-else here is our choice, which the paper's text may contradict: which stages, the mask's layers and channels, how a
-masked and a global path make one embedding, losses and recipe. Each choice is a setting, and no result of this
-network is the paper's.
+abstract was. The paper's, by its abstract: ResNet features of a high level predict a mask of a feature map, which is
+put on features of a low level to weigh parts of the body anew, for a representation that is aware of local details;
+global context counts as well; training has several tasks, as re-identification is both classification and retrieval.
+All else here is our choice, which the paper's text may contradict: which stages, the mask's layers and channels, how a
+masked and a global path make one embedding, losses and recipe. Each choice is a setting, and no result of this network
+is the paper's.
 """
 
 from __future__ import annotations
