@@ -226,7 +226,8 @@ class Artefact:
         int8: what its architecture says of INT8; in files from before it was kept, nothing in particular.
         engine: of a TensorRT plan; None for ONNX.
         checks: what was measured before the file got its name (minimum row cosine by batch size, ...).
-        weights_sha256: of the weights alone, `checkpoint_info.tensors_sha256`; of an imported network, of its file.
+        weights_sha256: of the weights alone, `checkpoint_info.tensors_sha256`; of an imported network, of its graph,
+            its weights, which output it is and its order of colours.
             Empty in files from before it was kept.
         space: identity of the embedding space, `space_of`: rows of files that share it may be compared. It does not
             change with precision, engine or threshold. Files from before it was written get one when they are read.

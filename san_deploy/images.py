@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import stat
 import warnings
@@ -15,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, _imaging
 
 from .errors import SanError
 from .io.paths import StrPath
@@ -29,7 +30,7 @@ SUFFIXES = frozenset(
     }
 )
 #: Files of ours that lie beside crops.
-_BESIDE = frozenset({"identities.csv", "tracks.csv"})
+_BESIDE = frozenset({"identities.csv", "tracks.csv", "crops.json"})
 #: How the formats begin, with their place in the file; for files of other names.
 _SIGNATURES = (
     (0, b"\xff\xd8\xff"),
@@ -60,6 +61,10 @@ class UnreadableImage(SanError):
 # Silenced once: around each call, several threads would change and restore a global list at a time.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# libtiff prints what it finds on stderr, hundreds of lines that name no file; what Pillow makes of it, it raises.
+# Where libtiff is no library of its own, it cannot be silenced.
+with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def read_image(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,8 @@
 
 An ONNX file is read from its bytes alone, without the onnx package or a runtime. It is one protobuf message,
 `ModelProto` (onnx/onnx.proto3): a sequence of fields, each a tag, for most of them a length, and a payload
-(protobuf.dev/programming-guides/encoding). Only this level is read; the graph, field 7, is one payload.
+(protobuf.dev/programming-guides/encoding). Only this level is read, where the graph, field 7, is one payload; and
+for `unbounded` the attributes of its nodes.
 """
 
 from __future__ import annotations
@@ -97,6 +98,52 @@ def stamp_onnx(data: bytes) -> bytes:
         ValueError: the bytes are no protobuf message.
     """
     return with_metadata(data, {CONTENT: json.dumps(content_sha256(data, CONTENT))})
+
+
+#: Fields of ModelProto, GraphProto, NodeProto and AttributeProto.
+_GRAPH, _FUNCTIONS = 7, 25
+_NODE, _SPARSE = 1, 15
+_OP_TYPE, _ATTRIBUTE = 4, 5
+_GRAPHS = (6, 11)
+
+
+def unbounded(data: bytes | memoryview) -> str:
+    """What in an ONNX file keeps anybody from saying beforehand what it computes, and for how long.
+
+    A Loop runs as often as the file likes, and no runtime can be interrupted in it. Graphs of `san export` have none of
+    these, and `san import` refuses them.
+
+    Returns:
+        In words; empty where there is nothing.
+
+    Raises:
+        ValueError: the bytes are no protobuf message.
+    """
+    for field in _payloads(memoryview(data), _GRAPH, _FUNCTIONS):
+        if field.number == _FUNCTIONS:
+            return "functions"
+        for item in _payloads(field.message, _NODE, _SPARSE):
+            if item.number == _SPARSE:
+                return "sparse weights"
+            attributes = [part.message for part in _payloads(item.message, _ATTRIBUTE)]
+            if any(True for attribute in attributes for _ in _payloads(attribute, *_GRAPHS)):
+                names = [bytes(part.message) for part in _payloads(item.message, _OP_TYPE)]
+                return f"control flow ({b''.join(names[-1:]).decode('utf-8', 'replace')})"
+    return ""
+
+
+class _Payload(NamedTuple):
+    """A field that is a message or a text."""
+
+    number: int
+    message: memoryview
+
+
+def _payloads(view: memoryview, *numbers: int) -> Iterator[_Payload]:
+    """The fields of these numbers, in order."""
+    for field in _fields(view):
+        if field.number in numbers and field.wire == _LENGTH:
+            yield _Payload(field.number, view[field.payload : field.end])
 
 
 class _Field(NamedTuple):

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +41,19 @@ class Embeds(Protocol):
 
     def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """`(N, H, W, 3)` uint8 BGR to `(N, D)` float32 rows of norm 1."""
+        ...
+
+
+class EmbedsFiles(Embeds, Protocol):
+    """A model elsewhere (`backends.endpoint.Endpoint`), which may take image files and prepare them itself."""
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def embed_files(self, files: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Image files to `(N, D)` float32."""
         ...
 
 
@@ -141,9 +154,34 @@ def check(backend: Embeds) -> SelfCheck:
     Raises:
         SanError: its file keeps no rows to compare with, or it fails.
     """
-    import numpy as np
+    samples = kept_samples(backend.artefact)
+    crops = sample_crops(backend.artefact, samples.count)
+    same_pixels = pixels_sha256(crops) == samples.crops_sha256
+    return compare(backend.artefact, backend(crops), same_pixels=same_pixels)
 
-    samples = backend.artefact.samples
+
+def check_endpoint(endpoint: EmbedsFiles) -> SelfCheck:
+    """Send the sample crops to a served model: prepared here, or as files where the server prepares them.
+
+    Raises:
+        SanError: the file keeps no rows to compare with, or the server fails.
+    """
+    from .data.samples import read_samples
+
+    if not endpoint.takes_files:
+        return check(endpoint)
+    samples = kept_samples(endpoint.artefact)
+    rows = endpoint.embed_files([sample.jpeg for sample in read_samples(samples.count)])
+    return compare(endpoint.artefact, rows, same_pixels=True)
+
+
+def kept_samples(artefact: Artefact) -> Samples:
+    """The rows that a file keeps.
+
+    Raises:
+        SanError: it keeps none, or those of other sample crops.
+    """
+    samples = artefact.samples
     if samples is None:
         raise SanError(
             "the file keeps no rows of the sample crops",
@@ -155,21 +193,34 @@ def check(backend: Embeds) -> SelfCheck:
             "the file keeps rows of other sample crops than this version of san-deploy ships",
             do="export it again: san export CHECKPOINT",
         )
-    crops = sample_crops(backend.artefact, samples.count)
-    rows, right = _unit(backend(crops)), _unit(samples.array())
+    return samples
+
+
+def compare(artefact: Artefact, found: np.ndarray, *, same_pixels: bool) -> SelfCheck:
+    """Rows of the sample crops beside those that a file keeps.
+
+    Args:
+        artefact: of the file.
+        found: `(N, D)`, in the order of the sample crops.
+        same_pixels: whether the network was given the pixels that the kept rows are of, as far as is known here.
+    """
+    import numpy as np
+
+    samples = kept_samples(artefact)
+    rows, right = _unit(found), _unit(samples.array())
     cosine = np.minimum((rows * right).sum(axis=1), 1.0)
     figures = {
         "min_cosine": float(cosine.min()),
         "p1_cosine": float(np.percentile(cosine, 1)),
         "mean_cosine": float(cosine.mean()),
     }
-    allowance = _allowance(backend.artefact)
+    allowance = _allowance(artefact)
     return SelfCheck(
-        crops=len(crops),
+        crops=len(rows),
         source=samples.source,
         **figures,
         same_nearest=int((_nearest(rows) == _nearest(right)).sum()),
-        same_pixels=pixels_sha256(crops) == samples.crops_sha256,
+        same_pixels=same_pixels,
         allowance=allowance,
         failures=tuple(
             f"{name} is {figures[name]:.6f}, {least:g} is allowed"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .backends import Backend
-from .embed import Embeddings, arrays_of, embed_folder, read_arrays, write_arrays
+from .embed import Embeddings, arrays_of, read_arrays, write_arrays
 from .errors import SanError, UsageError
-from .images import list_crops, track_of
 from .io.paths import StrPath
+from .matching.sources import Reading, Source, chosen_crops, embed_source
 
 _FORM = re.compile(r"(\d{1,6})/(\d{1,6})")
 #: Missing shards that are named.
@@ -48,9 +47,15 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def takes(self, track: str) -> bool:
-        """Whether a tracklet, named as by `track_of`, is of this part: by its hash, the same on every machine."""
+        """Whether a tracklet is of this part: by the hash of its name, the same on every machine."""
         digest = hashlib.sha256(track.encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+
+    def of(self, source: Source) -> Source:
+        """This part of a camera."""
+        return replace(
+            source, tracks={path: track for path, track in source.tracks.items() if self.takes(track)}
+        )
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
@@ -64,7 +69,7 @@ class ShardEmbeddings:
         result: of the part's crops; it may have no rows.
         shard: which part.
         number: `(N,)` int64, place of each row's crop in the listing of the whole folder.
-        listing: hash of that listing.
+        listing: hash of that listing, crops and tracklets.
     """
 
     result: Embeddings
@@ -73,37 +78,26 @@ class ShardEmbeddings:
     listing: str
 
 
-def embed_shard(
-    folder: StrPath,
-    backend: Backend,
-    shard: Shard,
-    *,
-    batch: int = 32,
-    workers: int | None = None,
-    per_track: int | None = None,
-    strict: bool = False,
-    progress: Callable[[int], Any] | None = None,
-) -> ShardEmbeddings:
-    """Embed one part of a folder. Arguments but `shard` as of `embed.embed_folder`.
+def embed_shard(source: Source, backend: Backend, shard: Shard, reading: Reading) -> ShardEmbeddings:
+    """Embed one part of a camera.
+
+    Args:
+        source: the whole camera.
+        backend: the opened model.
+        shard: which part.
+        reading: how to read crops.
 
     Raises:
-        SanError: `folder` is missing or holds no image, the model fails, or `strict`.
+        SanError: the model fails, or a crop is unreadable and reading is strict.
     """
-    crops = list(list_crops(folder, per_track=per_track))
-    number = {crop.as_posix(): place for place, crop in enumerate(crops)}
-    result = embed_folder(
-        folder,
-        backend,
-        batch=batch,
-        workers=workers,
-        strict=strict,
-        progress=progress,
-        crops=[crop for crop in crops if shard.takes(track_of(crop))],
-        allow_empty=True,
-    )
+    crops = [crop.as_posix() for crop in chosen_crops(source, reading.per_track)]
+    number = {crop: place for place, crop in enumerate(crops)}
+    result = embed_source(shard.of(source), backend, reading, allow_empty=True)
     numbers = np.array([number[path] for path in result.path.tolist()], np.int64)
-    listing = hashlib.sha256("\0".join(number).encode("utf-8", "surrogateescape")).hexdigest()
-    return ShardEmbeddings(result, shard, numbers, listing)
+    listing = hashlib.sha256()
+    for crop in crops:
+        listing.update(f"{crop}\0{source.tracks[crop]}\0".encode("utf-8", "surrogateescape"))
+    return ShardEmbeddings(result, shard, numbers, listing.hexdigest())
 
 
 def write_shard(part: ShardEmbeddings, path: StrPath, *, force: bool = True) -> None:

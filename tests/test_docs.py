@@ -64,6 +64,7 @@ NOT_RUN = {
     "san parity first.onnx first-fp16.engine ": GPU,
     "san info first-fp16.engine": GPU,
     "nvidia-smi": GPU,
+    "san info starter.onnx --run --endpoint": "asks a server; tests/san_export/serving/test_triton.py starts one",
 }
 #: Commands that say what something costs by missing a gate.
 EXIT = {"san parity first.onnx first.onnx --crops crops/ --resize cv2-linear": 3}

@@ -1,10 +1,15 @@
 """Average linkage or the matches, best first? People over WARD's cameras by method, absence and false match rate.
 
-Five splits of 20 people (../shared/ward/README.md); the threshold is of the other 30, so that nobody who is judged
-takes part in it. The network is to have been trained on none of them, or give the splits that it was not trained on.
+Five splits of 20 people (../shared/ward/README.md). With the five networks of the splits, each is judged on the people
+whom it did not see; the threshold is of the other four networks on people whom they did not see, without those who are
+judged, as the starter's own threshold is made:
 
-    san embed ../shared/ward/cam1 -m MODEL -o cam1.npz      # likewise cam2, cam3
-    python tools/people_methods.py cam1.npz cam2.npz cam3.npz --labels ../shared/ward/identities.csv
+    python tools/people_methods.py ../shared/ward --networks runs/starter/fold{0,1,2,3,4}/model.safetensors
+
+With one network that saw nobody of WARD, or embeddings of it by `san embed`, the threshold is of the other 30 people:
+
+    python tools/people_methods.py ../shared/ward --networks MODEL.onnx
+    python tools/people_methods.py ../shared/ward --embeddings cam1.npz cam2.npz cam3.npz
 """
 
 from __future__ import annotations
@@ -12,12 +17,14 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from san_deploy.backends import open_backend
 from san_deploy.datasets.crop_folder import read_identities
+from san_deploy.io.progress import bar
 from san_deploy.matching.accuracy import score
 from san_deploy.matching.cameras import Camera, centred
 from san_deploy.matching.identities import METHODS, find_people
@@ -33,65 +40,124 @@ Labels = Mapping[tuple[str, str], int]
 
 
 def main() -> None:
-    """Print a table: pairs' F1, B-cubed F1 and people whole, mean over splits, and the worst split."""
+    """Print a line for each case, and the tables of docs/people.md at the end."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("embeddings", type=Path, nargs="+", help=".npz of san embed, one for each camera")
-    parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--splits", type=int, nargs="*", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--center", action="store_true")
+    parser.add_argument("ward", type=Path, help="WARD as a crop folder, with identities.csv")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--networks", type=Path, nargs="+", help="one, or one for each of the five splits")
+    source.add_argument("--embeddings", type=Path, nargs="+", help=".npz of san embed, one for each camera")
+    parser.add_argument("--per-track", type=int, help="crops of a tracklet at most")
     given = parser.parse_args()
-    cameras, _ = embed_sources(read_sources(given.embeddings), None, Reading())
-    labels = {key: person for key, (person, _) in read_identities(given.labels).items()}
+    labels = {key: person for key, (person, _) in read_identities(given.ward / "identities.csv").items()}
+    reading = Reading(progress=bar, per_track=given.per_track)
+    if given.embeddings:
+        seen = [embed_sources(read_sources(given.embeddings), None, reading)[0]]
+    elif len(given.networks) in (1, len(SPLITS)):
+        names = sorted({camera for camera, _ in labels})
+        sources = read_sources([given.ward / name for name in names])
+        seen = [embed_sources(sources, open_backend(network), reading)[0] for network in given.networks]
+    else:
+        parser.error(f"give one network, or {len(SPLITS)}")
+    for center in (False, True):
+        print(
+            f"\n{'centred' if center else 'as they are'}: F1 of pairs / B-cubed F1 / people whole, per cent"
+        )
+        table(splits_of(seen, labels, center=center), labels, center=center)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of people.
+
+    Attributes:
+        cameras: embedded by a network that did not see `people`.
+        people: who is judged.
+        impostors: similarities of pairs of different people, none of whom is judged.
+    """
+
+    cameras: Sequence[Camera]
+    people: set[int]
+    impostors: np.ndarray
+
+
+def splits_of(seen: Sequence[Sequence[Camera]], labels: Labels, *, center: bool) -> list[Split]:
+    """The five splits.
+
+    Args:
+        seen: cameras as one network sees them, or as the network of each split does.
+        labels: `{(camera, track): person}`.
+        center: take each camera's mean off.
+    """
+    found = []
+    for number, split in enumerate(SPLITS):
+        judged = set(split)
+        if len(seen) == 1:
+            cases = [(seen[0], set(labels.values()) - judged)]
+        else:
+            cases = [(seen[k], {*SPLITS[k]} - judged) for k in range(len(SPLITS)) if k != number]
+        values = [
+            impostors([prepared(part(camera, labels, people), center) for camera in cameras], labels)
+            for cameras, people in cases
+            if people
+        ]
+        found.append(Split(seen[number % len(seen)], judged, np.concatenate(values)))
+    return found
+
+
+def table(splits: Sequence[Split], labels: Labels, *, center: bool) -> None:
+    """Print mean over the splits by absence, rate and method; in brackets the F1 of pairs of the worst split."""
+    print(f"| absent | impostors above | {' | '.join(('pairs on their own', *METHODS))} |\n{'|---' * 5}|")
     for absent, rate in itertools.product(ABSENT, RATES):
-        found: dict[str, list[list[tuple[float, ...]]]] = {}
-        for number in given.splits:
-            people = set(SPLITS[number - 1])
-            for name, values in judge(cameras, labels, people, (absent, rate), center=given.center).items():
-                found.setdefault(name, []).append(values)
-        for name, splits in found.items():
-            table = np.array(splits).mean(axis=1)
-            text = "  ".join(
-                f"{mean:.3f} ({worst:.3f})" for mean, worst in zip(table.mean(0), table.min(0), strict=True)
-            )
-            print(f"{absent:4.0%} absent, {rate:4.0%} false matches, {name:8s}  {text}", flush=True)
+        found: dict[str, list[np.ndarray]] = {}
+        for split in splits:
+            for name, values in judge(split, labels, (absent, rate), center=center).items():
+                found.setdefault(name, []).append(100 * np.mean(values, axis=0))
+        cells = []
+        for means in found.values():
+            mean, worst = np.mean(means, axis=0), np.min(means, axis=0)
+            cells.append(" / ".join(f"{value:.1f}" for value in mean) + f" ({worst[0]:.1f})")
+        print(f"| {absent:.0%} | {rate:.0%} | {' | '.join(cells)} |", flush=True)
 
 
 def judge(
-    cameras: Sequence[Camera], labels: Labels, people: set[int], case: tuple[float, float], *, center: bool
+    split: Split, labels: Labels, case: tuple[float, float], *, center: bool
 ) -> dict[str, list[tuple[float, ...]]]:
     """By method, for each draw of absent people: pairs' F1, B-cubed F1 and the fraction of people whole.
 
+    Of the camera pairs on their own there is the F1 of matches alone.
+
     Args:
-        cameras: everybody.
+        split: whom to judge.
         labels: `{(camera, track): person}`.
-        people: who is judged; the threshold is of the others.
         case: fraction of people taken out of each camera, and false match rate of the threshold.
         center: take each camera's mean off, as `san match --center`.
     """
     absent, rate = case
-    prepare = centred if center else lambda camera: camera
-    others = [prepare(part(camera, labels, set(labels.values()) - people)) for camera in cameras]
-    threshold = threshold_at(impostors(others, labels), rate)
+    threshold = threshold_at(split.impostors, rate)
     found: dict[str, list[tuple[float, ...]]] = {}
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)
-        kept = round(len(people) * (1 - absent))
+        kept = round(len(split.people) * (1 - absent))
         seen = [
-            prepare(part(camera, labels, set(rng.permutation(sorted(people))[:kept].tolist())))
-            for camera in cameras
+            prepared(part(camera, labels, set(rng.permutation(sorted(split.people))[:kept].tolist())), center)
+            for camera in split.cameras
         ]
         matching = match_cameras(seen, threshold=threshold)
         accuracy = score(matching, labels)
-        value = f1(accuracy.precision or 0.0, accuracy.recall or 0.0)
-        found.setdefault("pairs", []).append((value, 0.0, 0.0))
+        found.setdefault("pairs", []).append((f1(accuracy.precision or 0.0, accuracy.recall or 0.0),))
         for method in METHODS:
             judged = score_people(matching, find_people(matching, method=method), labels)
             assert judged is not None
             whole = judged.whole / max(1, judged.people)
             found.setdefault(method, []).append((judged.pair_f1 or 0.0, judged.b_cubed_f1, whole))
     return found
+
+
+def prepared(camera: Camera, center: bool) -> Camera:
+    """The camera as it is matched."""
+    return centred(camera) if center else camera
 
 
 def part(camera: Camera, labels: Labels, people: set[int]) -> Camera:

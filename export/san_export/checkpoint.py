@@ -18,7 +18,7 @@ from san_train.models import Network
 from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.checkpoint_info import check_hashes, read_header, tensors_sha256
 from san_deploy.errors import GateError, SanError
-from san_deploy.io.memory import give_back
+from san_deploy.io.cpu import give_back
 from san_deploy.preprocess import RESIZES
 from san_deploy.self_check import keep_samples
 

@@ -18,7 +18,7 @@ import onnx
 from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
 from san_deploy.errors import SanError
 from san_deploy.integrity import stamp_onnx
-from san_deploy.io.memory import give_back
+from san_deploy.io.cpu import give_back
 
 from .graph.graph import check_model
 from .graph.operators import check_operators

@@ -11,7 +11,7 @@ from san_train.models import Network, std_of
 from torch import Tensor, nn
 
 from san_deploy.errors import SanError
-from san_deploy.io.memory import give_back
+from san_deploy.io.cpu import give_back
 
 #: What the graph takes: `uint8` (N, H, W, 3) BGR, or `float` (N, 3, H, W) RGB float32; both 0..255.
 INPUTS = ("uint8", "float")

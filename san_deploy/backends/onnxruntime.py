@@ -23,10 +23,9 @@ from ..artefact import (
     sidecar_path,
 )
 from ..errors import SanError, first_line
-from ..integrity import of_onnx
-from ..io.cpu import saturates_int8, usable_cores
+from ..integrity import of_onnx, unbounded
+from ..io.cpu import give_back, saturates_int8, usable_cores
 from ..io.extras import install
-from ..io.memory import give_back
 from . import cuda, trt
 from .common import auto_note, check_embeddings, export_int8, in_words, other_files, prepare
 from .cuda import require
@@ -176,7 +175,21 @@ def _describe(session: onnxruntime.InferenceSession, data: bytes, path: Path) ->
     metadata = session.get_modelmeta().custom_metadata_map
     artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
     _check_graph(session, artefact, path)
+    _check_bounded(data, path)
     return artefact
+
+
+def _check_bounded(data: bytes, path: Path) -> None:
+    try:
+        found = unbounded(data)
+    except ValueError as error:
+        raise SanError(
+            f"model {path} is damaged", why=str(error), do="fetch it again, or " + _EXPORT
+        ) from error
+    if found:
+        raise SanError(
+            f"model {path} holds {found}", why="nobody can say how long it runs", do=_EXPORT + ", without"
+        )
 
 
 def missing_provider(name: str) -> str:

@@ -59,6 +59,8 @@ class OpenVino:
         # One stream for each thread: parts of a batch are run side by side.
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
+            # It pins its threads to the first cores: two programs side by side would share those and leave the rest.
+            "ENABLE_CPU_PINNING": False,
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
         }

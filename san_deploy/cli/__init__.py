@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import SanError
 from ..io.atomic import disk_advice, is_of_the_disk
 from ..io.extras import EXTRA_OF, InstallWarning, install
+from .streams import open_streams
 
 #: Command -> help line. The line stands here so that `san --help` imports no command.
 COMMANDS = {
@@ -103,6 +104,7 @@ def _say(
 
 def main() -> None:
     """Run `san`; turn errors into one line and an exit code (0 ok, 1 error, 2 usage, 3 a gate failed)."""
+    open_streams()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _say
     try:

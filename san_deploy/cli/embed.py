@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ _NAMED = 10
 )
 @options.model
 @options.running
+@options.tracklet_pattern
 @options.per_track
 @options.reading
 @click.option(
@@ -52,6 +54,7 @@ def command(
     model: Path | None,
     backend: str,
     device: str,
+    pattern: str,
     per_track: int | None,
     batch: int,
     workers: int | None,
@@ -61,7 +64,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Embed the crops of DIR: one folder per tracklet, or loose crops, each its own tracklet.
+    """Embed the crops of DIR, a camera in any layout of san match: one folder per tracklet, loose crops, and others.
 
     FILE.npz gets the arrays embedding (crops x D, float32, rows of norm 1), path and track, and the model's
     identity. Crops that cannot be read are reported, and left out.
@@ -86,38 +89,34 @@ def command(
     folder = sources[0]
 
     from ..backends import STARTER, open_backend
-    from ..embed import embed_folder, write_embeddings
-    from ..images import left_out, list_crops, track_of
+    from ..embed import write_embeddings
     from ..io.progress import bar
+    from ..matching.sources import Reading, as_one, chosen_crops, embed_source, lost_tracks, read_sources
     from ..shards import Shard, embed_shard, write_shard
+    from .cameras import describe
 
     part = None if shard is None else Shard.parse(shard)
-    listed = list_crops(folder, per_track=per_track)
-    files = sum(1 for crop in listed if part is None or part.takes(track_of(crop)))
+    whole = as_one(read_sources([folder], pattern, at_least=1))
+    if not whole.tracks:
+        raise SanError(f"{folder} is embedded already", do="name the folder of crops")
+    source = whole if part is None else part.of(whole)
+    reading = Reading(batch, workers, strict, bar, per_track)
+    files = len(chosen_crops(source, per_track))
     runtime = open_backend(model, backend=backend, device=device)
     identity = _identity(model or STARTER, runtime.artefact.as_dict())
     note = f"; {runtime.note}" if runtime.note else ""
     of_all = "" if part is None else f", shard {part},"
     click.echo(f"Embedding {files} crops{of_all} with {identity} on {runtime.name}{note}", err=True)
-    how: dict[str, Any] = {
-        "batch": batch,
-        "workers": workers,
-        "per_track": per_track,
-        "strict": strict,
-    }
-    with bar(files, "embedding", "crop") as advance:
-        if part is None:
-            result = embed_folder(folder, runtime, progress=advance, **how)
-        else:
-            embedded = embed_shard(folder, runtime, part, progress=advance, **how)
-            result = embedded.result
+    describe(whole)
     if part is None:
+        result = embed_source(source, runtime, reading)
         write_embeddings(result, output, force=force)
     else:
+        embedded = embed_shard(whole, runtime, part, reading)
+        result = embedded.result
         write_shard(embedded, output, force=force)
-    if passed_over := words.left_out(left_out(folder)):
-        click.echo(passed_over, err=True)
-    for line in _complaints(result):
+    lost = lost_tracks(source, result)
+    for line in _complaints(result, lost):
         click.echo(line, err=True)
     if as_json:
         summary = {
@@ -125,6 +124,8 @@ def command(
             "model": result.model,
             "runtime": runtime.name,
             "note": runtime.note,
+            "layout": source.layout,
+            "lost_tracklets": lost,
             **_figures(result),
         }
         click.echo(json.dumps(summary, indent=2, sort_keys=True))
@@ -133,7 +134,7 @@ def command(
 
 
 #: What embeds, and so says nothing where embeddings are put together.
-_OF_EMBEDDING = ("model", "backend", "device", "per_track", "batch", "workers", "strict", "shard")
+_OF_EMBEDDING = ("model", "backend", "device", "pattern", "per_track", "batch", "workers", "strict", "shard")
 
 
 def _merge(paths: tuple[Path, ...], output: Path, *, force: bool, as_json: bool) -> None:
@@ -175,7 +176,6 @@ def _figures(result: Embeddings) -> dict[str, Any]:
         "tracklets": len(result.tracks),
         "embedding_dim": result.embedding.shape[1],
         "unreadable": [{"path": item.path, "reason": item.reason} for item in result.unreadable],
-        "lost_tracklets": result.lost_tracks,
         "blank": result.blank,
         "seconds": round(result.seconds, 3),
         "crops_per_second": round(crops / result.seconds, 1),
@@ -197,14 +197,14 @@ def _text(result: Embeddings, output: Path, identity: str, runtime: str) -> str:
     )
 
 
-def _complaints(result: Embeddings) -> list[str]:
+def _complaints(result: Embeddings, lost: Sequence[str]) -> list[str]:
     lines = [f"Unreadable: {item.path} {item.reason}." for item in result.unreadable[:_NAMED]]
     if result.unreadable:
         crops = len(result.unreadable) + len(result.path)
         lines.append(f"{len(result.unreadable)} of {crops} crops are unreadable and were left out.")
     if blank := words.blank(result.blank):
         lines.append(blank)
-    if lost := result.lost_tracks:
+    if lost:
         more = ", ..." if len(lost) > _NAMED else ""
         lines.append(f"{len(lost)} tracklets have no readable crop: {', '.join(lost[:_NAMED])}{more}.")
     return lines

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +15,7 @@ from . import options
 
 if TYPE_CHECKING:
     from ..gallery import GalleryInfo
-
-_GALLERY = click.option(
-    "--gallery",
-    "location",
-    metavar="DIR|URL",
-    required=True,
-    help="A folder, or postgresql://USER@HOST/DATABASE.",
-)
+    from ..matching.sources import Source
 
 
 @click.group("gallery")
@@ -30,21 +25,17 @@ def command() -> None:
 
 @command.command("add", cls=options.GroupedCommand)
 @click.argument("cameras", nargs=-1, required=True, metavar="CAM|NAME=CAM...")
-@_GALLERY
+@options.gallery
 @click.option(
     "--identities",
     type=click.Path(path_type=Path),
     help="identities.csv of san match: whose tracklets they are. Its numbers become the gallery's.",
 )
-@click.option(
-    "--keep-crops",
-    type=click.IntRange(0, 100),
-    default=0,
-    show_default=True,
-    help="Small pictures of a tracklet that are kept.",
-)
+@options.keep_crops
+@options.tracklet_pattern
 @options.model
 @options.running
+@options.per_track
 @options.reading
 @options.as_json
 def add(*, cameras: tuple[str, ...], location: str, as_json: bool, **given: Any) -> None:
@@ -52,28 +43,38 @@ def add(*, cameras: tuple[str, ...], location: str, as_json: bool, **given: Any)
 
     When a tracklet was seen stands in tracks.csv beside the crops, as san crops --start writes it.
     """
-    from ..errors import UsageError
     from ..gallery import open_gallery
-    from ..gallery.cameras import kept_pictures, read_camera, read_people, split_name
+    from ..gallery.cameras import camera_pictures, read_people, tracks_of
+    from ..io.progress import bar
+    from ..matching.site import with_times
+    from ..matching.sources import Reading, embed_sources, read_sources
+    from .cameras import describe, open_for
 
-    named = [split_name(item) for item in cameras]
-    if len({name for name, _ in named}) < len(named):
-        raise UsageError("two cameras have one name", do="give NAME=CAM")
-    if given["keep_crops"] and any(path.suffix == ".npz" for _, path in named):
-        raise UsageError("--keep-crops needs the crops", do="give their folders, not .npz files")
-    embed = _Embedding(given, quiet=as_json)
-    read = [read_camera(name, path, embed) for name, path in named]
-    for item in read[1:]:
-        embed.refuse_other(read[0].model, item.model, item.tracks.camera)
-    people: list[Any] = [None] * len(read)
+    sources = read_sources(cameras, given["pattern"], at_least=1)
+    refuse_pictures(sources, given["keep_crops"])
+    runtime = open_for(sources, given)
+    for source in sources:
+        describe(source)
+    reading = Reading(
+        given["batch"],
+        given["workers"],
+        given["strict"],
+        partial(bar, quiet=as_json),
+        given["per_track"],
+    )
+    embedded, model = embed_sources(sources, runtime, reading)
+    embedded = [with_times(camera) for camera in embedded]
+    people: list[Any] = [None] * len(embedded)
     if given["identities"] is not None:
-        people = list(read_people(given["identities"], [item.tracks for item in read]))
-    gallery = open_gallery(location, write=True, create=read[0].model)
+        people = list(read_people(given["identities"], embedded))
+    tracks = [tracks_of(camera, persons) for camera, persons in zip(embedded, people, strict=True)]
+    gallery = open_gallery(location, write=True, create=model)
     try:
-        added = {}
-        for item, persons in zip(read, people, strict=True):
-            pictures = kept_pictures(item.files, given["keep_crops"]) if given["keep_crops"] else None
-            added[item.tracks.camera] = gallery.add(item.tracks, persons, pictures)
+        with gallery.transaction():
+            added = {
+                item.camera: gallery.add(item, camera_pictures(camera, given["keep_crops"]))
+                for item, camera in zip(tracks, embedded, strict=True)
+            }
         info = gallery.info()
     finally:
         gallery.close()
@@ -87,7 +88,7 @@ def add(*, cameras: tuple[str, ...], location: str, as_json: bool, **given: Any)
 
 
 @command.command("delete", cls=options.GroupedCommand)
-@_GALLERY
+@options.gallery
 @click.option("--camera", required=True, help="Of which camera.")
 @click.option("--track", help="Which tracklet.  [default: all of the camera]")
 @options.as_json
@@ -97,7 +98,7 @@ def delete(*, location: str, camera: str, track: str | None, as_json: bool) -> N
 
 
 @command.command("expire", cls=options.GroupedCommand)
-@_GALLERY
+@options.gallery
 @click.option("--older-than", "age", metavar="30d|12h", required=True, help="Days, hours or minutes.")
 @options.as_json
 def expire(*, location: str, age: str, as_json: bool) -> None:
@@ -113,8 +114,38 @@ def expire(*, location: str, age: str, as_json: bool) -> None:
     _change(location, lambda gallery: gallery.expire(time.time() - seconds), "Expired", as_json)
 
 
+@command.command("merge", cls=options.GroupedCommand)
+@options.gallery
+@click.argument("into", type=click.IntRange(1))
+@click.argument("person", type=click.IntRange(1))
+@options.as_json
+def merge(*, location: str, into: int, person: int, as_json: bool) -> None:
+    """Say that the people INTO and PERSON are one, who keeps the number INTO; the other is never given again."""
+    _change(location, lambda gallery: gallery.merge(into, person), "Merged", as_json)
+
+
+@command.command("split", cls=options.GroupedCommand)
+@options.gallery
+@click.argument("person", type=click.IntRange(1))
+@click.argument("tracks", nargs=-1, required=True, metavar="CAMERA/TRACK...")
+@options.as_json
+def split(*, location: str, person: int, tracks: tuple[str, ...], as_json: bool) -> None:
+    """Say that these tracklets are not PERSON: they become a new person, all of them the same."""
+    from ..errors import UsageError
+
+    away = [tuple(text.split("/", 1)) for text in tracks]
+    if bad := next((text for text, item in zip(tracks, away, strict=True) if len(item) != 2), None):
+        raise UsageError(f"{bad} is no CAMERA/TRACK", do="san search names them so")
+
+    def work(gallery: Any) -> int:
+        click.echo(f"New person: {gallery.split(person, away)}", err=True)
+        return len(away)
+
+    _change(location, work, "Split off", as_json)
+
+
 @command.command("compact", cls=options.GroupedCommand)
-@_GALLERY
+@options.gallery
 @click.option(
     "--index", type=click.Choice(["hnsw", "none"]), help="PostgreSQL: search approximately, or exactly."
 )
@@ -137,7 +168,7 @@ def compact(*, location: str, index: str | None, as_json: bool) -> None:
 
 
 @command.command("info", cls=options.GroupedCommand)
-@_GALLERY
+@options.gallery
 @click.option("--events", is_flag=True, help="Its audit too: what was done, and when.")
 @options.as_json
 def info(*, location: str, events: bool, as_json: bool) -> None:
@@ -174,13 +205,13 @@ def info(*, location: str, events: bool, as_json: bool) -> None:
 
 
 @command.command("export", cls=options.GroupedCommand)
-@_GALLERY
+@options.gallery
 @click.option(
     "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="To write."
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 def export(*, location: str, output: Path, force: bool) -> None:
-    """Write everything as CAMERA.npz, as san embed does, with tracks.csv."""
+    """Write everything as CAMERA.npz, as san embed does, with tracks.csv and identities.csv."""
     from ..gallery import open_gallery
     from ..gallery.export import write_export
 
@@ -192,41 +223,12 @@ def export(*, location: str, output: Path, force: bool) -> None:
     click.echo(f"Wrote {count} cameras to {output}")
 
 
-class _Embedding:
-    """Opens the model when the first folder comes; cameras of .npz files need none."""
+def refuse_pictures(sources: Sequence[Source], count: int) -> None:
+    """UsageError where pictures are to be kept of crops that are not there."""
+    from ..errors import UsageError
 
-    def __init__(self, given: dict[str, Any], *, quiet: bool) -> None:
-        self._given = given
-        self._quiet = quiet
-        self._backend: Any = None
-
-    def __call__(self, folder: Path) -> Any:
-        from ..backends import open_backend
-        from ..embed import embed_folder
-        from ..images import list_crops
-        from ..io.progress import bar
-
-        given = self._given
-        total = sum(1 for _ in list_crops(folder))
-        if self._backend is None:
-            self._backend = open_backend(given["model"], backend=given["backend"], device=given["device"])
-            options.say(self._backend)
-        with bar(total, folder.name, "crop", quiet=self._quiet) as advance:
-            return embed_folder(
-                folder,
-                self._backend,
-                batch=given["batch"],
-                workers=given["workers"],
-                strict=given["strict"],
-                progress=advance,
-            )
-
-    @staticmethod
-    def refuse_other(first: Any, other: Any, camera: str) -> None:
-        """Cameras of one call come from one network."""
-        from ..gallery.tracks import refuse_other_space, space_of_model
-
-        refuse_other_space(f"the cameras before {camera}", space_of_model(first), other)
+    if count and any(not source.tracks for source in sources):
+        raise UsageError("--keep-crops needs the crops", do="give their folders, not .npz files")
 
 
 def _change(location: str, work: Any, said: str, as_json: bool) -> None:

@@ -89,7 +89,9 @@ class _Three(click.ParamType):
     help="Rank these labelled crops under every plausible convention, and write nothing.",
 )
 @click.option(
-    "--arch", default="", help="Of PyTorch weights: osnet or ha-cnn.  [default: what the file names]"
+    "--arch",
+    default="",
+    help="Of PyTorch weights: osnet, ha-cnn, rga-sc, rga-s or rga-c.  [default: what their names say]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @options.as_json

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..backends.environment import Environment
     from ..backends.info import Compatibility, FileInfo
     from ..checkpoint_info import CheckpointInfo
+    from ..self_check import SelfCheck
 
 #: Names of a long list that are printed.
 _NAMED = 3
@@ -31,19 +32,31 @@ _NAMED = 3
     is_flag=True,
     help="Run FILE on the sample crops: does this machine give the rows that the network gave?",
 )
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    default="",
+    help="With --run: the rows of a server that FILE was given to, http://HOST:8000/NAME (Triton, KServe v2).",
+)
 @click.option("--adopt", is_flag=True, help="Write the hash of FILE, from before files had one, into it.")
 @options.running
 @options.as_json
-def command(*, file: Path | None, run: bool, adopt: bool, backend: str, device: str, as_json: bool) -> None:
+def command(
+    *, file: Path | None, run: bool, endpoint: str, adopt: bool, backend: str, device: str, as_json: bool
+) -> None:
     """Say what FILE is: an ONNX file, an engine or a checkpoint; and whether it runs here.
 
     Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed unless
-    --run asks for it. With --run the exit code is 3 where the rows are not within the allowance of the file.
+    --run asks for it. With --run the exit code is 3 where the rows are not within the allowance of the file; with
+    --endpoint they are those of a server, which may run an engine of FILE or take image files.
     """
-    if file is None and (run or adopt):
-        from ..errors import UsageError
+    from ..errors import UsageError
 
-        raise UsageError("--run and --adopt are of a file", do="name it: san info FILE --run")
+    if file is None and (run or adopt or endpoint):
+        raise UsageError("--run, --endpoint and --adopt are of a file", do="name it: san info FILE --run")
+    if endpoint and (not run or (backend, device) != ("auto", "auto")):
+        wrong = "--endpoint is of --run" if not run else "--endpoint runs nothing here"
+        raise UsageError(wrong, do=f"san info {file} --run --endpoint {endpoint}")
     if file is None:
         from ..backends.environment import read_environment
 
@@ -57,6 +70,9 @@ def command(*, file: Path | None, run: bool, adopt: bool, backend: str, device: 
         from ..adopt import adopt as write_hash
 
         write_hash(file)
+    if run and endpoint:
+        _run_endpoint(file, endpoint, as_json=as_json)
+        return
     if run:
         _run(file, backend, device, as_json=as_json)
         return
@@ -69,22 +85,42 @@ def command(*, file: Path | None, run: bool, adopt: bool, backend: str, device: 
 
 def _run(file: Path, backend: str, device: str, *, as_json: bool) -> None:
     from ..backends import open_backend
-    from ..errors import GateError
     from ..self_check import check
 
     # What is asked for here is the check itself.
     opened = open_backend(file, backend=backend, device=device, self_check=False)
     options.say(opened)
     found = check(opened)
+    _report(found, {"runtime": opened.name, "note": opened.note}, as_json=as_json)
+    _fail(found, f"{file} gives other rows here than the network did", "see which layer differs: san parity")
+
+
+def _run_endpoint(file: Path, url: str, *, as_json: bool) -> None:
+    from .. import load_artefact
+    from ..backends.endpoint import Endpoint
+    from ..self_check import check_endpoint
+
+    artefact = load_artefact(file)
+    endpoint = Endpoint(url, artefact)
+    served = endpoint.serves()
+    click.echo(printable(f"Asking {url}: {served}"), err=True)
+    found = check_endpoint(endpoint)
+    _report(found, {"endpoint": url, "serves": served}, as_json=as_json)
+    _fail(found, f"{url} gives other rows than {file} should: it {served}", f"give {file} to the server")
+
+
+def _report(found: SelfCheck, about: dict[str, str], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"runtime": opened.name, "note": opened.note, **found.as_dict()}, indent=2))
+        click.echo(json.dumps({**about, **found.as_dict()}, indent=2))
     else:
         click.echo(printable("\n".join(found.lines())))
+
+
+def _fail(found: SelfCheck, message: str, do: str) -> None:
+    from ..errors import GateError
+
     if found.failures:
-        raise GateError(
-            f"{file} gives other rows here than the network did: {'; '.join(found.failures)}",
-            do="see which layer differs: san parity",
-        )
+        raise GateError(f"{message}: {'; '.join(found.failures)}", do=do)
 
 
 def _json(info: FileInfo, found: PrecisionStats | None) -> str:

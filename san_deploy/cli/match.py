@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SanError
+from ..errors import SanError, UsageError
 from . import options
 from . import text as words
 
 if TYPE_CHECKING:
     from ..artefact import Threshold
-    from ..backends import Backend
+    from ..gallery import Gallery
     from ..matching.accuracy import Accuracy
     from ..matching.cameras import Camera
     from ..matching.identities import Identities
@@ -39,12 +40,7 @@ if TYPE_CHECKING:
 )
 @options.model
 @options.running
-@click.option(
-    "--pattern",
-    default="",
-    metavar="NAME",
-    help="Read tracklets off file names: '{track}_{}.jpg'; also {camera}, {person}.  [default: recognised]",
-)
+@options.tracklet_pattern
 @click.option(
     "--threshold",
     type=float,
@@ -80,6 +76,18 @@ if TYPE_CHECKING:
 @click.option(
     "--clock", multiple=True, metavar="CAM=SECONDS", help="Add to a camera's times; may be repeated."
 )
+@click.option(
+    "--gallery",
+    "location",
+    metavar="DIR|URL",
+    help="Know people again: numbers of san gallery, which gets the new tracklets.  [default: none]",
+)
+@click.option(
+    "--unknown",
+    type=float,
+    help="With --gallery: less similar than this to everybody known is somebody new.  [default: the threshold]",
+)
+@options.keep_crops
 @click.option("--corrections", type=click.Path(path_type=Path), help="marks.json saved from the report.")
 @click.option(
     "--labels",
@@ -101,8 +109,10 @@ def command(cameras: tuple[str, ...], out: Path | None, force: bool, as_json: bo
     matches.csv, identities.csv, matches.json, similarity.npz and report.html, which opens in a browser.
 
     Every pair of cameras is matched on its own, one to one; a tracklet without a partner above the threshold
-    is left without a match. identities.csv gives each tracklet the person that it is, over all cameras.
+    is left without a match. identities.csv gives each tracklet the person that it is, over all cameras. With --gallery
+    one camera is enough, and whoever is known there keeps the number.
     """
+    from ..gallery.recognise import record
     from ..io.atomic import atomic_folder
     from ..matching.output import OUTPUTS, write_matches
     from ..reports.match_report import write_report
@@ -111,17 +121,21 @@ def command(cameras: tuple[str, ...], out: Path | None, force: bool, as_json: bo
     task = _task(cameras, given)
     out = out or free_folder(Path("matches"))
     with atomic_folder(out, force=force, ours=OUTPUTS) as folder:
-        findings, calibration = _find(task, given)
-        matching, people = findings.matching, findings.people
-        accuracy, judged = findings.accuracy, findings.people_accuracy
-        write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
-        write_report(folder / "report.html", findings)
+        seen = _embed(task, given)
+        with _gallery(task, given, seen.model) as gallery:
+            findings, there = _find(task, given, seen, gallery)
+            matching, people = findings.matching, findings.people
+            accuracy, judged = findings.accuracy, findings.people_accuracy
+            write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
+            write_report(folder / "report.html", findings)
+            if gallery is not None:
+                record(gallery, seen.cameras, people, there, given["keep_crops"])
     report = out / "report.html"
     if as_json:
         told = as_dict(matching, accuracy, people, judged) | {"report": str(report)}
         click.echo(json.dumps(told, indent=2))
     else:
-        click.echo(as_text(matching, accuracy, calibration))
+        click.echo(as_text(matching, accuracy, seen.calibration))
         click.echo(people_text(matching, people, judged))
         if line := _suggested_threshold(findings, given["labels"], given["center"]):
             click.echo(line)
@@ -140,12 +154,31 @@ class Task:
         site: times, places and marks.
         clocks: seconds to add to a camera's times.
         pids: labels, `{(camera, track): person}`; None where none were given.
+        gallery: where people are known from; None for nowhere.
     """
 
     sources: Sequence[Source]
     site: Site
     clocks: dict[str, float]
     pids: dict[tuple[str, str], int] | None
+    gallery: str | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Embedded cameras, with their times.
+
+    Attributes:
+        cameras: not centred.
+        model: description of what embedded them.
+        runtime: what runs it, in words.
+        calibration: the model's threshold, if it brings one.
+    """
+
+    cameras: Sequence[Camera]
+    model: dict[str, Any]
+    runtime: str
+    calibration: Threshold | None
 
 
 def _task(cameras: Sequence[str], given: dict[str, Any]) -> Task:
@@ -153,69 +186,148 @@ def _task(cameras: Sequence[str], given: dict[str, Any]) -> Task:
     from ..matching.site import Marks, Site, check_passages, parse_clocks, read_marks, read_topology
     from ..matching.sources import read_sources
 
-    sources = read_sources(cameras, given["pattern"])
+    location = given["location"]
+    _check_options(given)
+    sources = read_sources(cameras, given["pattern"], at_least=1 if location else 2)
+    if location:
+        from .gallery import refuse_pictures
+
+        refuse_pictures(sources, given["keep_crops"])
     names = [source.name for source in sources]
     labels, topology, corrections = given["labels"], given["topology"], given["corrections"]
     pids = {key: person for key, (person, _) in read_identities(labels).items()} if labels else None
     for note in identity_notes(labels) if labels else ():
         click.echo(note, err=True)
     passages = read_topology(topology) if topology else {}
-    check_passages(passages, names, topology or Path())
+    if not location:  # its cameras may be meant
+        check_passages(passages, names, topology or Path())
     marks = read_marks(corrections) if corrections else Marks()
     site = Site(passages, marks, given["same_camera"] or "")
-    return Task(sources, site, parse_clocks(given["clock"], names), pids)
+    return Task(sources, site, parse_clocks(given["clock"], names), pids, location)
 
 
-def _find(task: Task, given: dict[str, Any]) -> tuple[Findings, Threshold | None]:
-    """Embed, match and make people; with them the model's calibration."""
+def _check_options(given: dict[str, Any]) -> None:
+    if given["location"] is None:
+        for name in ("unknown", "keep_crops"):
+            if given[name]:
+                raise UsageError(f"--{name.replace('_', '-')} belongs to --gallery", do="give both")
+    elif given["center"]:
+        raise UsageError(
+            "--center takes a camera's mean off, and a gallery keeps tracklets as they are",
+            do="leave one of them out",
+        )
+    if given["unknown"] is not None and not -1.0 <= given["unknown"] <= 1.0:
+        raise UsageError(
+            f"--unknown {given['unknown']} is no cosine similarity", do="give a number from -1 to 1"
+        )
+
+
+def _embed(task: Task, given: dict[str, Any]) -> Seen:
+    """Embed the cameras, after everything that can be refused was."""
     from ..io.progress import bar
+    from ..matching.match import resolve_threshold
+    from ..matching.site import with_times
+    from ..matching.sources import Reading, embed_sources
+    from .cameras import describe, open_for
+
+    runtime = open_for(task.sources, given)
+    for source in task.sources:
+        describe(source)
+    if runtime:
+        resolve_threshold(given["threshold"], runtime.artefact.threshold, center=given["center"])
+        if task.gallery:
+            _check_gallery(task, runtime.artefact.as_dict())
+    reading = Reading(given["batch"], given["workers"], given["strict"], bar, given["per_track"])
+    cameras, model = embed_sources(task.sources, runtime, reading)
+    calibration = runtime.artefact.threshold if runtime else _calibration(model)
+    cameras = [with_times(camera, task.clocks.get(camera.name)) for camera in cameras]
+    return Seen(cameras, model, runtime.name if runtime else "embedded before", calibration)
+
+
+def _check_gallery(task: Task, model: dict[str, Any]) -> None:
+    """Refuse a gallery of another space, or that cannot be opened, and tracklets without times of day."""
+    from ..gallery import is_url, open_gallery
+    from ..gallery.cameras import refuse_video_seconds
+    from ..gallery.tracks import refuse_other_space
+
+    assert task.gallery is not None
+    for source in task.sources:
+        if source.name not in task.clocks:
+            refuse_video_seconds(source.folder)
+    path = Path(task.gallery)
+    if is_url(task.gallery) or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        gallery = open_gallery(task.gallery, create=model if is_url(task.gallery) else None)
+        try:
+            info = gallery.info()
+            refuse_other_space(info.location, info.space, model)
+        finally:
+            gallery.close()
+
+
+@contextmanager
+def _gallery(task: Task, given: dict[str, Any], model: dict[str, Any]) -> Iterator[Gallery | None]:
+    """The gallery in a transaction: killed or refused on the way, nothing of it has changed."""
+    if task.gallery is None:
+        yield None
+        return
+    from ..gallery import open_gallery
+
+    gallery = open_gallery(task.gallery, write=True, create=model)
+    try:
+        with gallery.transaction():
+            yield gallery
+    finally:
+        gallery.close()
+
+
+def _find(
+    task: Task, given: dict[str, Any], seen: Seen, gallery: Gallery | None
+) -> tuple[Findings, Sequence[Any]]:
+    """Match and make people; with them what the gallery had of each camera."""
+    from ..gallery.recognise import Recognition, gallery_cameras, recognise
     from ..matching.accuracy import pids_from_labels, score
     from ..matching.cameras import centred
     from ..matching.identities import find_people
     from ..matching.identity_accuracy import score_people
     from ..matching.match import match_cameras, resolve_threshold
-    from ..matching.site import check_marks, with_times
-    from ..matching.sources import Reading, embed_sources
+    from ..matching.site import check_marks
     from ..reports.match_report import Findings
 
-    threshold, center = given["threshold"], given["center"]
-    runtime = _open(task.sources, given["model"], given["backend"], given["device"])
-    for source in task.sources:
-        describe(source)
-    if runtime:
-        resolve_threshold(threshold, runtime.artefact.threshold, center=center)
-    reading = Reading(given["batch"], given["workers"], given["strict"], bar, given["per_track"])
-    cameras, identity = embed_sources(task.sources, runtime, reading)
-    calibration = runtime.artefact.threshold if runtime else _calibration(identity)
-    value, used = resolve_threshold(threshold, calibration, center=center)
-    cameras = [with_times(camera, task.clocks.get(camera.name)) for camera in cameras]
-    check_marks(task.site.marks, cameras, given["corrections"] or Path())
+    value, used = resolve_threshold(given["threshold"], seen.calibration, center=given["center"])
+    others = gallery_cameras(gallery) if gallery and given["corrections"] else []
+    check_marks(task.site.marks, [*seen.cameras, *others], given["corrections"] or Path())
     matching = match_cameras(
-        [centred(camera) for camera in cameras] if center else cameras,
+        [centred(camera) for camera in seen.cameras] if given["center"] else seen.cameras,
         threshold=value,
         calibration=used,
         top=given["top"],
-        model=identity,
-        parameters=_parameters(given, runtime, task),
+        model=seen.model,
+        parameters=_parameters(given, seen, task) | {"gallery": gallery.info().location if gallery else None},
         rules=task.site.rule,
         full=given["full"],
+        at_least=1 if gallery else 2,
     )
-    people = find_people(matching, task.site, given["method"])
+    found: Recognition | None = None
+    if gallery:
+        unknown = value if given["unknown"] is None else given["unknown"]
+        found = recognise(gallery, seen.cameras, task.site, threshold=value, unknown=unknown)
+    people = find_people(matching, task.site, given["method"], found.known if found else None)
+    there = found.there if found else ()
     if not task.pids:
-        return Findings(matching, people), calibration
+        return Findings(matching, people), there
     labels = pids_from_labels(matching, task.pids, given["labels"])
     judged = score_people(matching, people, labels)
-    return Findings(matching, people, labels, score(matching, labels), judged), calibration
+    return Findings(matching, people, labels, score(matching, labels), judged), there
 
 
-def _parameters(given: dict[str, Any], runtime: Backend | None, task: Task) -> dict[str, Any]:
+def _parameters(given: dict[str, Any], seen: Seen, task: Task) -> dict[str, Any]:
     """How it was run, for matches.json."""
-    names = ("batch", "top", "strict", "per_track", "center")
+    names = ("batch", "top", "strict", "per_track", "center", "unknown")
     files = ("topology", "corrections")
     return (
         {name: given[name] for name in names}
         | {name: str(given[name]) if given[name] else None for name in files}
-        | {"backend": runtime.name if runtime else "embedded before", "clock": task.clocks}
+        | {"backend": seen.runtime, "clock": task.clocks}
     )
 
 
@@ -245,29 +357,6 @@ def free_folder(path: Path) -> Path:
         path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1)
     )
     return next(candidate for candidate in candidates if not candidate.exists())
-
-
-def _open(sources: Sequence[Source], model: Path | None, backend: str, device: str) -> Backend | None:
-    """The model, where a crop has to be embedded or a user named one."""
-    from ..backends import open_backend
-
-    if model is None and all(source.path.suffix == ".npz" for source in sources):
-        return None
-    runtime = open_backend(model, backend=backend, device=device)
-    options.say(runtime)
-    return runtime
-
-
-def describe(source: Source) -> None:
-    """Say on stderr what was understood of a camera, and what looks wrong."""
-    from ..images import left_out
-
-    if source.layout:
-        click.echo(f"{source.name}: {source.layout}", err=True)
-    if source.question:
-        click.echo(f"Check this: {source.question}.", err=True)
-    if source.path.is_dir() and (passed_over := words.left_out(left_out(source.path))):
-        click.echo(f"{source.name}: {passed_over}", err=True)
 
 
 def _calibration(model: dict[str, Any]) -> Any:
@@ -314,7 +403,7 @@ def as_text(matching: Matching, accuracy: Accuracy | None, calibration: Any = No
     """
     from ..matching.threshold import rates_at
 
-    width = max(len(pair.camera_a) + len(pair.camera_b) for pair in matching.pairs) + 3
+    width = max((len(pair.camera_a) + len(pair.camera_b) for pair in matching.pairs), default=4) + 3
     lines = [f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'unsure':>7s} {'no match':>13s}"]
     for pair in matching.pairs:
         names = f"{pair.camera_a} - {pair.camera_b}"
@@ -355,6 +444,11 @@ def people_text(matching: Matching, people: Identities, accuracy: IdentityAccura
         f"people     {people.count:7d}  over all cameras, {several} of them with more than one tracklet; "
         f"{people.method}, {rule}"
     ]
+    if matching.parameters.get("gallery"):
+        lines.append(
+            f"known      {len(people.known):7d}  of them to the gallery before; "
+            f"{people.count - len(people.known)} are new"
+        )
     if people.floor is not None:
         lines.append(f"{'':18s}  pairs that are not stored count as {people.floor:.4f}")
     if accuracy:

@@ -114,6 +114,28 @@ per_track = click.option(
 )
 
 
+tracklet_pattern = click.option(
+    "--pattern",
+    default="",
+    metavar="NAME",
+    help="Read tracklets off file names: '{track}_{}.jpg'; also {camera}, {person}.  [default: recognised]",
+)
+gallery = click.option(
+    "--gallery",
+    "location",
+    metavar="DIR|URL",
+    required=True,
+    help="A folder, or postgresql://USER@HOST/DATABASE.",
+)
+keep_crops = click.option(
+    "--keep-crops",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Small pictures of a tracklet that the gallery keeps.",
+)
+
+
 def data_set(command: _Command) -> _Command:
     """How a data set is read where its folder does not tell: fields of `datasets.Options`."""
     for option in (

@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("search", cls=options.GroupedCommand)
 @click.argument("query", metavar="CROP|DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--gallery",
-    "location",
-    metavar="DIR|URL",
-    required=True,
-    help="A folder, or postgresql://USER@HOST/DATABASE.",
-)
+@options.gallery
 @click.option(
     "-k", "k", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Tracklets to find."
 )
@@ -32,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--after", metavar="ISO-TIME", help="Seen then or later.")
 @click.option("--before", metavar="ISO-TIME", help="Seen earlier.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with pictures.")
+@options.tracklet_pattern
 @options.model
 @options.running
 @click.option("--force", is_flag=True, help="Replace an existing page.")
@@ -52,23 +47,29 @@ def command(
 ) -> None:
     """Find the tracklets of a gallery that are most like CROP, or like the person whose crops lie in DIR.
 
-    A DIR of folders is a query for each folder.
+    A DIR of folders, or in another layout of san match, is a query for each tracklet.
     """
     from ..embedder import Embedder
     from ..errors import SanError
     from ..gallery import SearchFilter, open_gallery
-    from ..gallery.search import read_queries, search
+    from ..gallery.search import query_sources, read_queries, search
     from ..io.atomic import refuse_existing
+    from .cameras import describe
 
     where = SearchFilter(cameras, _time(given["after"], "--after"), _time(given["before"], "--before"))
     if not query.exists():
         raise SanError(f"{query} does not exist", do="give a crop, or a folder of one person's crops")
     if html is not None:
         refuse_existing(html, force=force)
+    sources = query_sources(query, given["pattern"])
+    for source in sources if query.is_dir() else ():
+        describe(source)
     gallery = open_gallery(location)
     try:
         embedder = Embedder(model, backend=backend, device=device)
-        found = search(gallery, read_queries(query, embedder), embedder.artefact.as_dict(), k=k, where=where)
+        found = search(
+            gallery, read_queries(sources, embedder), embedder.artefact.as_dict(), k=k, where=where
+        )
         threshold = embedder.artefact.threshold
         if html is not None:
             from ..reports.search_page import write_search_page

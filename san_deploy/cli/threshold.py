@@ -113,7 +113,7 @@ def _embed(given: dict[str, Any]) -> tuple[Backend, list[Camera]]:
     from ..matching.cameras import centred
     from ..matching.site import with_times
     from ..matching.sources import Reading, embed_sources, read_sources
-    from .match import describe
+    from .cameras import describe
 
     at_least = 2 if given["labels"] else 1
     sources = read_sources(camera_folders(given["crops"]), given["pattern"], at_least=at_least)
@@ -139,7 +139,7 @@ def camera_folders(given: Sequence[str]) -> list[str]:
 
 
 def _study(cameras: Sequence[Camera], artefact: Artefact, given: dict[str, Any]) -> ThresholdStudy:
-    from ..datasets.crop_folder import read_identities
+    from ..datasets.crop_folder import identity_notes, read_identities
     from ..matching.accuracy import labels_of_cameras
     from ..matching.threshold_study import Wish, study_labelled, study_unlabelled
 
@@ -148,6 +148,8 @@ def _study(cameras: Sequence[Camera], artefact: Artefact, given: dict[str, Any])
     if given["labels"] is None:
         return study_unlabelled(cameras, wish, given["fmr"] or UNLABELLED_FMR)
     people = {key: person for key, (person, _) in read_identities(given["labels"]).items()}
+    for note in identity_notes(given["labels"]):
+        click.echo(note, err=True)
     return study_labelled(cameras, labels_of_cameras(cameras, people, given["labels"]), wish)
 
 

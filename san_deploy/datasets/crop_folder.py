@@ -1,6 +1,7 @@
 """`cameraN/track/*.jpg` with identities.csv: the form of WARD as san-deploy keeps it, and of `san demo`.
 
-identities.csv has the columns camera, track, person and, optionally, split (`train` where it is missing).
+identities.csv has the columns camera, track, person (see `records.person_number`) and, optionally, split (`train`
+where it is missing).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from ..errors import SanError
 from .listing import Tree
 from .options import Options
-from .records import DISTRACTOR, LARGEST, Crop, Dataset, number_from_one
+from .records import DISTRACTOR, JUNK, Crop, Dataset, number_from_one, passes_each_once, person_number
 from .tables import read_table
 
 LAYOUT = "a crop folder: identities.csv (camera,track,person[,split]) beside CAMERA/TRACK/*.jpg"
@@ -32,6 +33,7 @@ def read(root: Path, options: Options) -> Dataset:
         SanError: a column is missing, a person is no number, a track is named twice, unknown or empty.
     """
     splits: dict[str, list[Crop]] = {}
+    junk: dict[str, int] = {}
     tree = Tree(root)
     rows, split_named, notes = _read_rows(root / IDENTITIES)
     for (camera, track), (person, split) in rows.items():
@@ -42,6 +44,9 @@ def read(root: Path, options: Options) -> Dataset:
                 f"{root / IDENTITIES} names {camera}/{track}, which holds no image",
                 do="remove the line, or put the tracklet's crops there",
             )
+        if person == JUNK:
+            junk[split] = junk.get(split, 0) + len(files)
+            continue
         splits.setdefault(split, []).extend(Crop(folder / name, person, camera, track) for name in files)
     order = ["train", "val", "test"]
     known = {name: splits[name] for name in order if name in splits}
@@ -49,6 +54,7 @@ def read(root: Path, options: Options) -> Dataset:
         "crop folder",
         root,
         known | {name: splits[name] for name in sorted(splits) if name not in known},
+        junk=junk,
         notes=notes,
         unsplit=not split_named,
     )
@@ -57,9 +63,11 @@ def read(root: Path, options: Options) -> Dataset:
 def read_identities(path: Path) -> dict[tuple[str, str], tuple[int, str]]:
     """`{(camera, track): (person, split)}` in the order of the file. Names must stay inside the folder.
 
-    Where people are numbered from 0 they are numbered from 1 here; see `records.number_from_one`.
+    Where people are numbered from 0 they are numbered from 1 here; see `records.number_from_one`. Junk is left out: it
+    counts neither as right nor as wrong.
     """
-    return _read_rows(path)[0]
+    rows = _read_rows(path)[0]
+    return {key: value for key, value in rows.items() if value[0] != JUNK}
 
 
 def identity_notes(path: Path) -> tuple[str, ...]:
@@ -84,12 +92,9 @@ def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool
             if not _inside(camera) or not _inside(track):
                 raise SanError(f"{where}: '{camera}/{track}' is no name of a camera and a track")
             try:
-                person = int(row["person"])
-            except ValueError:
-                person = -1
-            if not 0 <= person <= LARGEST:
-                what = f"{where}: person '{row['person'][:40]}' is not a whole number"
-                raise SanError(f"{what} from 0 to {LARGEST}")
+                person = person_number(row["person"])
+            except ValueError as error:
+                raise SanError(f"{where}: '{row['person'][:40]}' is no person", why=str(error)) from error
             if (camera, track) in rows:
                 raise SanError(f"{where}: {camera}/{track} is named a second time")
             split = row.get("split", "")
@@ -100,10 +105,13 @@ def _read_rows(path: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], bool
     if not rows:
         raise SanError(f"{path} names no tracklet")
     zero = [camera for (camera, _), (person, _) in rows.items() if person == DISTRACTOR]
-    # A person passes several cameras, and each of them once, as whoever numbers people from 0 has it; distractors
-    # are many tracklets of many people.
-    shift, notes = number_from_one(bool(zero), is_person=len(set(zero)) > 1 and len(set(zero)) == len(zero))
-    return {key: (person + shift, split) for key, (person, split) in rows.items()}, split_named, notes
+    shift, notes = number_from_one(bool(zero), is_person=passes_each_once(zero))
+    if junk := sum(person == JUNK for person, _ in rows.values()):
+        notes += (f"Tracklets of person -1, junk, which count neither as right nor as wrong: {junk}.",)
+    shifted = {
+        key: (person if person == JUNK else person + shift, split) for key, (person, split) in rows.items()
+    }
+    return shifted, split_named, notes
 
 
 def _inside(name: str) -> bool:

@@ -15,7 +15,7 @@ from ..errors import SanError
 from ..metrics.labels import DISTRACTOR, JUNK
 from .listing import Tree, first_image
 from .options import Options
-from .records import Crop, Dataset, number_from_one
+from .records import Crop, Dataset, number_from_one, person_number
 
 LAYOUT = (
     "Market-1501: bounding_box_train/, query/ and bounding_box_test/ with names like 0002_c1s1_000451_03.jpg"
@@ -98,7 +98,7 @@ def read_folders(root: Path, name: str, form: re.Pattern[str], example: str, lay
                 raise SanError(
                     f"{root / folder / file} has no name of the form {example}", do="remove it or rename it"
                 )
-            person = int(match[1])
+            person = person_number(match[1])
             if person == JUNK:
                 junk[split] = junk.get(split, 0) + 1
             else:
@@ -123,7 +123,7 @@ def _read_distractors(root: Path, folder: str) -> list[Crop]:
     crops = []
     for file in Tree(root).images(folder):
         match = _NAME.match(file)
-        if match and int(match[1]) == JUNK:
+        if match and person_number(match[1]) == JUNK:
             continue
         camera = f"c{int(match[2])}" if match else "unknown"
         crops.append(Crop(root / folder / file, DISTRACTOR, camera, f"{folder}/{file}"))

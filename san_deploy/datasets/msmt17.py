@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import SanError
 from .listing import Tree
 from .options import Options
-from .records import Crop, Dataset
+from .records import Crop, Dataset, person_number
 
 LAYOUT = (
     "MSMT17: list_train.txt, list_val.txt, list_query.txt and list_gallery.txt beside train/ and test/ "
@@ -97,7 +97,7 @@ def _read_list(tree: Tree, path: Path, folder: str) -> list[tuple[str, int, str]
                 f"{path}, line {number}: '{line.strip()[:100]}' is no file and person",
                 do="a line is 0000/0000_045_12_0303morning_0006_2.jpg 0",
             )
-        rows.append((f"{folder}/{file}", int(person), f"c{int(found[1])}"))
+        rows.append((f"{folder}/{file}", person_number(person), f"c{int(found[1])}"))
     folders = {posixpath.dirname(file) for file, _, _ in rows}
     there = {
         f"{name}/{file}" for name in folders if (tree.root / name).is_dir() for file in tree.images(name)

@@ -9,7 +9,8 @@ exactly four characters, a field that comes twice for the same text twice. No fi
 - Fields: person, camera, track, split.
 - A regular expression with named groups does the same, `(?P<person>\\d+)_c(?P<camera>\\d)`; it is searched for.
 
-Where all persons are whole numbers they are taken as such, Market-1501's way: 0 is a distractor, -1 is junk.
+Where all persons are whole numbers they are taken as such, Market-1501's way: 0 is a distractor, -1 is junk, and
+so are MARS' 00-1 and PRW's -2 (`records.person_number`).
 Otherwise they are names, and are numbered from 1 in their order.
 """
 
@@ -25,14 +26,13 @@ from ..images import SUFFIXES
 from ..metrics.labels import DISTRACTOR, JUNK
 from .listing import Tree
 from .options import Options
-from .records import LARGEST, Crop, Dataset, number_from_one
+from .records import Crop, Dataset, is_number, number_from_one, passes_each_once, person_number
 
 LAYOUT = "a folder of crops read by --pattern, for example '{person}_c{camera}_{}.jpg'"
 OPTIONS = frozenset({"pattern"})
 INSIDE: tuple[str, ...] = ()
 FIELDS = ("person", "camera", "track", "split")
 _FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
-_WHOLE_NUMBER = re.compile(r"[+-]?\d+")
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,12 @@ def read(root: Path, options: Options) -> Dataset:
             why=f"the first is {files[0]}",
         )
     numbers = _number(root, {labels["person"]: file for file, labels in found})
+    zero = [labels for _, labels in found if numbers[labels["person"]] == DISTRACTOR]
+    seen = {(labels.get("camera", ""), labels.get("track", "")) for labels in zero if "track" in labels}
+    is_person = passes_each_once([camera for camera, _ in seen]) or any(
+        labels.get("split") == "query" for labels in zero
+    )
+    shift, note = number_from_one(bool(zero), is_person=is_person)
     splits: dict[str, list[Crop]] = {}
     junk: dict[str, int] = {}
     for file, labels in found:
@@ -166,44 +172,36 @@ def read(root: Path, options: Options) -> Dataset:
             continue
         # Many people's tracks begin anew with each person; a track is unique within its camera.
         track = f"{labels['person']}/{labels['track']}" if "track" in labels else file
-        crops.append(Crop(root / file, person, labels.get("camera", ""), track))
+        crops.append(Crop(root / file, person + shift, labels.get("camera", ""), track))
     return Dataset(
         f"folder by pattern '{pattern.text}'",
         root,
         {split: splits[split] for split in sorted(splits)},
         junk=junk,
-        notes=_notes(files, {file for file, _ in found}, numbers),
+        notes=(*_left_out(files, {file for file, _ in found}), *note),
         unsplit="split" not in fields,
     )
 
 
 def _number(root: Path, names: dict[str, str]) -> dict[str, int]:
     """The numbers of people by name; `names` has a file of each."""
-    if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
-        numbers = {name: int(name) for name in names}
-        if min(numbers.values()) < JUNK:
+    if not all(map(is_number, names)):
+        return {name: number for number, name in enumerate(sorted(names), 1)}
+    numbers = {}
+    for name, file in names.items():
+        try:
+            numbers[name] = person_number(name)
+        except ValueError as error:
             raise SanError(
-                f"{root} has a person {min(numbers.values())}",
-                why="persons are numbers from 1; 0 is a distractor, -1 is junk",
-                do="check the pattern",
-            )
-        largest = max(numbers, key=lambda name: numbers[name])
-        if numbers[largest] > LARGEST:
-            raise SanError(
-                f"{root / names[largest]} is of person {largest[:40]}",
-                why=f"the largest number of a person is {LARGEST}",
+                f"{root / file} is of person {name[:40]}",
+                why=str(error),
                 do="check the pattern, or rename the files",
-            )
-        return numbers
-    return {name: number for number, name in enumerate(sorted(names), 1)}
+            ) from error
+    return numbers
 
 
-def _notes(files: list[str], fitting: set[str], numbers: dict[str, int]) -> tuple[str, ...]:
-    notes = []
-    if len(fitting) < len(files):
-        first = next(file for file in files if file not in fitting)
-        notes.append(
-            f"Images that do not fit the pattern and are left out: {len(files) - len(fitting)} ({first})"
-        )
-    notes += number_from_one(DISTRACTOR in numbers.values(), is_person=False)[1]
-    return tuple(notes)
+def _left_out(files: list[str], fitting: set[str]) -> tuple[str, ...]:
+    if len(fitting) == len(files):
+        return ()
+    first = next(file for file in files if file not in fitting)
+    return (f"Images that do not fit the pattern and are left out: {len(files) - len(fitting)} ({first})",)

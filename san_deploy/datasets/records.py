@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from ..metrics.labels import DISTRACTOR
+from ..metrics.labels import DISTRACTOR, JUNK
 
 #: The largest person number: sums of two still fit into 64 bits.
 LARGEST = 10**18 - 1
@@ -30,6 +31,40 @@ class Crop:
     person: int
     camera: str
     track: str
+
+
+#: A whole number as data sets write people: `0002`, `-1`, and MARS' `00-1`.
+_NUMBER = re.compile(r"[+]?0*(-?[0-9]+)")
+#: Whom data sets number so, they do not count: Market-1501's and MARS' bad boxes, PRW's people whom nobody could name.
+_JUNK = frozenset({-1, -2})
+
+
+def is_number(text: str) -> bool:
+    """Whether a person is a number, and no name."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def person_number(text: str) -> int:
+    """A person as public data sets write one: a number, `DISTRACTOR` for 0, `JUNK` for -1, MARS' `00-1` or PRW's -2.
+
+    Raises:
+        ValueError: it is none of these; its text says what is.
+    """
+    number = _NUMBER.fullmatch(text)
+    person = int(number[1][:40]) if number else LARGEST + 1
+    if person in _JUNK:
+        return JUNK
+    if not 0 <= person <= LARGEST:
+        raise ValueError(f"persons are whole numbers from 1 to {LARGEST}; 0 is a distractor, -1 is junk")
+    return person
+
+
+def passes_each_once(cameras: Sequence[str]) -> bool:
+    """Whether tracklets before these cameras may be one person's: several cameras, each once.
+
+    Distractors are many tracklets of many people.
+    """
+    return len(set(cameras)) > 1 and len(set(cameras)) == len(cameras)
 
 
 def number_from_one(zero: bool, *, is_person: bool) -> tuple[int, tuple[str, ...]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from ..errors import SanError
 
 _DELIMITERS = ",;\t"
+#: What a formula starts with.
+_FORMULA = ("=", "+", "-", "@")
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
@@ -47,12 +49,17 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
         for cells in reader:
-            values = [cell.strip() for cell in cells]
+            values = [_typed(cell.strip()) for cell in cells]
             if any(values):
                 values += [""] * (len(columns) - len(values))
                 yield reader.line_num, dict(zip(columns, values, strict=False))
 
     return columns, rows()
+
+
+def _typed(text: str) -> str:
+    """What `cell` made a cell of."""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
 
 
 def cell(text: str) -> str:
@@ -62,7 +69,7 @@ def cell(text: str) -> str:
     Line breaks and tabs are written as `\\n` and the like.
     """
     text = text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
-    if text[:1] not in ("=", "+", "-", "@"):
+    if text[:1] not in _FORMULA:
         return text
     try:
         float(text)

@@ -1,98 +1,67 @@
-"""From a camera's folder, or what `san embed` made of it, to tracklets for a gallery."""
+"""From an embedded camera to tracklets for a gallery, with small pictures and whose they are."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .. import metrics
 from ..errors import SanError, UsageError
 from ..images import UnreadableImage, read_image, spread
-from ..video.tracks import TrackTime, read_track_times
+from ..matching.cameras import Camera
+from ..video.tracks import read_track_times
 from .tracks import UNKNOWN, Tracks
 
 #: Height of a picture that is kept, pixels, and its JPEG quality.
 _PICTURE_H, _PICTURE_QUALITY = 128, 80
 
 
-@dataclass(frozen=True)
-class CameraTracks:
-    """One camera, ready to be added or searched with.
-
-    Attributes:
-        tracks: its tracklets.
-        files: per tracklet, its crops that were embedded, absolute where they are known.
-        model: description of the model that embedded them, `Artefact.as_dict()`.
-    """
-
-    tracks: Tracks
-    files: tuple[tuple[Path, ...], ...]
-    model: Mapping[str, Any]
-
-
-def split_name(argument: str) -> tuple[str, Path]:
-    """`door=videos/cam1/` to name and path; without `=` the name is that of the folder, or of the file."""
-    name, equals, path = argument.partition("=")
-    if equals and name and "/" not in name:
-        return name, Path(path)
-    whole = Path(argument)
-    resolved = whole.resolve()
-    return (resolved.stem if resolved.suffix == ".npz" else resolved.name), whole
-
-
-def read_camera(
-    name: str, path: Path, embed: Callable[[Path], Any], *, times: Path | None = None
-) -> CameraTracks:
-    """Tracklets of a folder of crops, or of an .npz of `san embed`.
+def tracks_of(camera: Camera, person: np.ndarray | None = None) -> Tracks:
+    """A camera's tracklets as a gallery takes them.
 
     Args:
-        name: of the camera.
-        path: folder or .npz file.
-        embed: from a folder to `san_deploy.embed.Embeddings`.
-        times: folder with tracks.csv; None looks in `path`.
+        camera: with its times, see `matching.site.with_times`.
+        person: `(T,)` int64, whose they are, 0 for nobody; None says it of none.
 
     Raises:
-        SanError: nothing readable, or tracks.csv is damaged or gives seconds of a video instead of times of day.
+        SanError: its times are seconds of a video, not times of day.
     """
-    from ..embed import read_embeddings
-
-    if path.suffix == ".npz":
-        embedded, root = read_embeddings(path), None
-    else:
-        embedded, root = embed(path), path
-    if not len(embedded.track):
-        raise SanError(f"{path} holds no readable crop", do="check the files, or leave the camera out")
-    pooled, names = metrics.pool_tracklets(embedded.embedding, embedded.track)
-    files: dict[str, list[Path]] = {track: [] for track in names.tolist()}
-    for file, track in zip(embedded.path.tolist(), embedded.track.tolist(), strict=True):
-        if root is not None:
-            files[track].append(root / file)
-    counts = dict(zip(*np.unique(embedded.track, return_counts=True), strict=True))
-    folder = times or root
-    known = read_track_times(folder) if folder is not None else {}
-    if any(not item.clock for item in known.values()):
-        raise SanError(
-            f"{folder}/tracks.csv has seconds of a video", why="a gallery outlives it and needs times of day",
-            do="cut the crops again with san crops --start, or remove tracks.csv",
-        )  # fmt: skip
-    unknown = TrackTime(UNKNOWN, UNKNOWN, True)
-    seen = [known.get(track, unknown) for track in names.tolist()]
-    tracks = Tracks(
-        camera=name,
-        track=names,
-        embedding=pooled,
-        crops=np.array([counts[track] for track in names.tolist()], np.int64),
-        start=np.array([item.start_s for item in seen]),
-        end=np.array([item.end_s for item in seen]),
+    if camera.start is not None and not camera.clock:
+        raise _video_seconds(camera.folder)
+    unknown = np.full(len(camera.tracks), UNKNOWN)
+    return Tracks(
+        camera=camera.name,
+        track=camera.tracks,
+        embedding=camera.embedding,
+        crops=np.array([len(paths) for paths in camera.crops], np.int64),
+        start=unknown if camera.start is None else camera.start,
+        end=unknown if camera.end is None else camera.end,
+        person=person,
     )
-    return CameraTracks(tracks, tuple(tuple(files[track]) for track in names.tolist()), embedded.model)
+
+
+def refuse_video_seconds(folder: Path) -> None:
+    """SanError where a folder's tracks.csv has seconds of a video."""
+    if any(not item.clock for item in read_track_times(folder).values()):
+        raise _video_seconds(folder)
+
+
+def _video_seconds(folder: Path) -> SanError:
+    return SanError(
+        f"{folder}/tracks.csv has seconds of a video",
+        why="a gallery outlives it and needs times of day",
+        do="cut the crops again with san crops --start, or remove tracks.csv",
+    )
+
+
+def camera_pictures(camera: Camera, count: int) -> list[list[bytes]] | None:
+    """Small pictures of each tracklet of a camera, at most `count`; None for none."""
+    crops = [[camera.folder / path for path in paths] for paths in camera.crops]
+    return kept_pictures(crops, count) if count else None
 
 
 def kept_pictures(files: Sequence[Sequence[Path]], count: int) -> list[list[bytes]]:
@@ -111,7 +80,7 @@ def _small(path: Path) -> bytes:
     return file.getvalue()
 
 
-def read_people(path: Path, cameras: Sequence[Tracks]) -> list[list[int | None]]:
+def read_people(path: Path, cameras: Sequence[Camera]) -> list[np.ndarray]:
     """Identities of tracklets from the identities.csv of `san match`: columns camera, track, person.
 
     Args:
@@ -119,7 +88,7 @@ def read_people(path: Path, cameras: Sequence[Tracks]) -> list[list[int | None]]
         cameras: whose tracklets are looked up.
 
     Returns:
-        For each camera, for each tracklet, its person; None where the file does not have it.
+        For each camera `(T,)` int64, the person of each tracklet; 0 where the file does not have it.
 
     Raises:
         UsageError: no such file.
@@ -142,4 +111,7 @@ def read_people(path: Path, cameras: Sequence[Tracks]) -> list[list[int | None]]
         raise UsageError(f"{path} does not exist", do="give the identities.csv of san match") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SanError(f"{path} cannot be read", why=str(error)) from error
-    return [[found.get((tracks.camera, track)) for track in tracks.track.tolist()] for tracks in cameras]
+    return [
+        np.array([found.get((camera.name, track), 0) for track in camera.tracks.tolist()], np.int64)
+        for camera in cameras
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..datasets.crop_folder import IDENTITIES
 from ..embed import Embeddings, write_embeddings
 from ..errors import SanError
 from ..io.atomic import atomic_folder
@@ -16,8 +17,8 @@ from .tracks import Gallery
 
 
 def write_export(gallery: Gallery, out: Path, *, force: bool = False) -> int:
-    """Write `CAMERA.npz` (a row for each tracklet, in the form of `san embed`) and `tracks.csv`
-    of those whose time is known.
+    """Write `CAMERA.npz` (a row for each tracklet, in the form of `san embed`), `tracks.csv`
+    of those whose time is known, and `identities.csv` of those whose person is.
 
     Args:
         gallery: what to write.
@@ -35,8 +36,9 @@ def write_export(gallery: Gallery, out: Path, *, force: bool = False) -> int:
         raise SanError(f"{gallery.info().location} holds no tracklet")
     model = dict(gallery.info().model)
     ours = sorted(path.name for path in out.glob("*.npz")) if out.is_dir() else []
-    with atomic_folder(out, force=force, ours=[*ours, TRACKS]) as folder:
+    with atomic_folder(out, force=force, ours=[*ours, TRACKS, IDENTITIES]) as folder:
         rows: list[list[object]] = [["camera", "track", "start", "end", "crops"]]
+        people: list[list[object]] = [["camera", "track", "person"]]
         for index, tracks in enumerate(cameras):
             # A camera's name may be no file's name.
             safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in tracks.camera).lstrip(".")
@@ -48,8 +50,11 @@ def write_export(gallery: Gallery, out: Path, *, force: bool = False) -> int:
             for row in np.flatnonzero(~np.isnan(tracks.start)).tolist():
                 times = (_iso(tracks.start[row]), _iso(tracks.end[row]))
                 rows.append([tracks.camera, tracks.track[row], *times, tracks.crops[row]])
-        with (folder / TRACKS).open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            for row in np.flatnonzero(tracks.people).tolist():
+                people.append([tracks.camera, tracks.track[row], tracks.people[row]])
+        for name, table in ((TRACKS, rows), (IDENTITIES, people)):
+            with (folder / name).open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(table)
     return len(cameras)
 
 

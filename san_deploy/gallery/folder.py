@@ -23,7 +23,9 @@ from .tracks import (
     Tracks,
     at_least_kth,
     none_if_nan,
+    refuse_merge,
     refuse_other_space,
+    refuse_split,
     space_of_model,
 )
 
@@ -130,18 +132,17 @@ class FolderGallery:
             bytes=size,
         )
 
-    def add(
-        self,
-        tracks: Tracks,
-        people: Sequence[int | None] | None = None,
-        pictures: Sequence[Sequence[bytes]] | None = None,
-    ) -> int:
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
+        """See `Gallery`."""
+        return self._change()
+
+    def add(self, tracks: Tracks, pictures: Sequence[Sequence[bytes]] | None = None) -> int:
         """See `Gallery`."""
         if tracks.embedding.shape[1] != self._dim:
             raise SanError(
                 f"{self._path} holds embeddings of {self._dim} numbers, not {tracks.embedding.shape[1]}"
             )
-        persons = [None] * len(tracks.track) if people is None else list(people)
+        persons = [person or None for person in tracks.people.tolist()]
         now = time.time()
         with self._change():
             number, used = self._last_segment()
@@ -216,16 +217,39 @@ class FolderGallery:
             self._set_about("next_person", str(first + count))
         return list(range(first, first + count))
 
-    def people(self) -> dict[int, np.ndarray]:
+    def assign(self, camera: str, people: Mapping[str, int]) -> None:
         """See `Gallery`."""
-        rows = self._query(
-            "SELECT person, segment, row FROM tracks WHERE person IS NOT NULL ORDER BY person, id"
-        )
-        vectors = {segment: self._vectors(segment) for segment in {segment for _, segment, _ in rows}}
-        found: dict[int, list[np.ndarray]] = {}
-        for person, segment, row in rows:
-            found.setdefault(person, []).append(np.asarray(vectors[segment][row]))
-        return {person: np.stack(items) for person, items in found.items()}
+        with self._change():
+            values = [(person, camera, track) for track, person in people.items()]
+            count = self._db.executemany(
+                "UPDATE tracks SET person = ? WHERE camera = ? AND track = ?", values
+            ).rowcount
+            if count != len(values):
+                raise SanError(f"{self._path} has no such tracklets of camera {camera}")
+            self._raise_next(list(people.values()))
+            self._note("assign", {"camera": camera, "tracks": count})
+
+    def merge(self, into: int, person: int) -> int:
+        """See `Gallery`."""
+        with self._change():
+            known = self._query("SELECT DISTINCT person FROM tracks WHERE person IN (?, ?)", (into, person))
+            refuse_merge(str(self._path), into, person, {number for (number,) in known})
+            count = self._db.execute("UPDATE tracks SET person = ? WHERE person = ?", (into, person)).rowcount
+            self._note("merge", {"into": into, "person": person, "tracks": count})
+        return count
+
+    def split(self, person: int, away: Sequence[tuple[str, str]]) -> int:
+        """See `Gallery`."""
+        with self._change():
+            own = self._query("SELECT camera, track FROM tracks WHERE person = ?", (person,))
+            refuse_split(str(self._path), person, away, {(camera, track) for camera, track in own})
+            (number,) = self.new_people(1)
+            self._db.executemany(
+                "UPDATE tracks SET person = ? WHERE camera = ? AND track = ?",
+                [(number, camera, track) for camera, track in away],
+            )
+            self._note("split", {"person": person, "into": number, "tracks": len(away)})
+        return number
 
     def delete(self, camera: str, track: str | None = None) -> int:
         """See `Gallery`."""
@@ -296,17 +320,19 @@ class FolderGallery:
         found = []
         for (camera,) in self._query("SELECT DISTINCT camera FROM tracks ORDER BY camera"):
             rows = self._query(
-                'SELECT track, crops, start, "end", segment, row FROM tracks WHERE camera = ? ORDER BY track',
+                'SELECT track, crops, start, "end", person, segment, row FROM tracks WHERE camera = ? ORDER BY track',
                 (camera,),
             )
+            track, crops, start, end, person, segment, row = zip(*rows, strict=True)
+            places = np.array([segment, row], np.int64)
+            embedding = np.empty((len(rows), self._dim), np.float32)
+            for number in np.unique(places[0]).tolist():
+                here = places[0] == number
+                embedding[here] = self._vectors(number)[places[1, here]]
+            begin, finish = (np.array(values, np.float64) for values in (start, end))  # None becomes NaN
+            people = np.array([number or 0 for number in person], np.int64)
             found.append(
-                Tracks(
-                    camera,
-                    np.array([row[0] for row in rows]),
-                    np.stack([np.asarray(self._vectors(row[4])[row[5]]) for row in rows]),
-                    np.array([row[1] for row in rows], np.int64),
-                    *(np.array([np.nan if row[at] is None else row[at] for row in rows]) for at in (2, 3)),
-                )
+                Tracks(camera, np.array(track), embedding, np.array(crops, np.int64), begin, finish, people)
             )
         return tuple(found)
 
@@ -380,10 +406,16 @@ class FolderGallery:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
-        """One commit, or nothing. What was mapped may have grown."""
+        """One commit, or nothing, inside another a part of it. What was mapped may have grown."""
         if self._lock is None:
             raise SanError(f"{self._path} was opened to read")
         self._forget()
+        if self._db.in_transaction:
+            try:
+                yield
+            finally:
+                self._forget()
+            return
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,9 @@ from .tracks import (
     SearchFilter,
     Tracks,
     none_if_nan,
+    refuse_merge,
     refuse_other_space,
+    refuse_split,
     space_of_model,
 )
 
@@ -146,18 +148,20 @@ class PostgresGallery:
             bytes=size,
         )
 
-    def add(
-        self,
-        tracks: Tracks,
-        people: Sequence[int | None] | None = None,
-        pictures: Sequence[Sequence[bytes]] | None = None,
-    ) -> int:
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See `Gallery`."""
+        with self._told(), self._db.transaction():
+            self._db.execute("SELECT pg_advisory_xact_lock(hashtext('san_gallery'))")
+            yield
+
+    def add(self, tracks: Tracks, pictures: Sequence[Sequence[bytes]] | None = None) -> int:
         """See `Gallery`."""
         if tracks.embedding.shape[1] != self._dim:
             raise SanError(
                 f"{self._name} holds embeddings of {self._dim} numbers, not {tracks.embedding.shape[1]}"
             )
-        persons = [None] * len(tracks.track) if people is None else list(people)
+        persons = [person or None for person in tracks.people.tolist()]
         now = time.time()
         with self._told(), self._db.transaction():
             try:
@@ -181,11 +185,7 @@ class PostgresGallery:
                 ) from error
             if pictures is not None:
                 self._keep(tracks, pictures)
-            highest = max((person for person in persons if person is not None), default=0)
-            self._db.execute(
-                "UPDATE san_spaces SET next_person = greatest(next_person, %s) WHERE id = %s",
-                (highest + 1, self._id),
-            )
+            self._raise_next(tracks.people.tolist())
             self._note("add", {"camera": tracks.camera, "tracks": len(tracks.track)})
         return len(tracks.track)
 
@@ -246,17 +246,52 @@ class PostgresGallery:
             )
         return list(range(after - count, after))
 
-    def people(self) -> dict[int, np.ndarray]:
+    def assign(self, camera: str, people: Mapping[str, int]) -> None:
         """See `Gallery`."""
-        found: dict[int, list[np.ndarray]] = {}
-        with self._told():
-            for person, vector in self._db.execute(
-                "SELECT person, embedding::text FROM san_tracks WHERE space_id = %s AND person IS NOT NULL"
-                " ORDER BY person, id",
-                (self._id,),
-            ):
-                found.setdefault(person, []).append(_vector(vector))
-        return {person: np.stack(items) for person, items in found.items()}
+        with self._told(), self._db.transaction():
+            values = [(person, self._id, camera, track) for track, person in people.items()]
+            with self._db.cursor() as cursor:
+                cursor.executemany(
+                    "UPDATE san_tracks SET person = %s WHERE space_id = %s AND camera = %s AND track = %s",
+                    values,
+                )
+                count = cursor.rowcount
+            if count != len(values):
+                raise SanError(f"{self._name} has no such tracklets of camera {camera}")
+            self._raise_next(people.values())
+            self._note("assign", {"camera": camera, "tracks": count})
+
+    def merge(self, into: int, person: int) -> int:
+        """See `Gallery`."""
+        with self._told(), self._db.transaction():
+            known = self._db.execute(
+                "SELECT DISTINCT person FROM san_tracks WHERE space_id = %s AND person IN (%s, %s)",
+                (self._id, into, person),
+            ).fetchall()
+            refuse_merge(self._name, into, person, {number for (number,) in known})
+            count = self._db.execute(
+                "UPDATE san_tracks SET person = %s WHERE space_id = %s AND person = %s",
+                (into, self._id, person),
+            ).rowcount
+            self._note("merge", {"into": into, "person": person, "tracks": count})
+        return count
+
+    def split(self, person: int, away: Sequence[tuple[str, str]]) -> int:
+        """See `Gallery`."""
+        with self._told(), self._db.transaction():
+            own = self._db.execute(
+                "SELECT camera, track FROM san_tracks WHERE space_id = %s AND person = %s",
+                (self._id, person),
+            ).fetchall()
+            refuse_split(self._name, person, away, {(camera, track) for camera, track in own})
+            (number,) = self.new_people(1)
+            with self._db.cursor() as cursor:
+                cursor.executemany(
+                    "UPDATE san_tracks SET person = %s WHERE space_id = %s AND camera = %s AND track = %s",
+                    [(number, self._id, camera, track) for camera, track in away],
+                )
+            self._note("split", {"person": person, "into": number, "tracks": len(away)})
+        return number
 
     def delete(self, camera: str, track: str | None = None) -> int:
         """See `Gallery`."""
@@ -311,18 +346,22 @@ class PostgresGallery:
         for camera in sorted(self.info().cameras):
             with self._told():
                 rows = self._db.execute(
-                    "SELECT track, crops, start_s, end_s, embedding::text FROM san_tracks"
+                    "SELECT track, crops, start_s, end_s, coalesce(person, 0), vector_send(embedding) FROM san_tracks"
                     ' WHERE space_id = %s AND camera = %s ORDER BY track COLLATE "C"',
                     (self._id, camera),
+                    binary=True,
                 ).fetchall()
+            track, crops, start, end, person, vectors = zip(*rows, strict=True)
+            begin, finish = (np.array(values, np.float64) for values in (start, end))  # None becomes NaN
             found.append(
                 Tracks(
                     camera,
-                    np.array([row[0] for row in rows]),
-                    np.stack([_vector(row[4]) for row in rows]),
-                    np.array([row[1] for row in rows], np.int64),
-                    np.array([_or_nan(row[2]) for row in rows]),
-                    np.array([_or_nan(row[3]) for row in rows]),
+                    np.array(track),
+                    np.stack([_vector(data) for data in vectors]),
+                    np.array(crops, np.int64),
+                    begin,
+                    finish,
+                    np.array(person, np.int64),
                 )
             )
         return tuple(found)
@@ -350,6 +389,12 @@ class PostgresGallery:
                     for place, jpeg in enumerate(files)
                 ],
             )
+
+    def _raise_next(self, people: Iterable[int]) -> None:
+        self._db.execute(
+            "UPDATE san_spaces SET next_person = greatest(next_person, %s) WHERE id = %s",
+            (max(people, default=0) + 1, self._id),
+        )
 
     def _one(self, statement: Any, *values: Any) -> tuple[Any, ...]:
         row = self._db.execute(statement, values).fetchone()
@@ -381,8 +426,9 @@ def _text(vector: np.ndarray) -> str:
     return "[" + ",".join(f"{value:.9g}" for value in vector.tolist()) + "]"
 
 
-def _vector(text: str) -> np.ndarray:
-    return np.array(text[1:-1].split(","), np.float32)
+def _vector(data: bytes) -> np.ndarray:
+    """pgvector's binary form: two 16-bit numbers, then big-endian float32."""
+    return np.frombuffer(data, ">f4", offset=4).astype(np.float32)
 
 
 def _or_nan(value: float | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from .. import metrics
 from ..embedder import Embedder
 from ..errors import SanError
-from ..images import list_crops
+from ..images import track_of
+from ..matching.sources import Source, read_sources
 from .tracks import ANY, Gallery, Hit, SearchFilter, refuse_other_space
 
 
@@ -39,32 +40,52 @@ class Found:
     hits: tuple[Hit, ...]
 
 
-def read_queries(path: Path, embedder: Embedder) -> list[Query]:
-    """Queries of an image, of a folder of one person's crops, or of a folder of such folders.
+def read_queries(sources: Sequence[Source], embedder: Embedder) -> list[Query]:
+    """The queries of an image, or of a folder: each of its tracklets; loose crops of no known layout are one person's.
+
+    Args:
+        sources: of `query_sources`.
+        embedder: the model.
 
     Raises:
         SanError: nothing readable there, or a folder holds both crops and folders.
     """
-    if path.is_file():
-        groups = {path.name: [path]}
-    else:
-        crops = list(list_crops(path))
-        loose = [crop for crop in crops if crop.parent == Path()]
-        if loose and len(loose) < len(crops):
-            raise SanError(
-                f"{path} holds crops and folders of crops",
-                do="give one person's folder, or a folder of such folders",
-            )
-        groups = {}
-        for crop in crops:
-            name = path.resolve().name if loose else crop.parent.as_posix()
-            groups.setdefault(name, []).append(path / crop)
     queries = []
-    for name, files in groups.items():
-        rows = np.asarray(embedder.embed_paths(files))
-        pooled, _ = metrics.pool_tracklets(rows, np.array([name] * len(rows)))
-        queries.append(Query(name, tuple(files), pooled[0]))
+    for source in sources:
+        for name, files in _groups(source).items():
+            rows = np.asarray(embedder.embed_paths(files))
+            pooled, _ = metrics.pool_tracklets(rows, np.array([name] * len(rows)))
+            queries.append(Query(name if len(sources) == 1 else f"{source.name}/{name}", files, pooled[0]))
     return queries
+
+
+def query_sources(path: Path, pattern: str = "") -> list[Source]:
+    """What was given for queries; nothing is decoded. See `matching.sources.read_sources` for layouts."""
+    if path.is_file():
+        return [Source(path.name, path.parent, {path.name: path.name})]
+    return [
+        replace(source, layout="") if _one_person(source) else source
+        for source in read_sources([path], pattern, at_least=1)
+    ]
+
+
+def _one_person(source: Source) -> bool:
+    """Whether crops lie loose, without a layout that says whose they are."""
+    return all("/" not in path and track == track_of(Path(path)) for path, track in source.tracks.items())
+
+
+def _groups(source: Source) -> dict[str, tuple[Path, ...]]:
+    loose = [path for path, track in source.tracks.items() if "/" not in path and track == path]
+    if loose and len(loose) < len(source.tracks):
+        raise SanError(
+            f"{source.path} holds crops and folders of crops",
+            do="give one person's folder, or a folder of such folders",
+        )
+    groups: dict[str, list[Path]] = {}
+    for path, track in source.tracks.items():
+        name = source.name if loose else track
+        groups.setdefault(name, []).append(source.path / path)
+    return {name: tuple(files) for name, files in groups.items()}
 
 
 def search(

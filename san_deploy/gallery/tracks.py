@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ UNKNOWN = float("nan")
 
 @dataclass(frozen=True)
 class Tracks:
-    """Tracklets of one camera, to be added.
+    """Tracklets of one camera.
 
     Attributes:
         camera: its name.
@@ -24,6 +25,7 @@ class Tracks:
         embedding: `(N, D)` float32, rows of length 1.
         crops: `(N,)` int64, crops that each embedding was pooled from.
         start, end: `(N,)` float64, seconds since 1970 (UTC); NaN where it is not known.
+        person: `(N,)` int64, whose they are; 0 where nobody said. Of tracklets to be added: None says it of none.
     """
 
     camera: str
@@ -32,10 +34,16 @@ class Tracks:
     crops: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    person: np.ndarray | None = None
+
+    @property
+    def people(self) -> np.ndarray:
+        """`person`, zeros for None."""
+        return np.zeros(len(self.track), np.int64) if self.person is None else self.person
 
     def __post_init__(self) -> None:
         count = len(self.track)
-        lengths = {len(item) for item in (self.embedding, self.crops, self.start, self.end)}
+        lengths = {len(item) for item in (self.embedding, self.crops, self.start, self.end, self.people)}
         if self.embedding.ndim != 2 or self.embedding.dtype != np.float32 or lengths != {count}:
             raise ValueError(f"{count} tracks, embeddings {self.embedding.shape} {self.embedding.dtype}")
         norm = np.linalg.norm(self.embedding.astype(np.float64), axis=1)
@@ -94,7 +102,7 @@ class AuditEvent:
 
     Attributes:
         when: seconds since 1970 (UTC).
-        what: `create`, `add`, `delete`, `expire`, `compact`, `merge` or `split`.
+        what: `create`, `add`, `assign`, `merge`, `split`, `delete`, `expire` or `compact`.
         detail: of what, plain data. Names of tracklets that were deleted are not kept in it.
     """
 
@@ -138,17 +146,14 @@ class Gallery(Protocol):
     def info(self) -> GalleryInfo:
         """What it holds."""
 
-    def add(
-        self,
-        tracks: Tracks,
-        people: Sequence[int | None] | None = None,
-        pictures: Sequence[Sequence[bytes]] | None = None,
-    ) -> int:
+    def transaction(self) -> AbstractContextManager[None]:
+        """Several changes: all are there afterwards, or, whatever happens, none. Writers wait for each other."""
+
+    def add(self, tracks: Tracks, pictures: Sequence[Sequence[bytes]] | None = None) -> int:
         """Add tracklets; all of them are there afterwards, or, whatever happens, none.
 
         Args:
-            tracks: of one camera.
-            people: N identities; None leaves them without. Numbers that are not there yet become identities.
+            tracks: of one camera. Numbers of people that are not there yet become identities.
             pictures: N times the JPEG files to keep of each tracklet; None keeps none.
 
         Returns:
@@ -173,8 +178,29 @@ class Gallery(Protocol):
     def new_people(self, count: int) -> list[int]:
         """Numbers for so many new identities. No number is ever given twice, whatever is deleted."""
 
-    def people(self) -> dict[int, np.ndarray]:
-        """`{person: (T, D) float32}`: the tracklets of each identity, for matching against."""
+    def assign(self, camera: str, people: Mapping[str, int]) -> None:
+        """Say whose tracklets of a camera are, `{track: person}`.
+
+        Raises:
+            SanError: there is no such tracklet.
+        """
+
+    def merge(self, into: int, person: int) -> int:
+        """Make two identities one, which keeps the number `into`; the other is never given again.
+
+        Returns:
+            The number of tracklets that changed.
+
+        Raises:
+            SanError: one of them has no tracklet, or they are the same.
+        """
+
+    def split(self, person: int, away: Sequence[tuple[str, str]]) -> int:
+        """Take tracklets, `(camera, track)`, away from an identity; the number of the new identity that they become.
+
+        Raises:
+            SanError: one of them is not of this identity, or none would be left.
+        """
 
     def delete(self, camera: str, track: str | None = None) -> int:
         """Delete a tracklet, or a camera with all of its; how many were deleted. The vectors go with `compact`."""
@@ -186,7 +212,7 @@ class Gallery(Protocol):
         """Remove deleted vectors from the files for good; how many."""
 
     def export(self) -> tuple[Tracks, ...]:
-        """Everything, a camera each, in the order of their names."""
+        """Everything, `person` too, a camera each, in the order of their names."""
 
     def events(self) -> list[AuditEvent]:
         """The audit, oldest first."""
@@ -208,6 +234,28 @@ def refuse_other_space(location: str, space: str, model: Mapping[str, Any]) -> N
             f"{location} holds embeddings of another network (space {space[:12]}, this one is {other[:12]})",
             why="their numbers mean nothing to each other",
             do="give the network that it was filled with, or another gallery",
+        )
+
+
+def refuse_merge(location: str, into: int, person: int, known: Container[int]) -> None:
+    """SanError where two identities cannot become one; `known` has those with tracklets."""
+    if into == person:
+        raise SanError(f"person {person} cannot be merged with itself")
+    for number in (into, person):
+        if number not in known:
+            raise SanError(f"{location} has no tracklet of person {number}")
+
+
+def refuse_split(
+    location: str, person: int, away: Sequence[tuple[str, str]], own: Collection[tuple[str, str]]
+) -> None:
+    """SanError where tracklets cannot be taken from an identity that has the tracklets `own`."""
+    for camera, track in away:
+        if (camera, track) not in own:
+            raise SanError(f"{location}: {camera}/{track} is not of person {person}")
+    if len(set(away)) == len(own):
+        raise SanError(
+            f"person {person} would have no tracklet left", do="name the tracklets that somebody else is"
         )
 
 

@@ -325,10 +325,10 @@ def _fill_folder(work: WorkFolder, new: Path, path: Path, ours: Sequence[str]) -
     try:
         for name in sorted(_entries(path), key=rank, reverse=True):
             shutil.move(path / name, work.moving_out / name)
-        work.moving_out.rename(work.moving_in)
+        os.rename(work.moving_out, work.moving_in)
         for name in sorted(os.listdir(new), key=rank):
             shutil.move(new / name, path / name)
-        work.moving_in.rename(work.old_content)
+        os.rename(work.moving_in, work.old_content)
     except BaseException:
         work.settle()
         raise

@@ -103,7 +103,7 @@ class WorkFolder:
             content = self.new / self._target.name
             for name in os.listdir(content):
                 shutil.move(content / name, self._target / name)
-            self.moving_in.rename(self.old_content)
+            os.rename(self.moving_in, self.old_content)
         elif (self.path / _PLAN).is_file() and not (self.new / self._target.name).exists():
             # The first has its name already, so the second, which belongs to it, gets its own.
             name = os.fsdecode((self.path / _PLAN).read_bytes())

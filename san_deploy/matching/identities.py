@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ class Identities:
         method: one of `METHODS`.
         same_camera: `apart` or `overlap`, see `site.Site`.
         floor: similarity that pairs count with that were not stored; None where all were.
+        known: numbers of the people whom a gallery knew before.
     """
 
     person: tuple[np.ndarray, ...]
@@ -51,6 +52,7 @@ class Identities:
     method: str
     same_camera: str
     floor: float | None = None
+    known: frozenset[int] = frozenset()
 
     @property
     def count(self) -> int:
@@ -64,19 +66,47 @@ class Identities:
         return sorted(counts.tolist(), reverse=True)
 
 
-def find_people(matching: Matching, site: Site | None = None, method: str = DEFAULT) -> Identities:
+@dataclass(frozen=True)
+class Known:
+    """People of a gallery, among whom tracklets are to be found.
+
+    Each counts as one tracklet more, whose embedding is the mean of all that the gallery has of that person: its
+    product with a tracklet is their mean similarity, however many they are.
+
+    Attributes:
+        person: `(P,)` int64, their numbers, from 1, ascending.
+        embedding: `(P, D)` float32, means of unit rows, not brought to length 1.
+        owner: for each camera `(T,)` int64, whose tracklets are for certain; 0 for nobody.
+        forbidden: for each camera `(F, 2)` int64, tracklets and places in `person` that cannot be one.
+        shift: how much more similar a tracklet must be to somebody known than to another tracklet.
+        new_people: gives so many numbers for people who are not known.
+    """
+
+    person: np.ndarray
+    embedding: np.ndarray
+    owner: tuple[np.ndarray, ...]
+    forbidden: tuple[np.ndarray, ...]
+    shift: float
+    new_people: Callable[[int], Sequence[int]]
+
+
+def find_people(
+    matching: Matching, site: Site | None = None, method: str = DEFAULT, known: Known | None = None
+) -> Identities:
     """Gather the tracklets of all cameras into people.
 
     The groups depend on embeddings, times and marks alone, neither on the order of the cameras nor on names.
 
     Args:
-        matching: of two cameras or more. With two, and no person twice before one, its matches are the people.
+        matching: of two cameras or more; of one or more where people are known. With two, nobody known, and no person
+            twice before one, its matches are the people.
         site: rules; the same that the matching was made with.
         method: one of `METHODS`.
+        known: people of a gallery. Nobody of them changes the number, and no two of them become one.
     """
     site = site or Site()
-    nodes = _Nodes(matching.cameras, site)
-    if len(matching.cameras) == 2 and nodes.same_camera == APART:
+    nodes = _Nodes(matching.cameras, site, known)
+    if len(matching.cameras) == 2 and nodes.same_camera == APART and not nodes.owner.any():
         method = "greedy"
     floor = None
     if method == "greedy":
@@ -89,25 +119,55 @@ def find_people(matching: Matching, site: Site | None = None, method: str = DEFA
 
 
 class _Nodes:
-    """All tracklets as one list, camera after camera, and which of them can be one person."""
+    """All tracklets as one list, camera after camera, and which of them can be one person.
 
-    def __init__(self, cameras: Sequence[Camera], site: Site) -> None:
+    Known people come last, as if a camera had seen each of them once.
+    """
+
+    def __init__(self, cameras: Sequence[Camera], site: Site, known: Known | None) -> None:
         self.cameras = cameras
-        self.first = np.cumsum([0, *(len(camera.tracks) for camera in cameras)])
-        self.camera = np.repeat(np.arange(len(cameras)), np.diff(self.first))
-        self.embedding = np.concatenate([camera.embedding for camera in cameras])
+        self.known = known
+        people = len(known.person) if known else 0
+        self.first = np.cumsum([0, *(len(camera.tracks) for camera in cameras), people])
+        self.camera = np.repeat(np.arange(len(cameras) + 1), np.diff(self.first))
+        rows = [camera.embedding for camera in cameras]
+        self.embedding = np.concatenate([*rows, known.embedding] if known else rows)
+        #: Whose a tracklet is for certain, 0 for nobody.
+        self.owner = np.concatenate([*known.owner, known.person]) if known else np.zeros(len(self), np.int64)
+        self.forbidden = self._forbidden()
         self.same_camera = site.mode(cameras)
         self.rules = {
             (a, b): site.rule(cameras[a], cameras[b])
             for a, b in itertools.combinations(range(len(cameras)), 2)
         }
         unknown = np.full(len(self), np.nan)
-        known = all(camera.start is not None for camera in cameras)
-        self.start = np.concatenate([c.start for c in cameras if c.start is not None]) if known else unknown
-        self.end = np.concatenate([c.end for c in cameras if c.end is not None]) if known else unknown
+        never = np.full(people, np.nan)
+        timed = all(camera.start is not None for camera in cameras)
+        self.start = (
+            np.concatenate([*(c.start for c in cameras if c.start is not None), never]) if timed else unknown
+        )
+        self.end = (
+            np.concatenate([*(c.end for c in cameras if c.end is not None), never]) if timed else unknown
+        )
 
     def __len__(self) -> int:
         return int(self.first[-1])
+
+    def _forbidden(self) -> np.ndarray:
+        """Codes `tracklet * nodes + known person` of pairs that cannot be one, sorted."""
+        pairs = zip(self.first[:-2], self.known.forbidden, strict=True) if self.known else ()
+        codes = [
+            (item[:, 0] + first) * len(self) + item[:, 1] + self.first[-2]
+            for first, item in pairs
+            if len(item)
+        ]
+        return np.sort(np.concatenate([*codes, np.empty(0, np.int64)]))
+
+    def shifted(self, a: np.ndarray, b: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+        """Similarities of pairs as they count: less where one of the two is known."""
+        if self.known is None or not self.known.shift:
+            return similarity
+        return similarity - self.known.shift * ((self.owner[a] > 0) != (self.owner[b] > 0))
 
     def allowed(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Whether the tracklets `a` and `b`, which broadcast against each other, can be one person."""
@@ -117,6 +177,12 @@ class _Nodes:
         if self.same_camera != APART:
             apart = (self.end[a] < self.start[b]) | (self.end[b] < self.start[a])
             result = result | apart
+        if self.known is not None:
+            owner_a, owner_b = self.owner[a], self.owner[b]
+            result &= (owner_a == 0) | (owner_b == 0) | (owner_a == owner_b)
+            if len(self.forbidden):
+                codes = np.minimum(a, b).astype(np.int64) * len(self) + np.maximum(a, b)
+                result &= ~np.isin(codes, self.forbidden)
         for (first, second), rule in self.rules.items():
             if rule is None:
                 continue
@@ -129,7 +195,9 @@ class _Nodes:
         return result
 
     def must(self) -> Iterator[tuple[int, int]]:
-        """Pairs that a user confirmed."""
+        """Pairs that a user confirmed, and tracklets of one known person."""
+        for owner in np.unique(self.owner[self.owner > 0]).tolist():
+            yield from itertools.pairwise(np.flatnonzero(self.owner == owner).tolist())
         for (a, b), rule in self.rules.items():
             if rule is not None:
                 rows, columns = rule.must
@@ -162,8 +230,13 @@ def _greedy(matching: Matching, nodes: _Nodes) -> list[list[int]]:
         rows = np.flatnonzero(pair.match_of_a >= 0)
         a = rows + nodes.first[number[pair.camera_a]]
         b = pair.match_of_a[rows] + nodes.first[number[pair.camera_b]]
-        values = pair.similarity_of_a[rows]
+        values = nodes.shifted(a, b, pair.similarity_of_a[rows])
         edges += zip(values.tolist(), a.tolist(), b.tolist(), strict=True)
+    limit = np.float32(matching.threshold)
+    for a, b, similarity in _near_known(nodes):
+        values = nodes.shifted(a, b, similarity)
+        kept = values >= limit
+        edges += zip(values[kept].tolist(), a[kept].tolist(), b[kept].tolist(), strict=True)
     edges.sort(key=lambda edge: (-edge[0], *sorted((int(place[edge[1]]), int(place[edge[2]])))))
     group: dict[int, list[int]] = {}
     for members in _seeds(nodes):
@@ -186,6 +259,7 @@ def _dense(nodes: _Nodes, threshold: float) -> list[list[int]]:
     for start in range(0, len(index), 256):
         part = index[start : start + 256]
         similarity[start : start + 256][~nodes.allowed(part[:, None], index[None, :])] = -np.inf
+    similarity = nodes.shifted(index[:, None], index[None, :], similarity)
     similarity = np.minimum(similarity, similarity.T)  # a product's two halves may be rounded differently
     limit = float(np.float32(threshold))
     sizes = np.array([len(members) for members in groups], np.float64)
@@ -226,8 +300,10 @@ def _between_groups(similarity: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 def _sparse(matching: Matching, nodes: _Nodes) -> tuple[list[list[int]], float]:
     """Agglomeration over stored pairs; the others count as the floor, the least similarity that was stored."""
-    parts = list(_stored(matching, nodes))
+    nothing = np.empty(0, np.int64)
+    parts = [(nothing, nothing, np.empty(0, np.float32)), *_stored(matching, nodes)]
     a, b, values = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    values = nodes.shifted(a, b, values)
     floor = float(values.min(initial=1.0))
     limit = float(np.float32(matching.threshold))
     groups = dict(enumerate(_seeds(nodes)))
@@ -306,6 +382,8 @@ def _stored(matching: Matching, nodes: _Nodes) -> Iterator[tuple[np.ndarray, np.
         )
         values = np.concatenate([near_a.similarity.ravel(), near_b.similarity.ravel()])
         yield _allowed_once(nodes, a + first_a, b + first_b, values)
+    for a, b, values in _near_known(nodes):
+        yield _allowed_once(nodes, a, b, values)
     if nodes.same_camera == APART:
         return
     for k, camera in enumerate(matching.cameras):
@@ -314,6 +392,16 @@ def _stored(matching: Matching, nodes: _Nodes) -> Iterator[tuple[np.ndarray, np.
         a = np.repeat(np.arange(len(near.index)), near.index.shape[1]) + nodes.first[k]
         b = near.index.ravel() + nodes.first[k]
         yield _allowed_once(nodes, np.minimum(a, b), np.maximum(a, b), near.similarity.ravel())
+
+
+def _near_known(nodes: _Nodes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each tracklet the known people whom it is most like, as nodes and similarities."""
+    if nodes.known is None or not len(nodes.known.person):
+        return
+    for k, camera in enumerate(nodes.cameras):
+        near, *_ = search(camera.embedding, nodes.known.embedding, threshold=2.0, count=NEAREST)
+        a = np.repeat(np.arange(len(near.index)), near.index.shape[1]) + nodes.first[k]
+        yield a, near.index.ravel().astype(np.int64) + nodes.first[-2], near.similarity.ravel()
 
 
 def _allowed_once(
@@ -330,28 +418,40 @@ def _identities(
 ) -> Identities:
     """Number the people by their first tracklet, cameras by name, and say how sure each tracklet is."""
     names = [(camera.name, track) for camera in matching.cameras for track in camera.tracks.tolist()]
-    ordered = sorted(
-        (sorted(members) for members in groups), key=lambda members: min(names[m] for m in members)
+    seen = nodes.first[-2]  # the known come after all tracklets
+    found = [sorted(members) for members in groups]
+    here = sorted(
+        (item for item in found if item[0] < seen), key=lambda item: min(names[m] for m in item if m < seen)
     )
-    person = np.empty(len(nodes), np.int64)
-    for number, members in enumerate(ordered, 1):
-        person[members] = number
-    confidence, margin = _sureness(nodes, person, matching.threshold)
-    split = nodes.first[1:-1]
+    owners = [int(nodes.owner[members].max()) for members in here]
+    new = (nodes.known.new_people if nodes.known else _from_one)(owners.count(0))
+    numbers = iter(new)
+    person, own = np.empty((2, len(nodes)), np.int64)
+    for place, (owner, members) in enumerate(zip(owners, here, strict=True)):
+        person[members] = owner or next(numbers)
+        own[members] = place
+    for place, members in enumerate((item for item in found if item[0] >= seen), len(here)):
+        own[members] = place
+    confidence, margin = _sureness(nodes, own, matching.threshold)
+    split = nodes.first[1:-2]
     return Identities(
-        tuple(np.split(person, split)),
-        tuple(np.split(confidence, split)),
-        tuple(np.split(margin, split)),
+        tuple(np.split(person[:seen], split)),
+        tuple(np.split(confidence[:seen], split)),
+        tuple(np.split(margin[:seen], split)),
         method,
         nodes.same_camera,
         floor,
+        frozenset(owners) - {0},
     )
 
 
-def _sureness(nodes: _Nodes, person: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _from_one(count: int) -> Sequence[int]:
+    return range(1, count + 1)
+
+
+def _sureness(nodes: _Nodes, own: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean similarity of each tracklet to its person's others, and its margin; camera by camera, in blocks of rows."""
-    confidence, margin = np.full((2, len(person)), np.nan)
-    own = person - 1
+    confidence, margin = np.full((2, len(own)), np.nan)
     sums, sizes = _sums(nodes.embedding, own, np.ones(len(own), bool))
     for camera in range(len(nodes.cameras)):
         # Others of its own camera say little of a tracklet: they are other people, in the same colours.

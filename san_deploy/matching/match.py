@@ -302,13 +302,14 @@ def match_cameras(
     parameters: dict[str, Any] | None = None,
     rules: Callable[[Camera, Camera], PairRule | None] | None = None,
     full: bool = False,
+    at_least: int = 2,
 ) -> Matching:
     """Match every unordered pair of cameras on its own.
 
     With three cameras a-b, b-c and a-c may therefore disagree; `identities.find_people` settles that.
 
     Args:
-        cameras: at least two, with different names.
+        cameras: with different names.
         threshold: similarity below which nothing matches.
         calibration: what the threshold stands for, where that is known.
         top: runners-up to keep for each tracklet.
@@ -316,11 +317,12 @@ def match_cameras(
         parameters: how it was run, to be written down.
         rules: see `match_pair`.
         full: likewise.
+        at_least: how many cameras there must be.
 
     Raises:
-        UsageError: fewer than two cameras, or two of the same name.
+        UsageError: fewer cameras, or two of the same name.
     """
-    check_names([camera.name for camera in cameras])
+    check_names([camera.name for camera in cameras], at_least)
     pairs = tuple(
         match_pair(a, b, threshold, top=top, rules=rules, full=full)
         for a, b in itertools.combinations(cameras, 2)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..datasets.tables import cell
+from ..io.printable import printable
 from .match import Candidate, Matching, MatchRow, PairMatching, iter_rows
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def people_dict(people: Identities, accuracy: IdentityAccuracy | None) -> dict[s
         "method": people.method,
         "same_camera": people.same_camera,
         "floor": None if people.floor is None else round(people.floor, 6),
+        "known": sorted(people.known),
         "accuracy": accuracy.as_dict() if accuracy else None,
     }
 
@@ -111,15 +113,17 @@ def _arrays(matching: Matching) -> dict[str, np.ndarray]:
     """The content of similarity.npz: of each pair the nearest tracklets and the edges, or the whole matrix too."""
     arrays: dict[str, np.ndarray] = {"threshold": np.array(matching.threshold)}
     for pair in matching.pairs:
-        arrays[f"{pair.key}|rows"] = pair.tracks_a.astype(np.str_)
-        arrays[f"{pair.key}|columns"] = pair.tracks_b.astype(np.str_)
+        # Names in a .zip are UTF-8.
+        key = printable(pair.key)
+        arrays[f"{key}|rows"] = pair.tracks_a.astype(np.str_)
+        arrays[f"{key}|columns"] = pair.tracks_b.astype(np.str_)
         for side, nearest in (("rows", pair.nearest_a), ("columns", pair.nearest_b)):
-            arrays[f"{pair.key}|nearest_{side}"] = nearest.index
-            arrays[f"{pair.key}|nearest_{side}_similarity"] = nearest.similarity
-        arrays[f"{pair.key}|edges"] = np.stack([pair.edges.row, pair.edges.column], axis=1)
-        arrays[f"{pair.key}|edges_similarity"] = pair.edges.similarity
+            arrays[f"{key}|nearest_{side}"] = nearest.index
+            arrays[f"{key}|nearest_{side}_similarity"] = nearest.similarity
+        arrays[f"{key}|edges"] = np.stack([pair.edges.row, pair.edges.column], axis=1)
+        arrays[f"{key}|edges_similarity"] = pair.edges.similarity
         if pair.similarity is not None:
-            arrays[pair.key] = pair.similarity
+            arrays[key] = pair.similarity
     return arrays
 
 

@@ -232,7 +232,7 @@ def embed_sources(
     Raises:
         SanError: unreadable, of another network than the rest, or the model fails.
     """
-    from ..embed import embed_folder, read_embeddings
+    from ..embed import read_embeddings
 
     cameras: list[Camera] = []
     model = backend.artefact.as_dict() if backend else {}
@@ -244,37 +244,64 @@ def embed_sources(
         else:
             if backend is None:
                 raise SanError(f"{source.path} has to be embedded, and no model is open")
-            crops = _chosen(source, reading.per_track)
-            progress, total = reading.progress, len(crops)
-            with progress(total, source.name, "crop") if progress else contextlib.nullcontext() as advance:
-                embedded = embed_folder(
-                    source.path,
-                    backend,
-                    batch=reading.batch,
-                    workers=reading.workers,
-                    strict=reading.strict,
-                    progress=advance,
-                    crops=crops,
-                )
-            embedded = _retracked(embedded, source)
+            embedded = embed_source(source, backend, reading)
         camera = camera_from_embeddings(source.name, source.folder, embedded)
-        lost = {source.tracks.get(item.path, item.path) for item in embedded.unreadable}
-        cameras.append(replace(camera, lost_tracks=sorted(lost - set(camera.tracks.tolist()))))
+        cameras.append(replace(camera, lost_tracks=lost_tracks(source, embedded)))
     return cameras, model
 
 
-def _chosen(source: Source, per_track: int | None) -> list[Path]:
+def embed_source(
+    source: Source, backend: Backend, reading: Reading, *, allow_empty: bool = False
+) -> Embeddings:
+    """Embed the crops of one camera; tracklets are the source's.
+
+    Raises:
+        SanError: wholly unreadable unless `allow_empty`, or the model fails.
+    """
+    from ..embed import embed_folder
+
+    crops = chosen_crops(source, reading.per_track)
+    progress, total = reading.progress, len(crops)
+    with progress(total, source.name, "crop") if progress else contextlib.nullcontext() as advance:
+        embedded = embed_folder(
+            source.path,
+            backend,
+            batch=reading.batch,
+            workers=reading.workers,
+            strict=reading.strict,
+            progress=advance,
+            crops=crops,
+            allow_empty=allow_empty,
+        )
+    tracks = np.array([source.tracks[path] for path in embedded.path.tolist()], np.str_)
+    return replace(embedded, track=tracks)
+
+
+def lost_tracks(source: Source, embedded: Embeddings) -> list[str]:
+    """Tracklets none of whose crops could be read, sorted."""
+    lost = {source.tracks.get(item.path, item.path) for item in embedded.unreadable}
+    return sorted(lost - set(embedded.track.tolist()))
+
+
+def as_one(sources: Sequence[Source]) -> Source:
+    """The cameras of one folder as one, whose tracklets begin with the name of their camera where there are several."""
+    if len(sources) == 1:
+        return sources[0]
+    first = sources[0]
+    tracks = {path: f"{item.name}/{track}" for item in sources for path, track in item.tracks.items()}
+    layout = "; ".join(f"{item.name}: {item.layout}" for item in sources)
+    question = next((item.question for item in sources if item.question), "")
+    return Source(first.path.resolve().name, first.path, dict(sorted(tracks.items())), layout, question)
+
+
+def chosen_crops(source: Source, per_track: int | None) -> list[Path]:
+    """The crops of a camera that are embedded, at most so many of a tracklet, sorted."""
     if per_track is None:
         return [Path(path) for path in source.tracks]
     groups: dict[str, list[str]] = {}
     for path, track in source.tracks.items():
         groups.setdefault(track, []).append(path)
     return sorted(Path(path) for paths in groups.values() for path in spread(paths, per_track))
-
-
-def _retracked(embedded: Embeddings, source: Source) -> Embeddings:
-    tracks = np.array([source.tracks[path] for path in embedded.path.tolist()], np.str_)
-    return replace(embedded, track=tracks)
 
 
 def _check_space(source: Source, found: dict[str, Any], wanted: dict[str, Any]) -> None:

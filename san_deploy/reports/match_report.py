@@ -197,7 +197,7 @@ class _Tables:
         return _MISSED if seen else _ALONE
 
     def _people(self, findings: Findings) -> list[list[Any]]:
-        """Members, mean confidence, least margin, whether somebody should look, and what the labels say."""
+        """Members, mean confidence, least margin, whether somebody should look, what the labels say, number, known."""
         members: dict[int, list[int]] = {}
         confidence = np.concatenate(findings.people.confidence)
         margin = np.concatenate(findings.people.margin)
@@ -218,7 +218,9 @@ class _Tables:
                 verdict = _RIGHT if whole else _MISSED if pure else _WRONG
             value = round(float(np.mean(sure)), 4) if np.isfinite(sure).all() else None
             doubt = len(group) > 1 and bool(self.doubtful.intersection(group))
-            people.append([group, value, round(float(margin[group].min()), 4), int(doubt), verdict])
+            least = round(float(margin[group].min()), 4)
+            known = int(person in findings.people.known)
+            people.append([group, value, least, int(doubt), verdict, person, known])
         return people
 
     def as_json(self, findings: Findings) -> Markup:
@@ -283,6 +285,7 @@ def _context(findings: Findings, album: _Album, tables: _Tables, title: str) -> 
         "several": sum(size > 1 for size in findings.people.sizes),
         "matched": sum(pair.matched for pair in matching.pairs),
         "unsure": sum(int(pair.unsure.sum()) for pair in matching.pairs),
+        "gallery": matching.parameters.get("gallery"),
         "seconds": matching.seconds,
         "crops_per_s": matching.crops_per_s,
         "threshold": matching.threshold,
@@ -308,7 +311,7 @@ def _first(people: Sequence[list[Any]]) -> list[list[Any]]:
 
 def _plain(tables: _Tables, person: Sequence[Any]) -> Mapping[str, Any]:
     return {
-        "number": tables.people.index(list(person)) + 1,
+        "number": person[5],
         "tracklets": [
             {
                 "camera": tables.tracklets[number][0],

@@ -118,6 +118,30 @@ def test_16_bit_colour(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), (deep >> 8).astype(np.uint8)[:, :, ::-1])
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "group4"])
+def test_a_damaged_tiff_is_named_and_libtiff_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], compression: str
+) -> None:
+    """libtiff's own words go to the file descriptor, without the file's name."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (64, 32, 3)).astype(np.uint8))
+    path = tmp_path / "a.tif"
+    (image.convert("1") if compression == "group4" else image).save(path, compression=compression)
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(damaged)))] ^= 255
+        path.write_bytes(bytes(damaged))
+        try:
+            read_image(path)
+        except UnreadableImage as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 0 or compression not in ("tiff_lzw", "tiff_adobe_deflate")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_float_tiff(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", np.array([[0.0, 0.5], [1.0, 0.25]], np.float32))
     assert read_image(path)[:, :, 0].tolist() == [[0, 128], [255, 64]]

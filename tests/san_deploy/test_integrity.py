@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,8 +27,17 @@ from san_deploy.artefact import (
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.checkpoint_info import check_hashes, read_header, read_info, read_state, stamp
 from san_deploy.errors import SanError
-from san_deploy.integrity import CONTENT, content_sha256, of_onnx, read_metadata, stamp_onnx, with_metadata
-from tests.tiny_models import tiny_artefact, tiny_model
+from san_deploy.integrity import (
+    CONTENT,
+    content_sha256,
+    of_onnx,
+    read_metadata,
+    stamp_onnx,
+    unbounded,
+    with_metadata,
+)
+from tests.conftest import Result
+from tests.tiny_models import save_model, tiny_artefact, tiny_model
 
 
 def test_metadata_is_what_the_onnx_package_reads(model: Path) -> None:
@@ -289,3 +299,73 @@ def test_a_checkpoint_from_before_is_adopted(san: Callable[..., object], tmp_pat
     assert check_hashes(path, header).state == "whole" and header.description == DESCRIPTION
     assert "carries its hash already" in san("info", path, "--adopt", code=2).err  # type: ignore[attr-defined]
     assert [item.name for item in tmp_path.iterdir()] == ["old.safetensors"]
+
+
+def _with_loop(model: onnx.ModelProto) -> None:
+    """Run the last operator's output through a Loop of 10^15 rounds."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    ports = [("go", kinds.BOOL, []), ("x", kinds.FLOAT, None)]
+    body = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}_out"]) for name, _, _ in ports],
+        "body",
+        [helper.make_tensor_value_info(name, *of) for name, *of in [("round", kinds.INT64, []), *ports]],
+        [helper.make_tensor_value_info(f"{name}_out", *of) for name, *of in ports],
+    )
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(10**15), "rounds"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "start"))
+    graph.node[-1].output[0] = "before"
+    graph.node.append(helper.make_node("Loop", ["rounds", "start", "before"], ["embedding"], body=body))
+
+
+def _with_function(model: onnx.ModelProto) -> None:
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("own", 1)]
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    model.functions.append(onnx.helper.make_function("own", "Same", ["x"], ["y"], [node], opsets[:1]))
+    model.opset_import.append(opsets[1])
+
+
+def _with_sparse(model: onnx.ModelProto) -> None:
+    values = onnx.helper.make_tensor("sparse", onnx.TensorProto.FLOAT, [1], [1.0])
+    indices = onnx.helper.make_tensor("at", onnx.TensorProto.INT64, [1], [0])
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [3]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_with_loop, "control flow (Loop)"),
+        (_with_function, "functions"),
+        (_with_sparse, "sparse weights"),
+        (lambda model: None, ""),
+    ],
+)
+def test_what_may_run_for_ever_is_refused_by_info_and_embed_alike(
+    san: Callable[..., Result],
+    tmp_path: Path,
+    crops: Path,
+    change: Callable[[onnx.ModelProto], None],
+    words: str,
+) -> None:
+    path = tiny_model(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    change(model)
+    save_model(model, path)
+    assert unbounded(path.read_bytes()) == words
+    commands: list[list[object]] = [["info", path], ["embed", crops, "-m", path, "-o", tmp_path / "a.npz"]]
+    messages = {san(*command, code=1 if words else 0).err if words else "" for command in commands}
+    assert len(messages) == 1 and words in messages.pop()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 60), st.integers(0, 255))
+def test_any_graph_is_judged_or_refused(data: bytes, place: int, byte: int) -> None:
+    model = onnx.ModelProto()
+    node = onnx.helper.make_node("Loop", ["a"], ["b"], body=onnx.GraphProto(name="inside"))
+    model.graph.node.append(node)
+    mutant = bytearray(model.SerializeToString())
+    assert unbounded(bytes(mutant)) == "control flow (Loop)"
+    mutant[place % len(mutant)] = byte
+    for damaged in (data, bytes(mutant), bytes(mutant) + data):
+        with contextlib.suppress(ValueError):
+            assert isinstance(unbounded(damaged), str)

@@ -41,6 +41,22 @@ def test_older_files_without_batch_counters_load(published: Path) -> None:
     pretrained.load_backbone(ResNet(18, width=0.125), state)
 
 
+def test_names_of_data_parallel_load(published: Path) -> None:
+    state = {f"module.{name}": value for name, value in pretrained.read_weights(published).items()}
+    backbone = ResNet(18, width=0.125)
+    pretrained.load_backbone(backbone, state)
+    assert torch.equal(backbone.conv1.weight, state["module.conv1.weight"])
+
+
+def test_a_pickled_module_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    with pytest.raises(SanError) as caught:
+        pretrained.read_weights(tmp_path / "whole.pth")
+    assert caught.value.do.endswith("torch.save(model.state_dict(), 'whole.pth')") and "trust" not in str(
+        caught.value
+    )
+
+
 def test_another_depth_or_width_is_refused(published: Path) -> None:
     for backbone in (ResNet(34, width=0.125), ResNet(18, width=0.25), ResNet(50, width=0.125)):
         with pytest.raises(SanError, match="another backbone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 
 from san_train.checkpoint import load_checkpoint  # noqa: E402
-from san_train.data import gather  # noqa: E402
+from san_train.data import fingerprint, gather  # noqa: E402
 from san_train.recipe import Recipe, resolve  # noqa: E402
 from san_train.run_state import BEST, LOG, MODEL, STATE  # noqa: E402
 from san_train.trainer import Compute, Training  # noqa: E402
@@ -36,9 +37,16 @@ TINY = [
 ]
 
 
-def run(folder: Path, out: Path, recipe: Recipe, *, resume: bool = False) -> Training:
+def run(
+    folder: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Training:
     data = gather([read_dataset(folder)], validation_people=0, seed=0)
-    training = Training(recipe, data, out, CPU, say=lambda line: None)
+    training = Training(recipe, data, out, CPU, say=say)
     if resume:
         training.resume()
     training.run()
@@ -160,7 +168,17 @@ def test_resume_refuses_other_data(crop_folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_data_sets_keep_their_people_apart(crop_folder: Path, tmp_path: Path) -> None:
-    data = gather([read_dataset(crop_folder)] * 2, validation_people=0, seed=0)
+    dataset = read_dataset(crop_folder)
+    # Persons that any fixed distance between data sets would let meet.
+    far = [replace(crop, person=crop.person + 10_000_000) for crop in dataset.splits["val"]]
+    first = replace(dataset, splits=dataset.splits | {"val": far})
+    data = gather([first, dataset, dataset], validation_people=0, seed=0)
+    people = {
+        index: {c.person for c in data.validation if c.camera.startswith(f"{index}/")} for index in range(3)
+    }
+    assert people[0] == {crop.person for crop in far}
+    assert len(set.union(*people.values())) == sum(map(len, people.values())) == 3 * len(people[0])
+    data = gather([dataset] * 2, validation_people=0, seed=0)
     assert max(data.classes) + 1 == 8 and set(data.domain) == {0, 1}
     Training(
         recipe("epochs=1", "share=[0.5, 0.5]", "num_ids=4"),
@@ -169,6 +187,22 @@ def test_two_data_sets_keep_their_people_apart(crop_folder: Path, tmp_path: Path
         CPU,
         say=lambda line: None,
     ).run()
+
+
+def test_a_file_name_that_is_not_utf_8_is_part_of_the_data(crop_folder: Path) -> None:
+    dataset = read_dataset(crop_folder)
+    data = gather([dataset], validation_people=0, seed=0)
+    odd = replace(data.crops[0], path=data.crops[0].path.with_name("a\udcff.jpg"))
+    other = replace(data.crops[0], path=data.crops[0].path.with_name("a\udcfe.jpg"))
+    assert (
+        len(
+            {
+                fingerprint(data),
+                *(fingerprint(replace(data, crops=[crop, *data.crops[1:]])) for crop in (odd, other)),
+            }
+        )
+        == 3
+    )
 
 
 def test_people_are_held_out_where_there_is_no_val_split(crop_folder: Path) -> None:
@@ -191,6 +225,18 @@ def test_batches_do_not_depend_on_threads(crop_folder: Path) -> None:
     one = np.stack(list(batches(CropCache(crops), plan, workers=1, **options)))
     four = np.stack(list(batches(CropCache(crops, limit_bytes=0), plan, workers=4, **options)))
     np.testing.assert_array_equal(one, four)
+
+
+def test_a_weak_network_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_crop_folder(
+        tmp_path / "data", people=16, split=lambda person: "val" if person > 5 else "train"
+    )
+    for least, told in ((1.1, 1), (0.0, 0)):
+        monkeypatch.setattr("san_train.trainer._WEAK", least)
+        said: list[str] = []
+        run(folder, tmp_path / f"run{told}", recipe("epochs=2"), say=said.append)
+        weak = [line for line in said if "--teacher FILE" in line and "is weak" in line]
+        assert len(weak) == told and (not weak or said[-1] == weak[0])
 
 
 def test_the_threshold_is_calibrated_on_the_people_held_out(tmp_path: Path) -> None:

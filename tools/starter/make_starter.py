@@ -4,7 +4,7 @@
 
 1. draws pedestrians (drawn/), seeded, and cuts crops from a video (`san crops`);
 2. asks the teachers about views of all crops, once (`san_train.distill`); views that show anybody of a split's
-   test people enter no training of that split;
+   test people enter no training of that split, and no target of it: axes, means and covariances are of its own views;
 3. trains a first network on the drawn people and the video;
 4. from it, trains a network for each of the five splits of WARD, to say how good it is on people whom it did not
    see, and to calibrate the threshold on them;
@@ -70,7 +70,9 @@ def main() -> None:
         datasets = [read_dataset(options.ward), read_dataset(drawn), unlabelled(video)]
         crops = [[crop for part in data.splits.values() for crop in part] for data in datasets]
         domain = [number for number, part in enumerate(crops) for _ in part]
-        teachers = [open_teacher(options.teachers / name) for name in TEACHERS]
+        teachers = [
+            open_teacher(options.teachers / name, precision=options.precision, threads=1) for name in TEACHERS
+        ]
         print("asking the teachers", flush=True)
         settings = resolve("distill", recipe["views"]).views
         make_views(

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from san_deploy.datasets import Dataset, Options, is_dataset, read_dataset
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import refuse_existing
+from san_deploy.io.cpu import keep_freed
 from san_deploy.io.extras import install
-from san_deploy.io.memory import keep_freed
 from san_deploy.io.progress import bar
 
 from . import ranks as ranking
@@ -97,7 +97,7 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
     # Before anything long: a teacher that cannot be run ends here.
     answered = options.resume and (options.views or options.out / VIEWS).exists()
     teachers = [
-        open_teacher(path, form=options.teacher_input or "bgr")
+        open_teacher(path, form=options.teacher_input or "bgr", precision=compute.precision)
         for path in (() if answered else options.teachers)
     ]
     datasets = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ from .augment import Augmentation, augment
 
 #: Batches prepared ahead: enough to hide decoding, few enough to keep memory small.
 _AHEAD = 3
+#: How a file name, which need not be UTF-8, becomes bytes.
+_NAMES = ("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,7 @@ def gather(
         train, val = (_readable(part, strict=strict, say=say) for part in (train, val))
         crops += train
         domain += [index] * len(train)
-        # A person or a camera of one set is nobody's of another.
-        validation += [
-            replace(
-                crop, person=crop.person and crop.person + index * 10_000_000, camera=f"{index}/{crop.camera}"
-            )
-            for crop in val
-        ]
+        validation += _apart(val, index, {crop.person for crop in validation})
         people_here = len({crop.person for crop in train})
         sources.append(f"{dataset.name} {dataset.root.name}: {len(train)} crops of {people_here} people")
     keys = sorted({(where, crop.person) for where, crop in zip(domain, crops, strict=True)})
@@ -119,6 +116,18 @@ def gather(
     number = {key: i for i, key in enumerate(keys)}
     classes = [number[where, crop.person] for where, crop in zip(domain, crops, strict=True)]
     return TrainingData(crops, domain, classes, validation, sources)
+
+
+def _apart(crops: Sequence[Crop], index: int, taken: set[int]) -> list[Crop]:
+    """Crops of the data set `index` with persons that are not `taken`, and cameras of their own; the first keeps its
+    persons. Distractors stay nobody."""
+    if index == 0:
+        number = {crop.person: crop.person for crop in crops}
+    else:
+        people = sorted({crop.person for crop in crops} - {DISTRACTOR})
+        free = (person for person in itertools.count(1) if person not in taken)
+        number = {DISTRACTOR: DISTRACTOR} | dict(zip(people, free, strict=False))
+    return [replace(crop, person=number[crop.person], camera=f"{index}/{crop.camera}") for crop in crops]
 
 
 def seen_twice(crops: Sequence[Crop]) -> set[int]:
@@ -155,9 +164,9 @@ def fingerprint(data: TrainingData) -> str:
     """SHA-256 over what the data is: which crops, of whom, in which order, and which are held out."""
     digest = hashlib.sha256()
     for crop, where, label in zip(data.crops, data.domain, data.classes, strict=True):
-        digest.update(f"{where}/{label}/{crop.camera}/{crop.track}/{crop.path.name}\n".encode())
+        digest.update(f"{where}/{label}/{crop.camera}/{crop.track}/{crop.path.name}\n".encode(*_NAMES))
     for crop in data.validation:
-        digest.update(f"{crop.person}/{crop.camera}/{crop.track}/{crop.path.name}\n".encode())
+        digest.update(f"{crop.person}/{crop.camera}/{crop.track}/{crop.path.name}\n".encode(*_NAMES))
     return digest.hexdigest()
 
 

@@ -17,6 +17,8 @@ from san_deploy.artefact import sha256_file
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_file
 
+from .models.foreign_weights import PARALLEL, read_state
+
 #: torchvision's published files and their SHA-256, whose first eight digits torchvision has in the names.
 KNOWN = {
     18: (
@@ -101,27 +103,24 @@ def _check(path: Path, expected: str) -> None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from .safetensors, or from a .pth that holds tensors alone (`weights_only`)."""
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise SanError(f"{path} cannot be read as weights", why=str(error).splitlines()[0]) from error
-    except Exception as error:  # pickle.UnpicklingError and what a malformed pickle may raise
-        raise SanError(f"{path} is not a file of weights alone", why=str(error).splitlines()[0]) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SanError(f"{path} holds no state dict")
-    return state
+        except (SafetensorError, OSError, ValueError) as error:
+            raise SanError(f"{path} cannot be read as weights", why=str(error).splitlines()[0]) from error
+    return read_state(path)
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load torchvision's names into a backbone; its classifier `fc` is left out, all else must fit.
+    """Load torchvision's names, DataParallel's `module.` before them or not, into a backbone.
+
+    Its classifier `fc` is left out, all else must fit.
 
     Raises:
         SanError: a weight is missing, is not finite, or has another shape (another depth or width).
     """
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    plain = {name.removeprefix(PARALLEL): value for name, value in state.items()}
+    state = {name: value for name, value in plain.items() if not name.startswith("fc.")}
     expected = backbone.state_dict()
     wrong = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     wrong += [name for name in state if name not in expected]

@@ -18,7 +18,7 @@ from san_deploy.datasets import labels
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.versions import versions
 from san_deploy.matching import threshold as calibrate
-from san_deploy.preprocess import RESIZE
+from san_deploy.preprocess import RESIZE, resize_crop
 
 from . import evaluate
 from .attention import temperature
@@ -43,6 +43,11 @@ from .run_state import (
     write_config,
 )
 from .sampler import IdentitySampler
+
+#: Of one person's pairs, those that have to reach the threshold; below it a network is called weak.
+_WEAK = 0.6
+#: Views by which a lesson's targets are turned onto a network's axes.
+_TURNED_BY = 1024
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class Training:
                 embedding_dim=sum(model.head_dims),
             ).to(compute.device)
             self.learner.add_module("lesson", self.lesson)
+            if start is not None:
+                self._turn(self.lesson)
         self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.average = copy.deepcopy(model).to(compute.device) if recipe.ema else None
         ranks = compute.ranks
@@ -145,8 +152,18 @@ class Training:
                 "a teacher's answers are learned by one process", do="run san train without torchrun"
             )
         self._idle_said = False
+        self._weak = ""
         self._validation: np.ndarray | None = None
         self._fingerprint = fingerprint(data)
+
+    def _turn(self, lesson: Lesson) -> None:
+        """The targets' axes onto those that the first weights have."""
+        views = lesson.plain(_TURNED_BY)
+        size_hw = self.learner.model.settings.size_hw
+        images = np.stack(
+            [resize_crop(np.ascontiguousarray(lesson.views.image(view)), size_hw) for view in views]
+        )
+        lesson.turn_onto(evaluate.embed(self.learner.model, images), views)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """AdamW leaves norms and biases undecayed; Adam's L2 of the paper takes everything."""
@@ -219,6 +236,8 @@ class Training:
                     if key != "epoch":
                         board.add_scalar(key, value, self.epoch)
                 self.say(_line(record, self.recipe.epochs))
+        if self._weak and self.epoch == self.recipe.epochs:
+            self.say(self._weak)
         return self.metrics
 
     def _train_epoch(self, cache: CropCache) -> dict[str, float]:
@@ -342,9 +361,11 @@ class Training:
                 self.embed_validation(), person=person, camera=camera, track=track
             )
             source = f"{len(set(person.tolist()))} validation people of this training run"
-            return calibrate.choose_threshold(
+            threshold = calibrate.choose_threshold(
                 genuine, impostor, source=source, mask=resolve_mask(self.model, None)
             )
+            self._weak = _of_weakness(threshold)
+            return threshold
         except SanError as error:
             self.say(f"No threshold was calibrated: {error}")
             return None
@@ -442,6 +463,17 @@ def _noise_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     """Of the masks' noise: it derives from the place in the run, so that a resumed run draws the same."""
     place = (seed * 1_000_003 + epoch) * 1_000_003 + step
     return (place + rank * 0x9E37_79B9_7F4A_7C15) & 0x7FFF_FFFF_FFFF_FFFF
+
+
+def _of_weakness(threshold: Threshold) -> str:
+    """What to say of a network that knows few pairs of one person from strangers; empty for a better one."""
+    if threshold.true_match_rate is None or threshold.true_match_rate >= _WEAK:
+        return ""
+    return (
+        f"This network is weak: at the threshold that {threshold.false_match_rate:.1%} of strangers' pairs reach, only "
+        f"{threshold.true_match_rate:.0%} of one person's pairs do. Do not deploy it yet: train on more people, begin "
+        "with weights (--pretrained imagenet), or learn from a teacher, which needs no names (--teacher FILE)."
+    )
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

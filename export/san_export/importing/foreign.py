@@ -1,7 +1,9 @@
-"""Reading an ONNX file that another program wrote, and refusing what cannot become an embedding network."""
+"""Reading a file that another program wrote, and refusing what cannot become an embedding network."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from onnx import TensorProto
 from san_deploy.errors import SanError, UsageError
 
 from ..graph.operators import check_operators
+from . import openvino_ir
 
 #: A protobuf message cannot be larger, and an artefact holds its weights inside.
 MAX_BYTES = 2**31 - 1
@@ -35,6 +38,7 @@ class Foreign:
         size_hw: height and width of its input, pixels.
         batch: crops that it takes at a time; None for any number.
         problems: what TensorRT 10.3 would refuse or compute otherwise, a line for each node.
+        content_sha256: of the graph with its weights, wherever these lie.
     """
 
     model: onnx.ModelProto
@@ -47,15 +51,28 @@ class Foreign:
     size_hw: tuple[int, int]
     batch: int | None
     problems: tuple[str, ...]
+    content_sha256: str
+
+    @property
+    def is_ir(self) -> bool:
+        """Whether it is OpenVINO's IR, which OpenVINO runs."""
+        return self.path.suffix.lower() == openvino_ir.SUFFIX
+
+    def weights_sha256(self, color: str) -> str:
+        """What tells its rows from those of every other network: weights, output and the order of colours.
+
+        Size, resize, mean and deviation have fields of their own in an artefact.
+        """
+        return hashlib.sha256(json.dumps([self.content_sha256, self.output, color]).encode()).hexdigest()
 
 
 def read_foreign(
     path: Path, *, size_hw: tuple[int, int] | None = None, layout: str = "", output: str = ""
 ) -> Foreign:
-    """Read and look at an ONNX file.
+    """Read and look at an ONNX file, or at OpenVINO's IR.
 
     Args:
-        path: the file; weights beside it are read where they lie in its own folder.
+        path: the .onnx file, whose weights may lie beside it in its own folder, or the .xml file of an IR.
         size_hw: height and width, where the file leaves them open; checked where it does not.
         layout: `nchw` or `nhwc`; empty to tell by the axis of three channels.
         output: name of the embedding, where there are several outputs.
@@ -64,7 +81,8 @@ def read_foreign(
         UsageError: an option is missing or contradicts the file.
         SanError: it is no ONNX file, or no network from one image to one embedding.
     """
-    model = _load(Path(path))
+    path = Path(path)
+    model = openvino_ir.ir_to_onnx(path) if path.suffix.lower() == openvino_ir.SUFFIX else _load(path)
     if any(key.key == "san.schema_version" for key in model.metadata_props):
         raise SanError(f"{path} is an artefact already", do="use it as it is, or: san export FILE --fp16")
     _check_operators(model, path)
@@ -84,7 +102,7 @@ def read_foreign(
     name = _output(model, output, path)
     return Foreign(
         model=model,
-        path=Path(path),
+        path=path,
         input=given.name,
         output=name.name,
         input_type=kind,
@@ -93,6 +111,7 @@ def read_foreign(
         size_hw=_size(size, size_hw, path),
         batch=shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None,
         problems=tuple(check_operators(model)),
+        content_sha256=hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
     )
 
 

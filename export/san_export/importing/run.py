@@ -24,6 +24,7 @@ from ..onnx_writer import write_onnx
 from ..verify import BATCHES, CheckCrops, Gate, Parity, check_crops, judge, measure, open_checked, row_cosine
 from .convention import Convention
 from .foreign import Foreign, read_foreign
+from .openvino_ir import IrSession
 from .wrap import wrap
 
 #: Architecture of imported networks in an artefact.
@@ -51,7 +52,7 @@ class ImportOptions:
     """What to import, and what it expects.
 
     Attributes:
-        source: an ONNX file.
+        source: an ONNX file, or the .xml of OpenVINO's IR.
         convention: of its input.
         size_hw: height and width, where the file leaves them open.
         layout: `nchw` or `nhwc`; empty to tell by the channels.
@@ -79,7 +80,7 @@ class Imported:
 
     Attributes:
         artefact: what the file says of itself.
-        parity: against the original in ONNX Runtime.
+        parity: against the original, see `open_original`.
         against_reference: against the owner's rows; None where none were given.
         notes: what a user should know.
         problems: what TensorRT 10.3 would refuse or run wrong, a line for each node.
@@ -109,6 +110,11 @@ class _Original:
     session: Any
     convention: Convention = field(default_factory=Convention)
 
+    @property
+    def runtime(self) -> str:
+        """Whose arithmetic it is."""
+        return "OpenVINO" if self.foreign.is_ir else "ONNX Runtime"
+
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """`(N, H, W, 3)` uint8 BGR to `(N, D)` float32, as the network gives them."""
         x = self.convention.apply(crops, self.foreign.layout)
@@ -129,7 +135,7 @@ class _Original:
             rows: np.ndarray = self.session.run([self.foreign.output], {self.foreign.input: x})[0]
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise SanError(
-                f"{path} fails in ONNX Runtime on {x.shape}",
+                f"{path} fails in {self.runtime} on {x.shape}",
                 why=str(error).strip().split("\n")[0][:200],
                 do="say its --size, or export it again",
             ) from error
@@ -143,11 +149,13 @@ class _Original:
 
 
 def open_original(foreign: Foreign, convention: Convention) -> _Original:
-    """The foreign network in ONNX Runtime on the CPU, one thread.
+    """The foreign network on the CPU, one thread, in ONNX Runtime; an IR in OpenVINO.
 
     Raises:
         SanError: it does not open.
     """
+    if foreign.is_ir:
+        return _Original(foreign, IrSession(foreign.path, foreign.output), convention)
     session = open_cpu(foreign.model.SerializeToString(), foreign.path)
     return _Original(foreign, session, convention)
 
@@ -206,7 +214,7 @@ def import_model(
         checks: dict[str, Any] = {**parity.as_dict(), "gate": GATE.as_dict()}
         if against is not None:
             checks["owner"] = against
-        samples = keep_samples(artefact, original, source="the original, onnx fp32")
+        samples = keep_samples(artefact, original, source=f"the original in {original.runtime}")
         artefact = replace(artefact, checks=checks, samples=samples)
         write_onnx(model, artefact, temporary)
         artefact = replace(artefact, sha256=sha256_file(temporary))
@@ -263,7 +271,7 @@ def _describe(foreign: Foreign, options: ImportOptions, dim: int, model: onnx.Mo
         mask="none",
         precision="fp32",
         checkpoint_sha256=sha256_file(foreign.path),
-        weights_sha256=sha256_file(foreign.path),
+        weights_sha256=foreign.weights_sha256(options.convention.color),
         versions=versions(*_TOOLS),
         operands=count_operands(model),
     )

@@ -6,13 +6,15 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from san_train.checkpoint import save_checkpoint
 from san_train.models import Network
-from san_train.models.ha_cnn_weights import load_torchreid, read_torchreid
+from san_train.models.foreign_weights import read_state
+from san_train.models.ha_cnn_weights import load_torchreid
 from san_train.models.osnet_weights import load_osnet
+from san_train.models.rga_weights import load_rga
 from torch import Tensor
 
 from san_deploy.artefact import Artefact, sha256_file, sidecar_path, write_sidecar
@@ -24,7 +26,7 @@ from san_deploy.preprocess import RESIZES
 
 from .kinds import CONFIG, WEIGHTS
 
-#: How torchreid and Roboflow's `reid` resize: PIL, bilinear.
+#: How torchreid, Roboflow's `reid` and RGA's authors resize: PIL, bilinear.
 _RESIZE = "pillow-bilinear-antialias"
 __MAX_CONFIG_BYTES = 1_000_000
 
@@ -36,19 +38,42 @@ class WeightForm:
     Attributes:
         size_hw: height and width that it was trained at, pixels.
         load: from state dict and size to the network, in evaluation mode.
+        marks: parts of tensors' names that tell these weights from those of the other rows.
         free_size: whether another size can be asked for.
     """
 
     size_hw: tuple[int, int]
     load: Callable[[Mapping[str, Tensor], tuple[int, int]], Network]
+    marks: tuple[str, ...]
     free_size: bool = True
 
 
-#: Architecture -> its weights' form.
+#: Architecture -> its weights' form. The first row whose marks are all there is taken where nobody names one.
 FORMS: dict[str, WeightForm] = {
-    "osnet": WeightForm((256, 128), load_osnet),
-    "ha-cnn": WeightForm((160, 64), lambda state, size_hw: load_torchreid(state), free_size=False),
+    "osnet": WeightForm((256, 128), load_osnet, ("conv1.conv.weight", "conv5.bn.weight", "fc.0.weight")),
+    "ha-cnn": WeightForm(
+        (160, 64),
+        lambda state, size_hw: load_torchreid(state),
+        ("ha1.soft_attn.conv.conv.weight",),
+        free_size=False,
+    ),
+    **{
+        f"rga-{variant}": WeightForm((256, 128), partial(load_rga, variant=variant), marks)
+        for variant, marks in (
+            ("sc", ("rga_att1.theta_spatial.0.weight", "rga_att1.theta_channel.0.weight")),
+            ("s", ("rga_att1.theta_spatial.0.weight",)),
+            ("c", ("rga_att1.theta_channel.0.weight",)),
+        )
+    },
 }
+
+
+def recognise(state: Mapping[str, Tensor]) -> str:
+    """The architecture that weights are of, by their names; empty where they are of none."""
+    for arch, form in FORMS.items():
+        if all(any(name.endswith(mark) for name in state) for mark in form.marks):
+            return arch
+    return ""
 
 
 @dataclass(frozen=True)
@@ -80,8 +105,7 @@ def read_weights(path: Path) -> ForeignWeights:
         return _read_folder(path)
     if path.suffix.lower() == ".safetensors":
         return ForeignWeights(path, _read_safetensors(path))
-    state: Any = read_torchreid(path)
-    return ForeignWeights(path, state)
+    return ForeignWeights(path, read_state(path))
 
 
 def import_weights(
@@ -91,7 +115,7 @@ def import_weights(
 
     Args:
         given: of `read_weights`.
-        arch: a name in `FORMS`; empty takes what the file names.
+        arch: a name in `FORMS`; empty takes what the file or its tensors name.
         out: the .safetensors file; its description is written beside it.
         size_hw: of the input; None takes the file's, else the usual one.
 
@@ -99,14 +123,14 @@ def import_weights(
         UsageError: no architecture, an unknown one, or a size that it does not take.
         SanError: weights that do not fit it.
     """
-    arch = arch or given.arch
+    arch = arch or given.arch or recognise(given.state)
     if arch not in FORMS:
         what = (
             f"--arch {arch} has no form of weights that is read"
             if arch
-            else f"{given.path} names no architecture"
+            else f"the tensors of {given.path} are of no architecture that is read"
         )
-        raise UsageError(what, do=f"give --arch, one of {', '.join(FORMS)}")
+        raise UsageError(what, do=f"--arch is one of {', '.join(FORMS)}; import any other network as ONNX")
     form = FORMS[arch]
     asked = size_hw or given.size_hw or form.size_hw
     if asked != form.size_hw and not form.free_size:
@@ -116,7 +140,9 @@ def import_weights(
     try:
         network = form.load(given.state, asked)
     except SanError as error:
-        raise SanError(f"{given.path}: {error.message}", why=error.why, do="give another --arch") from error
+        raise SanError(
+            f"{given.path}: {error.message}", why=error.why, do=error.do or "give another --arch"
+        ) from error
     info = CheckpointInfo(
         arch=arch,
         settings=network.settings.as_dict(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from san_deploy.errors import GateError, SanError
-from san_deploy.io.memory import give_back
+from san_deploy.io.cpu import give_back
 from san_deploy.io.progress import bar
 
 from . import text

@@ -17,6 +17,8 @@ from san_deploy.errors import SanError
 METHODS = ("minmax", "percentile", "entropy")
 #: Share of the values that `percentile` leaves out.
 TAIL = 1e-4
+#: Share of the values other than zero that `entropy` cuts off, at most.
+MOST_CUT = 1e-3
 #: Fewer crops give ranges that the next crop leaves.
 LEAST_CROPS = 8
 _BINS = 2048
@@ -155,12 +157,18 @@ def _percentile(counts: np.ndarray) -> int:
 
 
 def _entropy(counts: np.ndarray) -> int:
-    """How many bins, counted from zero, to keep: least Kullback-Leibler divergence of the INT8 histogram."""
+    """How many bins, counted from zero, to keep: least Kullback-Leibler divergence of the INT8 histogram.
+
+    Of those that cut off no more than `MOST_CUT`: divergence asks how often a value occurs, not how large it is: where
+    most are close to zero, as masked features are, it would cut off all that carry the sum.
+    """
     # Zeros are exact in every scale and would drown the rest.
     counts = counts.astype(np.float64)
     counts[0] = counts[1]
     best, least = _BINS, np.inf
     for kept in range(_LEVELS, _BINS + 1, 16):
+        if counts[kept:].sum() > MOST_CUT * counts.sum():
+            continue
         clipped = counts[:kept].copy()
         clipped[-1] += counts[kept:].sum()
         level = np.minimum(np.arange(kept) * _LEVELS // kept, _LEVELS - 1)

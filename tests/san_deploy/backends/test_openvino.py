@@ -18,6 +18,18 @@ ROOT = Path(__file__).parents[3]
 def test_all_cases() -> None:
     pytest.importorskip("openvino")
     cases = Path(__file__).with_name("openvino_cases.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore", cases]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        cases,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "11 passed" in done.stdout, done.stdout[-3000:]

@@ -25,9 +25,9 @@ OPEN = """if True:
 """
 RANGES = """if True:
     import numpy as np, onnx
-    from san_deploy.backends import STARTER
+    from san_deploy.backends import STARTER, open_backend
     from san_export.precision.ranges import collect_ranges
-    crops = np.zeros((8, 128, 64, 3), np.uint8)
+    crops = np.zeros((8, *open_backend(device='cpu').artefact.size_hw, 3), np.uint8)
     collect_ranges(onnx.load(STARTER), crops, ["embedding"], method="minmax", bytes_per_crop=1000)
 """
 

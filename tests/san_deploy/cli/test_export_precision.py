@@ -25,7 +25,9 @@ from san_train.models import SharpAttentionNetwork
 
 from san_deploy.artefact import Int8Rule, read_sidecar, sha256_file
 from san_deploy.backends import STARTER, open_backend, trt
+from san_deploy.data.samples import read_samples
 from san_deploy.io.cpu import saturates_int8
+from san_deploy.preprocess import resize_crop
 from tests.conftest import Result
 from tests.san_deploy.data.sample_folder import write_samples
 
@@ -52,6 +54,12 @@ def labelled(tmp_path: Path) -> Path:
     return write_samples(tmp_path / "site", people=6, cameras=2)
 
 
+def people(count: int) -> np.ndarray:
+    """Drawn people as the starter takes them, `(count, H, W, 3)` uint8 BGR."""
+    size_hw = open_backend().artefact.size_hw
+    return np.stack([resize_crop(sample.read(), size_hw) for sample in read_samples(count)])
+
+
 def test_the_known_command_without_tensorrt(
     san: San, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_tensorrt: None
 ) -> None:
@@ -68,7 +76,7 @@ def test_the_known_command_without_tensorrt(
     assert artefact.checks["fp16"]["reference"] == "onnx fp32"
     assert (tmp_path / "starter-fp16.onnx").stat().st_size <= 0.51 * STARTER.stat().st_size
     # It runs, and gives what the FP32 file gives.
-    images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
+    images = people(3)
     rows, reference = open_backend(tmp_path / "starter-fp16.onnx")(images), open_backend()(images)
     assert (rows * reference).sum(1).min() > 0.98
     assert not np.array_equal(rows, reference)
@@ -308,7 +316,7 @@ def test_int8_with_the_rest_in_fp16(
     assert "every FP16 rounding" in result.out
     assert "session.disable_quant_qdq" in result.err
     # ONNX Runtime fuses such a file into something else unless it is told not to.
-    images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
+    images = people(3)
     rows, reference = open_backend(tmp_path / "starter-int8-fp16.onnx")(images), open_backend()(images)
     assert (rows * reference).sum(1).min() > 0.9
 
@@ -320,7 +328,7 @@ def test_where_8_bit_products_overflow_int8_is_run_exactly(
     out = tmp_path / "a.onnx"
     options = ("--runtime", "cpu", "--calib-num", 64, "--min-cosine", 0.5)
     san("export", "--int8", "--calib", labelled, "-o", out, *options)
-    images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 3), dtype=np.uint8)
+    images = people(3)
     asked = []
     original = onnxruntime.SessionOptions.add_session_config_entry
 

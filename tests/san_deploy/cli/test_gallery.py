@@ -85,7 +85,12 @@ def test_embeddings_delete_expire_compact_export(san: San, site: Path, tmp_path:
     )
     out = tmp_path / "out"
     assert "Wrote 2 cameras" in san("gallery", "export", "--gallery", gallery, "-o", out).out
-    assert sorted(path.name for path in out.iterdir()) == [f"{first.name}.npz", "hall.npz", "tracks.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"{first.name}.npz",
+        "hall.npz",
+        "identities.csv",
+        "tracks.csv",
+    ]
     with np.load(out / "hall.npz") as file:
         assert file["embedding"].shape[0] == 5
     with (out / "tracks.csv").open() as handle:
@@ -157,3 +162,49 @@ def test_another_network_is_refused(san: San, site: Path, tmp_path: Path) -> Non
 )
 def test_bad_options(san: San, arguments: tuple[str, ...], code: int, message: str) -> None:
     assert message in san(*arguments, code=code).err
+
+
+def flat(camera: Path, folder: Path) -> Path:
+    """The crops of a camera side by side: `t03-2.jpg`."""
+    folder.mkdir()
+    for number, track in enumerate(sorted(path for path in camera.iterdir() if path.is_dir())):
+        for place, crop in enumerate(sorted(track.iterdir())):
+            (folder / f"person{number:02d}x{place}{crop.suffix}").write_bytes(crop.read_bytes())
+    return folder
+
+
+def test_pattern_is_read_everywhere(san: San, site: Path, tmp_path: Path) -> None:
+    model = ("-m", site / "tiny.onnx")
+    camera = flat(cameras(site)[0], tmp_path / "door")
+    pattern = ("--pattern", "{track}x{}")
+    gallery = tmp_path / "gallery"
+    said = san("gallery", "add", camera, "--gallery", gallery, *model, *pattern)
+    assert "Added 6 of door" in said.out and "6 tracklets; read by --pattern" in said.err
+    said = san("search", camera, "--gallery", gallery, *model, *pattern, "-k", 1, "--json")
+    found = json.loads(said.out)["queries"]
+    assert [item["query"] for item in found] == [item["hits"][0]["track"] for item in found]
+    assert len(found) == 6 and "read by --pattern" in said.err
+    said = san("embed", camera, "-o", tmp_path / "door.npz", *model, *pattern, "--json")
+    assert json.loads(said.out)["tracklets"] == 6 and "read by --pattern" in said.err
+    # Without: one person's crops to a search, tracklets of a crop each to the others; a line says so.
+    one = json.loads(san("search", camera, "--gallery", gallery, *model, "--json").out)
+    assert [item["query"] for item in one["queries"]] == ["door"]
+    said = san("embed", camera, "-o", tmp_path / "loose.npz", *model)
+    assert "loose crops, each its own tracklet" in said.err
+
+
+def test_a_folder_of_several_cameras(san: San, site: Path, tmp_path: Path) -> None:
+    """Market-1501's names: the cameras in them are cameras to a gallery, and begin the tracklets' names in one file."""
+    folder = tmp_path / "market"
+    folder.mkdir()
+    for number, camera in enumerate(cameras(site), 1):
+        for track in sorted(path for path in camera.iterdir() if path.is_dir())[:3]:
+            for place, crop in enumerate(sorted(track.iterdir())):
+                name = f"{int(track.name[-4:], 36) % 9999:04d}_c{number}s1_{place:06d}_00{crop.suffix}"
+                (folder / name).write_bytes(crop.read_bytes())
+    model = ("-m", site / "tiny.onnx")
+    said = san("gallery", "add", folder, "--gallery", tmp_path / "gallery", *model)
+    assert "3 of c1, 3 of c2" in said.out and "as of Market-1501" in said.err
+    san("embed", folder, "-o", tmp_path / "market.npz", *model)
+    with np.load(tmp_path / "market.npz") as file:
+        assert {name.partition("/")[0] for name in file["track"].tolist()} == {"c1", "c2"}

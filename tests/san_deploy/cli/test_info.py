@@ -30,6 +30,7 @@ from san_deploy.backends import BACKENDS, STARTER, plan
 from san_deploy.backends.cuda import Device
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
+from san_deploy.io.cpu import usable_cores
 from tests.conftest import Result
 from tests.tiny_models import restamp, tiny_artefact, tiny_model
 
@@ -549,10 +550,7 @@ def test_this_machine(san: San, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cuda:0 NVIDIA T4 (sm75)" in result.out
     told = json.loads(san("info", "--json").out)
     assert told["gpus"] == [{"name": "NVIDIA T4", "sm": "sm75", "index": 0}]
-    assert (
-        told["machine"]["cores"] == len(os.sched_getaffinity(0))
-        and told["packages"]["numpy"] == np.__version__
-    )
+    assert told["machine"]["cores"] == usable_cores() and told["packages"]["numpy"] == np.__version__
     assert told["starter"]["artefact"]["arch"] == "san-resnet18" and told["starter_problem"] == ""
     # Each of the two is here, or it is said why not.
     assert {*told["tensorrt"], *told["tensorrt_problems"]} == {"tensorrt", "tensorrt-rtx"}

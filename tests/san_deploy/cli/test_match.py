@@ -398,3 +398,109 @@ def test_embeddings_instead_of_crops(san: San, site: Path, backend: ColourBacken
     assert len({(site / name / "matches.csv").read_text() for name in names}) == 1
     # The pictures are found in the folder of the same name.
     assert "data:image/jpeg" in (site / "out" / "report.html").read_text()
+
+
+def people_of(folder: Path) -> dict[tuple[str, str], str]:
+    with (folder / "identities.csv").open(newline="") as file:
+        return {(row["camera"], row["track"]): row["person"] for row in csv.DictReader(file)}
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_gallery_keeps_the_numbers_of_people(san: San, site: Path) -> None:
+    gallery = site / "gallery"
+    said = san("match", site / "cam1", "--gallery", gallery, "-o", site / "monday", "--keep-crops", 1)
+    assert "known            0  of them to the gallery before; 3 are new" in said.out
+    monday = people_of(site / "monday")
+    assert set(monday.values()) == {"1", "2", "3"}
+    told = json.loads(san("match", site / "cam2", "--gallery", gallery, "-o", site / "tuesday", "--json").out)
+    assert told["people"]["known"] == [1, 2, 3] and told["people"]["count"] == 4
+    tuesday = people_of(site / "tuesday")
+    # blue, yellow, red, green; yellow is new.
+    assert tuesday == {
+        ("cam2", "t0"): monday["cam1", "t2"],
+        ("cam2", "t1"): "4",
+        ("cam2", "t2"): monday["cam1", "t0"],
+        ("cam2", "t3"): monday["cam1", "t1"],
+    }
+    page = (site / "tuesday" / "report.html").read_text()
+    assert "3 known to the gallery" in page and "Person 4" in page
+    # Both again: the same people, and nothing to add.
+    san("match", site / "cam2", site / "cam1", "--gallery", gallery, "-o", site / "again")
+    assert people_of(site / "again") == monday | tuesday
+    info = json.loads(san("gallery", "info", "--gallery", gallery, "--events", "--json").out)
+    assert (info["tracks"], info["people"]) == (7, 4)
+    assert [event["what"] for event in info["events"]] == ["create", "add", "add"]
+    san("gallery", "export", "--gallery", gallery, "-o", site / "exported")
+    assert people_of(site / "exported") == monday | tuesday
+
+
+@pytest.mark.usefixtures("backend")
+def test_corrections_change_a_gallery_and_merges_and_splits_by_hand_too(san: San, site: Path) -> None:
+    gallery, marks = site / "gallery", site / "marks.json"
+    run = ("match", site / "cam1", site / "cam2", "--gallery", gallery)
+    san(*run, "-o", site / "first")
+    first = people_of(site / "first")
+    marks.write_text(
+        json.dumps(
+            {
+                "schema_version": 1,
+                "confirmed": [["cam1", "t0", "cam2", "t1"]],
+                "rejected": [["cam1", "t0", "cam2", "t2"]],
+            }
+        )
+    )
+    san(*run, "-o", site / "second", "--corrections", marks)
+    second = people_of(site / "second")
+    assert second["cam1", "t0"] == second["cam2", "t1"] == min(first["cam1", "t0"], first["cam2", "t1"])
+    assert second["cam2", "t2"] == "5"
+    told = json.loads(san("gallery", "info", "--gallery", gallery, "--events", "--json").out)["events"]
+    assert [event["what"] for event in told][-2:] == ["split", "merge"]
+    assert "Merged 2 tracklets" in san("gallery", "merge", "1", "2", "--gallery", gallery).out
+    said = san("gallery", "split", "1", "cam1/t0", "--gallery", gallery)
+    assert "New person: 6" in said.err and "Split off 1 tracklets" in said.out
+    assert "is no CAMERA/TRACK" in san("gallery", "split", "1", "cam1", "--gallery", gallery, code=2).err
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--unknown", 0.9), 2, "--unknown belongs to --gallery"),
+        (("--keep-crops", 1), 2, "--keep-crops belongs to --gallery"),
+        (("--gallery", "G", "--center"), 2, "a gallery keeps tracklets as they are"),
+        (("--gallery", "G", "--unknown", 2), 2, "--unknown 2.0 is no cosine similarity"),
+        (("--gallery", "cam1"), 1, "cam1 is no gallery"),
+    ],
+)
+def test_bad_options_of_a_gallery(
+    san: San,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(site)
+    said = san("match", "cam1", "cam2", "-o", "out", *options, code=code)
+    assert message in said.err and left_over(site) == []
+
+
+@pytest.mark.usefixtures("backend")
+def test_what_is_refused_on_the_way_leaves_the_gallery_as_it_was(
+    san: San, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = site / "gallery"
+    san("match", site / "cam1", "--gallery", gallery, "-o", site / "first")
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("san_deploy.reports.match_report.write_report", fails)
+    san("match", site / "cam2", "--gallery", gallery, "-o", site / "second", code=1)
+    monkeypatch.undo()
+    info = json.loads(san("gallery", "info", "--gallery", gallery, "--json").out)
+    assert info["tracks"] == 3 and not (site / "second").exists()
+    # Tracks whose times count from the start of a video are refused before anything is embedded.
+    (site / "cam2" / "tracks.csv").write_text("track,start,end\nt0,1,2\n")
+    said = san("match", site / "cam2", "--gallery", gallery, "-o", site / "third", code=1)
+    assert "has seconds of a video" in said.err

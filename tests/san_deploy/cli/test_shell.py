@@ -80,3 +80,23 @@ def test_stopped(tmp_path: Path, number: signal.Signals, code: int) -> None:
     _, told = process.communicate(timeout=30)
     assert process.returncode == code
     assert told.strip() == "Stopped. Nothing half-written was left." and not list(tmp_path.iterdir())
+
+
+def _embed(crops: Path, model: Path, out: Path, redirect: str) -> int:
+    words = [sys.executable, "-m", "san_deploy", "embed", crops, "-m", model, "-o", out]
+    done = subprocess.run(["bash", "-c", f'"$@" {redirect}', "san", *words], check=False, capture_output=True)
+    return done.returncode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    "redirect", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "2> >(exec <&-; sleep 0.1)"]
+)
+def test_messages_that_nobody_can_read_do_not_end_the_work(
+    tmp_path: Path, crops: Path, model: Path, redirect: str
+) -> None:
+    """As services close them, or a log's disk is full: the file is there, and holds no message of a library."""
+    expected = tmp_path / "expected.npz"
+    assert _embed(crops, model, expected, "") == 0
+    assert _embed(crops, model, tmp_path / "a.npz", redirect) == 0
+    assert (tmp_path / "a.npz").read_bytes() == expected.read_bytes()

@@ -77,15 +77,15 @@ def test_byte_order_mark_of_a_spreadsheet(tmp_path: Path) -> None:
             "must be camera,track,person or camera,track,person,split. Found 'camera,track'",
         ),
         (HEADER, "names no tracklet"),
-        (HEADER + "cam1,t001,seven,test\n", "line 2: person 'seven' is not a whole number"),
-        (HEADER + "cam1,t001,-1,test\n", "person '-1'"),
-        (HEADER + "cam1,t001,1.5,test\n", "person '1.5'"),
+        (HEADER + "cam1,t001,seven,test\n", "line 2: 'seven' is no person. Persons are whole numbers from 1"),
+        (HEADER + "cam1,t001,-3,test\n", "'-3' is no person"),
+        (HEADER + "cam1,t001,1.5,test\n", "'1.5' is no person"),
         (
             HEADER + f"cam1,t001,{10**18},test\n",
-            "line 2: person '1000000000000000000' is not a whole number from 0 to 9",
+            "line 2: '1000000000000000000' is no person. Persons are whole numbers from 1 to 9",
         ),
-        (HEADER + f"cam1,t001,{'9' * 5000},test\n", f"line 2: person '{'9' * 40}' is not"),
-        (HEADER + "cam1,t001\n", "person ''"),
+        (HEADER + f"cam1,t001,{'9' * 5000},test\n", f"line 2: '{'9' * 40}' is no person"),
+        (HEADER + "cam1,t001\n", "'' is no person"),
         (HEADER + "cam1,t001,7,test\ncam1,t001,8,test\n", "line 3: cam1/t001 is named a second time"),
         (HEADER + "cam1,../../etc,7,test\n", "'cam1/../../etc' is no name"),
         (HEADER + "..,t001,7,test\n", "'../t001' is no name"),
@@ -128,6 +128,19 @@ def test_a_person_0_is_told_from_distractors(
     ]
     for notes in (found.notes, identity_notes(root / "identities.csv")):
         assert notes == () if note is None else note in notes[0]
+
+
+@pytest.mark.parametrize("spelling", ["-1", "00-1", "-2"])
+def test_junk_is_left_out_and_counted(tmp_path: Path, spelling: str) -> None:
+    text = f"camera,track,person\ncam1,a,{spelling}\ncam1,b,0003\ncam2,b,3\n"
+    root = build(tmp_path, text, "cam1/a", "cam1/b", "cam2/b")
+    assert read_identities(root / "identities.csv") == {
+        ("cam1", "b"): (3, "train"),
+        ("cam2", "b"): (3, "train"),
+    }
+    found = read_dataset(root)
+    assert found.junk == {"train": 2} and {crop.person for crop in found.splits["train"]} == {3}
+    assert found.notes == identity_notes(root / "identities.csv") and "junk" in found.notes[0]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00camera", b"camera,track,person\ncam1,\xe9,7\n"])

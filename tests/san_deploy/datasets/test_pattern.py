@@ -105,6 +105,43 @@ def test_splits_tracks_and_left_out_files(tmp_path: Path) -> None:
     assert (len(chosen.query), len(chosen.gallery), chosen.junk) == (1, 2, 1)
 
 
+_TRACKS = "{person}_{camera}_{track}_{}.jpg"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "people", "junk"),
+    [
+        # MARS: 00-1 is junk, 0000 a distractor.
+        (
+            "{person:4}C{camera:1}T{track:4}F{}.jpg",
+            ["00-1C1T0001F001.jpg", "0000C1T0001F001.jpg", "0002C1T0001F001.jpg", "0002C2T0001F001.jpg"],
+            [0, 2, 2],
+            1,
+        ),
+        # PRW: -2 is somebody whom nobody could name.
+        ("{person}_c{camera}s{}.jpg", ["-2_c1s1_000151.jpg", "479_c1s1_000151.jpg"], [479], 1),
+        # Numbered from 0: asked for, or a tracklet before each of several cameras.
+        (
+            "{split}/{person}_{camera}_{}.jpg",
+            ["query/0_1_a.jpg", "gallery/0_2_a.jpg", "gallery/1_2_a.jpg"],
+            [1, 1, 2],
+            0,
+        ),
+        (_TRACKS, ["0_1_a_1.jpg", "0_1_a_2.jpg", "0_2_b_1.jpg", "1_2_a_1.jpg"], [1, 1, 1, 2], 0),
+        # Distractors: several tracklets before one camera.
+        (_TRACKS, ["0_1_a_1.jpg", "0_1_b_2.jpg", "0_2_b_1.jpg", "1_2_a_1.jpg"], [0, 0, 0, 1], 0),
+    ],
+)
+def test_how_data_sets_spell_who_is_nobody(
+    tmp_path: Path, pattern: str, names: list[str], people: list[int], junk: int
+) -> None:
+    dataset = read(touch(tmp_path, names), pattern)
+    assert sorted(crop.person for crops in dataset.splits.values() for crop in crops) == people
+    assert sum(dataset.junk.values()) == junk
+    assert ("Person 0 is taken" in dataset.summary()) == (min(people) == 1)
+    assert ("Person 0 counts as" in dataset.summary()) == (min(people) == 0)
+
+
 def test_people_by_name(tmp_path: Path) -> None:
     root = touch(tmp_path, ["zoe/c1_0.jpg", "adam/c1_0.jpg", "adam/c2_0.jpg", "0/c1_0.jpg"])
     dataset = read(root, "{person}/{camera}_{}.jpg")
@@ -153,8 +190,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     touch(tmp_path, ["b.jpg", "a/x.jpg"])
     with pytest.raises(SanError, match=r"none of the 2 images .* fits .* The first is a/x\.jpg"):
         read(tmp_path, "{person}_{camera}")
-    touch(tmp_path, ["-2_1.jpg"])
-    with pytest.raises(SanError, match=r"has a person -2.*0 is a distractor, -1 is junk"):
+    touch(tmp_path, ["-3_1.jpg"])
+    with pytest.raises(SanError, match=r"-3_1\.jpg is of person -3.*0 is a distractor, -1 is junk"):
         read(tmp_path, "{person}_{camera}")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from san_deploy.errors import SanError
-from san_deploy.gallery import Hit, SearchFilter, Tracks
+from san_deploy.gallery import Gallery, Hit, SearchFilter, Tracks
 
 from .conftest import Open
 from .made import DIM, MODEL, tracks, unit
@@ -130,17 +130,74 @@ def test_expiry_by_when_it_was_seen_or_added(opened: Open) -> None:
     assert gallery.expire(time.time() + 60) == 2 and gallery.info().tracks == 0
 
 
+def with_people(item: Tracks, people: list[int]) -> Tracks:
+    return replace(item, person=np.array(people, np.int64))
+
+
+def people_of(gallery: Gallery) -> dict[tuple[str, str], int]:
+    return {
+        (item.camera, track): person
+        for item in gallery.export()
+        for track, person in zip(item.track.tolist(), item.people.tolist(), strict=True)
+        if person
+    }
+
+
 def test_people_keep_their_numbers(opened: Open) -> None:
     gallery = opened(write=True)
     assert gallery.new_people(2) == [1, 2]
-    item = tracks("door", 4)
-    gallery.add(item, [2, None, 2, 7])
+    gallery.add(with_people(tracks("door", 4), [2, 0, 2, 7]))
     assert gallery.info().people == 2
-    found = gallery.people()
-    assert set(found) == {2, 7} and np.array_equal(found[2], item.embedding[[0, 2]])
+    assert people_of(gallery) == {("door", "t0000"): 2, ("door", "t0002"): 2, ("door", "t0003"): 7}
+    assert gallery.search(tracks("door", 4).embedding[1:2], 1)[0][0].person is None
+    gallery.assign("door", {"t0001": 9})
+    with pytest.raises(SanError, match="no such tracklets of camera door"):
+        gallery.assign("door", {"t0001": 9, "nothing": 9})
     gallery.delete("door")
-    assert gallery.new_people(1) == [8]
-    assert opened(write=True).new_people(1) == [9] if gallery.info().store == "postgresql" else True
+    assert gallery.new_people(1) == [10]
+    assert opened(write=True).new_people(1) == [11] if gallery.info().store == "postgresql" else True
+
+
+def test_merges_and_splits_are_events_and_numbers_stay(opened: Open) -> None:
+    gallery = opened(write=True)
+    gallery.add(with_people(tracks("door", 4), [1, 1, 2, 3]))
+    gallery.add(with_people(tracks("hall", 2), [1, 3]))
+    assert gallery.merge(1, 3) == 2
+    assert gallery.split(1, [("door", "t0001"), ("hall", "t0001")]) == 4
+    assert people_of(gallery) == {
+        ("door", "t0000"): 1, ("door", "t0001"): 4, ("door", "t0002"): 2, ("door", "t0003"): 1,
+        ("hall", "t0000"): 1, ("hall", "t0001"): 4,
+    }  # fmt: skip
+    told = [(item.what, dict(item.detail)) for item in gallery.events()[-2:]]
+    assert told == [
+        ("merge", {"into": 1, "person": 3, "tracks": 2}),
+        ("split", {"person": 1, "into": 4, "tracks": 2}),
+    ]
+    for work, message in (
+        (lambda: gallery.merge(1, 3), "no tracklet of person 3"),
+        (lambda: gallery.merge(1, 1), "cannot be merged with itself"),
+        (lambda: gallery.split(2, [("door", "t0002")]), "would have no tracklet left"),
+        (lambda: gallery.split(2, [("door", "t0001")]), "door/t0001 is not of person 2"),
+    ):
+        with pytest.raises(SanError, match=message):
+            work()
+    assert gallery.new_people(1) == [5]
+
+
+def test_a_transaction_is_all_or_nothing(opened: Open) -> None:
+    gallery = opened(write=True)
+    gallery.add(with_people(tracks("door", 2), [1, 2]))
+    with pytest.raises(SanError, match="has a tracklet of camera door"), gallery.transaction():
+        gallery.merge(1, 2)
+        gallery.add(tracks("hall", 3))
+        gallery.add(tracks("door", 1))
+    assert opened().info().cameras == {"door": 2} and opened().info().people == 2
+    with gallery.transaction():
+        gallery.add(with_people(tracks("hall", 3), gallery.new_people(3)))
+        gallery.add(tracks("yard", 2))
+        assert gallery.info().tracks == 7
+    assert opened().info().tracks == 7 and set(people_of(gallery).values()) == {1, 2, 3, 4, 5}
+    assert names(gallery.search(tracks("hall", 3).embedding[2:], 1)[0]) == [("hall", "t0002")]
 
 
 def test_events_are_an_audit_without_names_of_the_deleted(opened: Open) -> None:

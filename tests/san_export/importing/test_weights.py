@@ -8,13 +8,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
-from san_export.importing.weights import import_file, read_weights  # noqa: E402
+from san_export.importing.weights import import_file, read_weights, recognise  # noqa: E402
 from san_train.checkpoint import load_checkpoint  # noqa: E402
 
 from san_deploy.backends.onnxruntime import OnnxRuntime  # noqa: E402
 from san_deploy.errors import SanError, UsageError  # noqa: E402
 from san_deploy.preprocess import MEAN_RGB, STD_RGB  # noqa: E402
+from tests.san_train.models.ha_cnn_oracle import draw_state as draw_ha_cnn  # noqa: E402
 from tests.san_train.models.test_osnet import as_theirs, made  # noqa: E402
+from tests.san_train.models.test_rga_weights import draw_state as draw_rga  # noqa: E402
 
 from .made import crops  # noqa: E402
 
@@ -51,14 +53,22 @@ def test_weights_to_an_artefact(tmp_path: Path, form: str) -> None:
         torch.save(
             state if form == "pth" else {"state_dict": state, "epoch": 3, "rank1": np.float64(0.9)}, path
         )
-    out = tmp_path / "mine.onnx"
-    artefact = import_file(path, out, arch="" if form == "folder" else "osnet", size_hw=size)
+    arch = "" if form in ("folder", "tar") else "osnet"
+    images = crops(6, (64, 32))
+    # One form goes on to ONNX: all of them come to the same checkpoint.
+    out = tmp_path / ("mine.onnx" if form == "pth" else "mine.safetensors")
+    artefact = import_file(path, out, arch=arch, size_hw=size)
     assert artefact.arch == "osnet-x0.25" and artefact.mask == "none" and artefact.size_hw == (64, 32)
     assert artefact.resize == (
         "pillow-bicubic-antialias" if form == "folder" else "pillow-bilinear-antialias"
     )
-    images = crops(6, (64, 32))
-    assert np.abs(OnnxRuntime(out)(images) - wanted_rows(network, images)).max() < 1e-5
+    if form == "pth":
+        rows = OnnxRuntime(out)(images)
+    else:
+        loaded, _ = load_checkpoint(out)
+        assert isinstance(loaded, torch.nn.Module)
+        rows = wanted_rows(loaded.eval(), images)
+    assert np.abs(rows - wanted_rows(network, images)).max() < 1e-5
 
 
 def test_weights_to_a_checkpoint(tmp_path: Path) -> None:
@@ -81,7 +91,7 @@ class _Code:
 
 def test_nothing_in_a_file_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": _Code()}, tmp_path / "a.pth")
-    with pytest.raises(SanError, match="not a checkpoint of PyTorch that holds weights alone"):
+    with pytest.raises(SanError, match="holds Python objects beside weights"):
         read_weights(tmp_path / "a.pth")
     assert "a pickle ran" not in capsys.readouterr().out
 
@@ -89,7 +99,7 @@ def test_nothing_in_a_file_runs(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arch", "size", "message"),
     [
-        ("", None, "names no architecture. Give --arch, one of osnet, ha-cnn"),
+        ("rga-s", None, "no weights of the authors' RGA"),
         ("resnet", None, "--arch resnet has no form"),
         ("ha-cnn", None, "no weights of torchreid's HA-CNN"),
         ("ha-cnn", (64, 32), "takes 160x64 alone"),
@@ -100,6 +110,34 @@ def test_what_does_not_fit(tmp_path: Path, arch: str, size: tuple[int, int] | No
     with pytest.raises((SanError, UsageError), match=message):
         import_file(tmp_path / "a.pth", tmp_path / "b.onnx", arch=arch, size_hw=size)
     assert not (tmp_path / "b.onnx").exists()
+
+
+def test_weights_say_what_they_are_of(tmp_path: Path) -> None:
+    """By the names of their tensors, where nobody gives --arch."""
+    assert recognise(as_theirs(made())) == recognise(made("ain").state_dict()) == "osnet"
+    assert recognise({f"module.{name}": value for name, value in draw_ha_cnn().items()}) == "ha-cnn"
+    for variant in ("sc", "s", "c"):
+        assert (
+            recognise({f"module.{name}": value for name, value in draw_rga(variant).items()})
+            == f"rga-{variant}"
+        )
+    torch.save({"state_dict": {"layer1.0.conv1.weight": torch.zeros(1)}}, tmp_path / "a.pth")
+    message = r"the tensors of .*a\.pth are of no architecture.*rga-c; import any other network as ONNX"
+    with pytest.raises(UsageError, match=message):
+        import_file(tmp_path / "a.pth", tmp_path / "b.onnx")
+
+
+def test_weights_of_rga(tmp_path: Path) -> None:
+    """As its authors save them, to a checkpoint that says what it is."""
+    torch.save(
+        {"state_dict": draw_rga("s"), "epoch": 600, "best_top1": 0.0}, tmp_path / "checkpoint_600.pth.tar"
+    )
+    out = tmp_path / "mine.safetensors"
+    artefact = import_file(tmp_path / "checkpoint_600.pth.tar", out, size_hw=(64, 32))
+    assert (artefact.arch, artefact.size_hw, artefact.embedding_dim) == ("rga-s-resnet50", (64, 32), 2048)
+    assert load_checkpoint(out)[1].arch == "rga-s"
+    with pytest.raises(SanError, match=r"weights of rga-s, not of rga-sc\. Give another --arch"):
+        import_file(tmp_path / "checkpoint_600.pth.tar", tmp_path / "b.onnx", arch="rga-sc", size_hw=(64, 32))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from san_export.precision.ranges import TAIL, _entropy, collect_ranges
+from san_export.precision.ranges import MOST_CUT, TAIL, _entropy, collect_ranges
 
 
 def model(*, planar: bool = True) -> onnx.ModelProto:
@@ -63,6 +63,15 @@ def test_percentile_leaves_out_the_tail() -> None:
     found = collect_ranges(model(), more, ["low"], method="percentile", bytes_per_crop=1)
     assert 1 / more.size < TAIL
     assert 10 <= found["low"][1] < 10.1
+
+
+def test_entropy_keeps_the_few_large_values_that_carry_the_sum() -> None:
+    """Means of masked features: nearly all close to zero. Cut by divergence alone, INT8 ranked at random."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.exponential(0.02, 100_000), rng.exponential(0.5, 6_000)])
+    counts = np.histogram(values, 2048, (0, values.max()))[0]
+    most = _entropy(counts) / 2048 * values.max()
+    assert (values > most).mean() <= MOST_CUT
 
 
 def test_entropy_keeps_even_values_and_cuts_off_outliers() -> None:

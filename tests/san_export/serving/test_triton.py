@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,10 @@ from san_export.serving.triton import KINDS, TritonOptions, config, write_reposi
 from san_deploy import Embedder, load_artefact
 from san_deploy.artefact import Engine
 from san_deploy.backends import STARTER
+from san_deploy.backends.endpoint import Endpoint
 from san_deploy.data.samples import read_samples
 from san_deploy.errors import SanError, UsageError
+from san_deploy.self_check import check_endpoint
 from tests.tiny_models import tiny_artefact, tiny_model
 
 ROOT = Path(__file__).parents[3]
@@ -193,3 +197,23 @@ def test_a_real_server_gives_the_rows_of_san_embed(server: tuple[str, str], tmp_
         assert "image 0 cannot be read" in str(told["broken"])
         parameters = json.loads(str(told["config"]))["parameters"]
     assert parameters["san_sha256"]["string_value"] == load_artefact(STARTER).sha256
+
+
+@pytest.mark.slow
+def test_san_info_asks_a_real_server(
+    server: tuple[str, str], san: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, address = server
+    said = san("info", STARTER, "--run", "--endpoint", f"http://{address}/people")
+    assert "serves this very file" in said.err and "within its allowance" in said.out
+    said = san("info", STARTER, "--run", "--endpoint", f"http://{address}/nobody", code=1)
+    assert "refused" in said.err and "nobody" in said.err
+    # The rows that this server should not give.
+    artefact = load_artefact(STARTER)
+    assert artefact.samples is not None
+    rows = base64.b64encode(artefact.samples.array()[::-1].tobytes()).decode()
+    other = dataclasses.replace(
+        artefact, sha256="0" * 64, space="1" * 64, samples=dataclasses.replace(artefact.samples, rows=rows)
+    )
+    endpoint = Endpoint(f"http://{address}/v2/models/people/versions/1", other)
+    assert endpoint.serves().startswith("serves another network") and check_endpoint(endpoint).failures

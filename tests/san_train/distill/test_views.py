@@ -66,6 +66,23 @@ def test_composites_are_of_two_people_before_one_camera(folder: Path, crops: lis
     assert pairs and all(a.camera == b.camera and a.person != b.person for a, b in pairs)
 
 
+def test_a_persona_wears_the_same_before_every_camera(folder: Path, crops: list[Crop]) -> None:
+    views = open_views(folder, crops)
+    with np.load(folder / "views.npz") as stored:
+        other = stored["other"]
+    several = 0
+    for name in np.unique(views.persona):
+        shown = np.flatnonzero(views.persona == name)
+        worn = {(crops[views.crop[view]].person, crops[other[views.index[view]]].person) for view in shown}
+        assert len(worn) == 1 and len(set(views.pure[shown].tolist())) == 1
+        cameras = {crops[views.crop[view]].camera for view in shown}
+        several += not views.pure[shown[0]] and len(cameras) > 1
+    assert several > 10
+    # A person as dressed is one persona, whichever camera and view.
+    plain = views.persona[views.first]
+    assert len(set(plain.tolist())) == len({crop.person for crop in crops})
+
+
 def test_the_same_seed_gives_the_same_views(crops: list[Crop], toy_teacher: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_views(

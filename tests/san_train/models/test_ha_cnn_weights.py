@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from san_train.models.foreign_weights import read_state  # noqa: E402
 from san_train.models.ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork  # noqa: E402
-from san_train.models.ha_cnn_weights import load_torchreid, our_name, read_torchreid  # noqa: E402
+from san_train.models.ha_cnn_weights import load_torchreid, our_name  # noqa: E402
 
 from san_deploy.errors import SanError  # noqa: E402
 from tests.san_train.models.ha_cnn_oracle import State, draw_state, embed_literally  # noqa: E402
@@ -105,7 +106,7 @@ def test_checkpoints_are_read_without_running_code(
     path = tmp_path / "model.pth.tar-300"
     scores = {"epoch": 300, "rank1": np.float32(0.9), "mAP": np.float64(0.75)}
     torch.save({"state_dict": state, **scores}, path)
-    assert set(read_torchreid(path)) == set(state)
+    assert set(read_state(path)) == set(state)
     # NumPy 1 kept its numbers elsewhere.
     old = tmp_path / "old.pth.tar"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
@@ -113,16 +114,16 @@ def test_checkpoints_are_read_without_running_code(
             data = source.read(name)
             assert not name.endswith("data.pkl") or b"numpy" in data
             target.writestr(name, data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert torch.equal(read_torchreid(old)["conv.conv.bias"], state["conv.conv.bias"])
+    assert torch.equal(read_state(old)["conv.conv.bias"], state["conv.conv.bias"])
     torch.save({"state_dict": state, "extra": Code()}, path)
-    with pytest.raises(SanError, match="not a checkpoint of PyTorch"):
-        read_torchreid(path)
+    with pytest.raises(SanError, match="holds Python objects"):
+        read_state(path)
     assert capsys.readouterr().out == ""
     torch.save([1, 2], path)
     with pytest.raises(SanError, match="holds no state dict"):
-        read_torchreid(path)
+        read_state(path)
     path.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(SanError, match="not a checkpoint of PyTorch"):
-        read_torchreid(path)
+    with pytest.raises(SanError, match="holds Python objects"):
+        read_state(path)
     with pytest.raises(SanError, match="cannot be read"):
-        read_torchreid(tmp_path / "missing.pth")
+        read_state(tmp_path / "missing.pth")

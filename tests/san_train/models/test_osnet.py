@@ -118,7 +118,7 @@ def test_weights_that_do_not_fit() -> None:
         SanError, match="2 tensors are missing, unknown or of another shape, the first is conv5"
     ):
         load_osnet({name: value for name, value in state.items() if "conv5.bn.running" not in name})
-    with pytest.raises(SanError, match=r"hold NaN or infinity. In conv1"):
+    with pytest.raises(SanError, match=r"the weights hold NaN or infinity. In conv1"):
         load_osnet(state | {"conv1.conv.weight": torch.full_like(state["conv1.conv.weight"], float("nan"))})
     old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     assert load_osnet(old).settings.width == 0.25

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from san_deploy.datasets import DISTRACTOR, Crop
+from san_deploy.datasets import Crop
 from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file, atomic_folder
 from san_deploy.preprocess import resize_crop
 
 from ..data import CropCache
+from .personas import Cast, Persona
 from .settings import ViewSettings
-from .teacher import Answers, Teacher
+from .teacher import GRIDS, Answers, Teacher
 
 #: Views are kept at the height of the crop, this at most: what no network of ours needs is not worth the disk.
 _TALLEST = 208
-#: Maps are kept at this size and number of channels, by level, the last map first.
-_GRIDS = ((8, 4), (16, 8), (16, 8))
+#: Maps are kept with so many channels, by level, the last map first.
 _CHANNELS = (128, 64, 32)
 _CHUNK = 64
 _INDEX, _PIXELS, _NOTE = "views.npz", "pixels.bin", "views.json"
@@ -45,6 +45,7 @@ class TaughtViews:
         crop: `(N,)` the crop that each is of: an index into the crops that it was chosen for.
         pure: `(N,)` bool, whether it shows that crop's person in that person's clothes.
         first: `(N,)` bool, whether it is the crop as it is, or flipped.
+        persona: `(N,)` whom it shows, a number: views of one persona show the same clothes, by whichever camera.
         rows: `(N, D)` float32 for each teacher, unit rows.
         maps: of the first teacher, the last map first, `(N, C, h, w)` float16 each; on disk.
         index: `(N,)` places in the folder.
@@ -55,6 +56,7 @@ class TaughtViews:
     crop: np.ndarray
     pure: np.ndarray
     first: np.ndarray
+    persona: np.ndarray
     rows: tuple[np.ndarray, ...]
     maps: tuple[np.ndarray, ...]
     index: np.ndarray
@@ -86,10 +88,12 @@ def make_views(
 ) -> None:
     """Draw views of crops, ask the teachers, and write a folder of them that appears whole.
 
-    Each view has a generator of its own, seeded by (seed, crop, view): it does not depend on the others.
+    Each view has a generator of its own, seeded by (seed, crop, view): it does not depend on the others. What it
+    wears is drawn for a persona (`personas.Cast`): the same halves and the same garments before every camera.
 
     Args:
-        crops: of every person whom a network may learn from; `open_views` leaves out those that it may not.
+        crops: of every person whom a network may learn from; `open_views` leaves out those that it may not. The
+            crops of one person are one persona; who has no name is one by each tracklet.
         domain: `(N,)` the data set that each is from. Composites stay within a data set and a camera.
         teachers: one or more.
         folder: to write; replaced where it is one of ours.
@@ -102,13 +106,13 @@ def make_views(
         SanError: a crop cannot be read, a teacher's answer is not finite, the disk is full.
     """
     cache = CropCache(crops)
-    partners = _partners(crops, domain)
+    cast = Cast(crops, domain, settings, seed)
     jobs = [(number, crop) for number in range(settings.each) for crop in range(len(crops))]
 
-    def draw(job: tuple[int, int]) -> tuple[np.ndarray, int, bool]:
-        return _draw(job, cache, crops, partners, settings, seed)
+    def draw(job: tuple[int, int]) -> tuple[np.ndarray, int, Persona]:
+        return _draw(job, cache, cast, settings, seed)
 
-    offsets, shapes, other, pure = [], [], [], []
+    offsets, shapes, other, shown = [], [], [], []
     rows: list[list[np.ndarray]] = [[] for _ in teachers]
     maps: list[np.memmap] = []
     end = 0
@@ -116,6 +120,7 @@ def make_views(
         with (temporary / _PIXELS).open("wb") as pixels:
             for start, drawn in _chunks(jobs, draw, pool):
                 images = [image for image, _, _ in drawn]
+                # One after the other: OpenVINO 2026.4 locked up when two Python threads inferred at once.
                 answers = [teacher(images) for teacher in teachers]
                 for kept, answer in zip(rows, answers, strict=True):
                     norm = np.linalg.norm(answer.rows, axis=1, keepdims=True)
@@ -130,13 +135,13 @@ def make_views(
                     ]
                 for whole, part in zip(maps, small, strict=True):
                     whole[start : start + len(images)] = part
-                for image, partner, is_pure in drawn:
+                for image, partner, persona in drawn:
                     pixels.write(np.ascontiguousarray(image).tobytes())
                     offsets.append(end)
                     end += image.nbytes
                     shapes.append(image.shape[:2])
                     other.append(partner)
-                    pure.append(is_pure)
+                    shown.append(persona)
                 progress(len(images))
         for whole in maps:
             whole.flush()
@@ -147,7 +152,8 @@ def make_views(
             crop=np.array([crop for _, crop in jobs], np.int64),
             other=np.array(other, np.int64),
             first=np.array([number == 0 for number, _ in jobs]),
-            pure=np.array(pure),
+            pure=np.array([persona.pure for persona in shown]),
+            persona=np.unique([persona.name for persona in shown], return_inverse=True)[1].reshape(-1),
             offset=np.array(offsets, np.int64),
             shape=np.array(shapes, np.int64).reshape(-1, 2),
             maps=np.int64(len(maps)),
@@ -193,6 +199,7 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
         crop=here[data["crop"][index]],
         pure=data["pure"][index],
         first=data["first"][index],
+        persona=data["persona"][index],
         rows=tuple(part[index] for part in rows),
         maps=tuple(maps),
         index=index,
@@ -215,7 +222,7 @@ def _key(crop: Crop) -> str:
 
 def _chunks(
     jobs: list[tuple[int, int]], draw: Callable[[tuple[int, int]], Any], pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, list[tuple[np.ndarray, int, bool]]]]:
+) -> Iterator[tuple[int, list[tuple[np.ndarray, int, Persona]]]]:
     """Chunks of drawn views; the next one is drawn while the teachers look at this one."""
     following = pool.map(draw, jobs[:_CHUNK])
     for start in range(0, len(jobs), _CHUNK):
@@ -224,52 +231,27 @@ def _chunks(
         yield start, drawn
 
 
-def _partners(crops: Sequence[Crop], domain: Sequence[int]) -> list[list[int]]:
-    """For each crop, those of its data set and camera that are of other people: of other tracklets where unnamed."""
-    by_camera: dict[tuple[int, str], list[int]] = {}
-    for number, (crop, where) in enumerate(zip(crops, domain, strict=True)):
-        by_camera.setdefault((where, crop.camera), []).append(number)
-    groups: dict[tuple[int, str, int, str], list[int]] = {}
-    found: list[list[int]] = []
-    for crop, where in zip(crops, domain, strict=True):
-        known = crop.person > DISTRACTOR
-        key = (where, crop.camera, crop.person, "" if known else crop.track)
-        if key not in groups:
-            groups[key] = [
-                other
-                for other in by_camera[where, crop.camera]
-                if (crops[other].person != crop.person if known else crops[other].track != crop.track)
-            ]
-        found.append(groups[key])
-    return found
-
-
 def _draw(
-    job: tuple[int, int],
-    cache: CropCache,
-    crops: Sequence[Crop],
-    partners: list[list[int]],
-    settings: ViewSettings,
-    seed: int,
-) -> tuple[np.ndarray, int, bool]:
-    """One view, the other crop in it (itself where there is none), and whether it is of one person as dressed."""
+    job: tuple[int, int], cache: CropCache, cast: Cast, settings: ViewSettings, seed: int
+) -> tuple[np.ndarray, int, Persona]:
+    """One view, the other crop in it (itself where there is none), and whom it shows."""
     number, crop = job
     rng = np.random.default_rng([seed, number, crop, 5])
-    image, other, pure = cache[crop], crop, True
+    image, other, persona = cache[crop], crop, cast.persona(number, crop)
     if number:
-        if partners[crop] and rng.random() < settings.composite:
-            other, pure = int(rng.choice(partners[crop])), False
-            halves = (image, cache[other]) if rng.random() < 0.5 else (cache[other], image)
+        if persona.partner is not None:
+            other = cast.crop_of(persona.partner, crop, rng)
+            halves = (image, cache[other]) if persona.above else (cache[other], image)
             image = composite(*halves, rng)
-        if rng.random() < settings.garment:
-            image, pure = other_garments(image, rng), False
+        if persona.garments is not None:
+            image = other_garments(image, np.random.default_rng(persona.garments))
         image = _cut_out(image, settings.area, rng)
     if rng.random() < settings.flip:
         image = image[:, ::-1]
     if image.shape[0] > _TALLEST:
         width = max(1, round(image.shape[1] * _TALLEST / image.shape[0]))
         image = resize_crop(np.ascontiguousarray(image), (_TALLEST, width))
-    return np.ascontiguousarray(image), other, pure
+    return np.ascontiguousarray(image), other, persona
 
 
 def composite(upper: np.ndarray, lower: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -343,7 +325,7 @@ def _reduced(answer: Answers) -> list[np.ndarray]:
     """
     found = []
     for level, values in enumerate(answer.maps):
-        pooled = _pooled(values, _GRIDS[level])
+        pooled = _pooled(values, GRIDS[level])
         channels = pooled.shape[1]
         if channels > _CHANNELS[level]:
             mixer = np.random.default_rng([level, channels]).standard_normal((channels, _CHANNELS[level]))

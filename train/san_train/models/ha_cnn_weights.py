@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from san_deploy.errors import SanError
-
+from .foreign_weights import PARALLEL, fill
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
 
 #: torchreid's classifiers are of its training people.
 _CLASSIFIERS = ("classifier_global.", "classifier_local.")
-#: What torch.nn.DataParallel puts in front of every name.
-_PARALLEL = "module."
 #: Head of torchreid's name -> head of ours; numbers in names count from 1 there, from 0 here.
 _HEADS: tuple[tuple[str, str], ...] = (
     (r"conv", "stem"),
@@ -48,41 +40,6 @@ def _path(match: re.Match[str]) -> str:
     return f".paths.{int(match[1]) - 1}."
 
 
-def read_torchreid(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint that torchreid wrote. No code in the file is run (`weights_only`).
-
-    Args:
-        path: a `.pth.tar` or `.pth`. torchreid saves scores beside the weights, as NumPy numbers.
-
-    Raises:
-        SanError: missing, no such file, or more in it than tensors and numbers.
-    """
-    try:
-        with torch.serialization.safe_globals(_numbers()):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SanError(f"{path} cannot be read", why=error.strerror or str(error)) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise SanError(
-            f"{path} is not a checkpoint of PyTorch that holds weights alone",
-            why=(str(error).splitlines() or ["it is cut short"])[0],
-        ) from error
-    for wrapper in ("state_dict", "model", "encoder"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-            break
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SanError(f"{path} holds no state dict")
-    return state
-
-
-def _numbers() -> list[Any]:
-    """What makes a NumPy number out of bytes, and nothing else; NumPy 1 has it under another name."""
-    kinds = [np.dtype(kind) for kind in ("f4", "f8")]
-    make = kinds[0].type(0).__reduce__()[0]
-    return [make, (make, "numpy.core.multiarray.scalar"), np.dtype, *(type(kind) for kind in kinds)]
-
-
 def load_torchreid(state: Mapping[str, Tensor], *, align_corners: bool = False) -> HarmoniousAttentionNetwork:
     """The network that torchreid's weights make, on the CPU, in evaluation mode.
 
@@ -95,24 +52,10 @@ def load_torchreid(state: Mapping[str, Tensor], *, align_corners: bool = False) 
         SanError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
     """
     given = {
-        our_name(name.removeprefix(_PARALLEL)): tensor
+        our_name(name.removeprefix(PARALLEL)): tensor
         for name, tensor in state.items()
-        if not name.removeprefix(_PARALLEL).startswith(_CLASSIFIERS)
+        if not name.removeprefix(PARALLEL).startswith(_CLASSIFIERS)
     }
     local = any(name.startswith("streams.") for name in given)
     network = HarmoniousAttentionNetwork(HaCnnSettings(local=local, align_corners=align_corners))
-    expected = network.state_dict()
-    # PyTorch 0.4.0 had no such counters, and evaluation does not read them.
-    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
-    wrong = sorted((set(expected) ^ set(given)) - (counters - set(given)))
-    wrong += sorted(name for name in set(expected) & set(given) if expected[name].shape != given[name].shape)
-    if wrong:
-        raise SanError(
-            "these are no weights of torchreid's HA-CNN",
-            why=f"{len(wrong)} tensors are missing, unknown or of another shape, the first is {wrong[0]}",
-        )
-    broken = [name for name in given if not torch.isfinite(given[name]).all()]
-    if broken:
-        raise SanError("torchreid's weights hold NaN or infinity", why=f"in {broken[0]}")
-    network.load_state_dict({**expected, **given})
-    return network.eval()
+    return fill(network, given, "torchreid's HA-CNN")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from san_deploy.errors import SanError
 
+from .foreign_weights import PARALLEL, fill
 from .osnet import OmniScaleNetwork, OsNetSettings
 
 #: What may stand in front of every name: torch.nn.DataParallel's, and those of wrappers around a backbone.
-_PREFIXES = ("module.", "model.", "encoder.", "backbone.")
+_PREFIXES = (PARALLEL, "model.", "encoder.", "backbone.")
 #: torchreid's `osnet` calls the streams a to d, and puts what shrinks the map behind the blocks.
 _RENAMED = (
     (re.compile(r"\.conv2a\."), ".conv2.0.layers.0."),
@@ -60,18 +60,4 @@ def load_osnet(state: Mapping[str, Tensor], size_hw: tuple[int, int] = (256, 128
         variant="ain" if inside else "ibn" if instance else "plain",
         head_dim=given["fc.0.weight"].shape[0],
     )
-    network = OmniScaleNetwork(settings)
-    expected = network.state_dict()
-    # Evaluation does not read the counters, and old files have none.
-    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
-    bad = sorted((set(expected) ^ set(given)) - (counters - set(given)))
-    bad += sorted(name for name in set(expected) & set(given) if expected[name].shape != given[name].shape)
-    if bad:
-        raise SanError(
-            wrong, why=f"{len(bad)} tensors are missing, unknown or of another shape, the first is {bad[0]}"
-        )
-    broken = [name for name in given if not torch.isfinite(given[name]).all()]
-    if broken:
-        raise SanError("OSNet's weights hold NaN or infinity", why=f"in {broken[0]}")
-    network.load_state_dict({**expected, **given})
-    return network.eval()
+    return fill(OmniScaleNetwork(settings), given, "OSNet")

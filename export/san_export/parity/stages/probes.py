@@ -14,8 +14,7 @@ from san_deploy.artefact import INPUT_NAME, Artefact
 from san_deploy.backends.onnxruntime import int8_entries
 from san_deploy.backends.ort import onnxruntime, quiet_options
 from san_deploy.errors import SanError, first_line
-from san_deploy.io.cpu import usable_cores
-from san_deploy.io.memory import give_back
+from san_deploy.io.cpu import give_back, usable_cores
 
 from ...graph.graph import Graph, view
 from ...graph.mask_branches import MaskBranch, find_branches
