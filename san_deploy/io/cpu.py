@@ -92,7 +92,7 @@ def keep_freed() -> bool:
     """Let this process keep what it frees, for work that takes as much again at once, such as a step of training.
 
     By default glibc takes large blocks from the system for each use, which has to clear them, page by page. Measured:
-    docs/benchmarks.md. Two environment variables of glibc's, where they are set, are left alone.
+    docs/benchmarks.md. Environment variables of glibc's, where they are set, are left alone.
 
     Returns:
         Whether the C library took it.
