@@ -252,7 +252,8 @@ def bf16_share(rounds: int = 4) -> float:
     """
     with torch.random.fork_rng(devices=()):
         layers = [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-        block = nn.Sequential(*layers, nn.Conv2d(64, 64, 3, padding=1)).to(memory_format=torch.channels_last)
+        block: Any = nn.Sequential(*layers, nn.Conv2d(64, 64, 3, padding=1))
+        block = block.to(memory_format=torch.channels_last)
         x = torch.rand(16, 64, 32, 16).to(memory_format=torch.channels_last)
 
     def step(enabled: bool) -> float:

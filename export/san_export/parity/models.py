@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,7 +58,7 @@ class ParityModel:
         calls: of `rows` at a time.
         model: of an ONNX file, as it lies on the disk.
         as_it_is: of an FP16 file on a CPU, whose `rows` round as a GPU does: the file itself.
-        close: gives the memory back that `rows` and `as_it_is` take; neither is called after it.
+        close: gives the memory back that `rows` and `as_it_is` hold between calls.
         outputs: rows that another program computed, by the crop's path below the folder; then `rows` is not called.
         resize: of another pipeline, which its crops are brought to size with in place of san-deploy's.
         notes: for people.
@@ -313,24 +314,32 @@ class RawOnnx:
     """An ONNX graph in ONNX Runtime on the CPU, one thread a call, a batch in one call, rows as they come.
 
     Args:
-        data: of the file.
+        data: of the file; not kept.
         path: for messages.
         artefact: what it says of itself.
         fixed: crops that the graph takes, no more and no fewer; what a batch lacks is filled up with its last crop.
+        again: makes `data` once more, where it is called after `close`.
 
     Raises:
         SanError: it does not open.
     """
 
-    def __init__(self, data: bytes, path: Path, artefact: Artefact, fixed: int | None = None) -> None:
+    def __init__(
+        self, data: bytes, path: Path, artefact: Artefact, fixed: int | None, again: Callable[[], bytes]
+    ) -> None:
         self._path = path
         self._artefact = artefact
         self._fixed = fixed
-        self._session: Any = open_cpu(data, path, entries=int8_entries(artefact))
+        self._again = again
+        self._lock = threading.Lock()
+        self._session: Any = self._open(data)
 
     def close(self) -> None:
-        """Give the memory of the session back; it is not called after this."""
+        """Give the memory of the session back, until the next call."""
         self._session = None
+
+    def _open(self, data: bytes) -> Any:
+        return open_cpu(data, self._path, entries=int8_entries(self._artefact))
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """`(n, H, W, 3)` uint8 BGR to whatever the graph gives, float32; SanError where it fails."""
@@ -344,10 +353,10 @@ class RawOnnx:
         return np.concatenate(parts)
 
     def _run(self, crops: np.ndarray) -> np.ndarray:
+        with self._lock:
+            session = self._session = self._session or self._open(self._again())
         try:
-            rows: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._artefact.to_input(crops)})[
-                0
-            ]
+            rows: np.ndarray = session.run([OUTPUT_NAME], {INPUT_NAME: self._artefact.to_input(crops)})[0]
         except SanError:
             raise
         except Exception as error:  # its exceptions have no common base but this
@@ -450,7 +459,7 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
     if artefact.engine is not None:
         raise SanError(f"{path} says that it is an engine", do=_EXPORT)
     fixed = _batch_of(model)
-    raw = RawOnnx(data, path, artefact, fixed)
+    raw = RawOnnx(data, path, artefact, fixed, model.SerializeToString)
     cores = usable_cores()
     opened = ParityModel(
         path,
@@ -469,7 +478,11 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
         opened = replace(opened, optimum=fixed, maximum=fixed, fixed=True, notes=(*opened.notes, note))
     if not (rounded and has_fp16(model)):
         return opened
-    measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact, fixed)
+
+    def emulated() -> bytes:
+        return emulate_fp16(model).SerializeToString()
+
+    measured = RawOnnx(emulated(), path, artefact, fixed, emulated)
 
     def close() -> None:
         raw.close()

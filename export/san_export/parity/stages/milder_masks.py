@@ -58,7 +58,9 @@ def graph_rows(model: onnx.ModelProto, artefact: Artefact) -> RowsWithMask:
     """Of a graph whose masks are replaced, in ONNX Runtime on the CPU."""
 
     def rows(images: np.ndarray, mask: str) -> np.ndarray:
-        session = open_diagnostic(replace_masks(model, mask), artefact, threads=usable_cores())
+        # As bytes, so that no second copy of the weights is held while ONNX Runtime makes its own.
+        data = replace_masks(model, mask).SerializeToString()
+        session = open_diagnostic(data, artefact, threads=usable_cores())
         parts = [artefact.to_input(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
         return np.concatenate([run(session, {INPUT_NAME: part}, [OUTPUT_NAME])[0] for part in parts])
 
