@@ -101,7 +101,7 @@ def backbone_of(network: Network) -> ResNet | None:
 
 def std_of(network: Network) -> tuple[float, float, float]:
     """What its pixels are divided by, RGB, units of 0..1: ImageNet's, unless its settings say another (`std_rgb`)."""
-    own: tuple[float, float, float] = getattr(network.settings, "std_rgb", STD_RGB)
+    own: tuple[float, float, float] = getattr(getattr(network, "settings", None), "std_rgb", STD_RGB)
     return own
 
 
