@@ -100,8 +100,9 @@ def command(
 ) -> None:
     """Wrap MODEL, a network from a crop to an embedding, so that every command here takes it.
 
-    An .onnx file is any network. PyTorch weights (.pth, .pt, .tar, .safetensors, or a folder of Roboflow's reid) are
-    of a network that we have: -o FILE.safetensors makes a checkpoint, -o FILE.onnx exports it as well.
+    An .onnx file is any network, and so is the .xml file of an IR of OpenVINO. PyTorch weights (.pth, .pt, .tar,
+    .safetensors, or a folder of Roboflow's reid) are of a network that we have: -o FILE.safetensors makes a checkpoint,
+    -o FILE.onnx exports it as well.
 
     An ONNX network's input is (pixel / scale - mean) / std. The artefact takes uint8 BGR crops, gives unit rows, and
     is compared with the original before it gets its name.

@@ -461,6 +461,10 @@ def people_text(matching: Matching, people: Identities, accuracy: IdentityAccura
             f"B-cubed F1 {accuracy.b_cubed_f1:7.1%}  precision {accuracy.b_cubed_precision:.1%}, "
             f"recall {accuracy.b_cubed_recall:.1%}"
         )
+        if accuracy.idf1 is not None and accuracy.hota is not None:
+            lines.append(
+                f"IDF1       {accuracy.idf1:7.1%}  HOTA {accuracy.hota:.1%}, over all cameras' frames"
+            )
         if accuracy.people:
             fraction = accuracy.whole / accuracy.people
             lines.append(

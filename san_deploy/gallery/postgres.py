@@ -165,19 +165,21 @@ class PostgresGallery:
         now = time.time()
         with self._told(), self._db.transaction():
             try:
-                with self._db.cursor() as cursor:
-                    cursor.executemany(
-                        "INSERT INTO san_tracks (space_id, camera, track, person, crops, start_s, end_s, added_s,"
-                        " embedding) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s::vector)",
-                        [
+                with (
+                    self._db.cursor() as cursor,
+                    cursor.copy(
+                        "COPY san_tracks (space_id, camera, track, person, crops, start_s, end_s, added_s, embedding)"
+                        " FROM STDIN"
+                    ) as copy,
+                ):
+                    for at, track in enumerate(tracks.track.tolist()):
+                        copy.write_row(
                             (
-                                self._id, tracks.camera, str(tracks.track[at]), persons[at], int(tracks.crops[at]),
+                                self._id, tracks.camera, track, persons[at], int(tracks.crops[at]),
                                 none_if_nan(tracks.start[at]), none_if_nan(tracks.end[at]), now,
                                 _text(tracks.embedding[at]),
                             )
-                            for at in range(len(tracks.track))
-                        ],
-                    )  # fmt: skip
+                        )  # fmt: skip
             except psycopg.errors.UniqueViolation as error:
                 raise SanError(
                     f"{self._name} has a tracklet of camera {tracks.camera} with a name that comes again",

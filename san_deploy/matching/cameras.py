@@ -35,6 +35,7 @@ class Camera:
         lost_tracks: tracklets that are not in `tracks` since none of their crops is readable, sorted.
         blank: crops of one colour all over, which match each other.
         clock: whether these are seconds of a clock that other cameras share, not of the camera's own video.
+        boxes: `(T,)` int64, in how many frames a tracklet was seen, 0 where nobody said; None where nobody did at all.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Camera:
     start: np.ndarray | None = None
     end: np.ndarray | None = None
     clock: bool = False
+    boxes: np.ndarray | None = None
     lost_tracks: Sequence[str] = ()
     blank: Sequence[str] = ()
 

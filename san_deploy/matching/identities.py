@@ -13,7 +13,6 @@ behind both where people are absent from a camera.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -299,73 +298,138 @@ def _between_groups(similarity: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _sparse(matching: Matching, nodes: _Nodes) -> tuple[list[list[int]], float]:
-    """Agglomeration over stored pairs; the others count as the floor, the least similarity that was stored."""
+    """Agglomeration over stored pairs; the others count as the floor, the least similarity that was stored.
+
+    Every two groups that are each other's most similar are joined at once, round by round. That gives what joining
+    the most similar of all gives, one by one: no average with a joined group exceeds both averages with its parts
+    (reducibility; Murtagh, The Computer Journal 1983).
+    """
     nothing = np.empty(0, np.int64)
     parts = [(nothing, nothing, np.empty(0, np.float32)), *_stored(matching, nodes)]
     a, b, values = (np.concatenate([part[k] for part in parts]) for k in range(3))
     values = nodes.shifted(a, b, values)
     floor = float(values.min(initial=1.0))
+    groups = _Groups(nodes)
+    links = groups.links(a, b, values)
     limit = float(np.float32(matching.threshold))
-    groups = dict(enumerate(_seeds(nodes)))
-    sums, counts = _links(groups, (a, b, values), len(nodes))
-
-    def score(i: int, j: int) -> float:
-        pairs = len(groups[i]) * len(groups[j])
-        return (sums[i][j] + (pairs - counts[i].get(j, 1)) * floor) / pairs
-
-    version = [0] * len(groups)
-    heap = [
-        (-value, i, j, 0, 0) for i in groups for j in sums[i] if i < j and (value := score(i, j)) >= limit
-    ]
-    heapq.heapify(heap)
-    while heap:
-        _, i, j, version_i, version_j = heapq.heappop(heap)
-        if i not in groups or j not in groups or (version[i], version[j]) != (version_i, version_j):
-            continue
-        if not nodes.allowed(np.array(groups[i])[:, None], np.array(groups[j])[None, :]).all():
-            del sums[i][j], sums[j][i]
-            continue
-        groups[i].extend(groups.pop(j))
-        version[i] += 1
-        del sums[i][j], sums[j][i]
-        for k, total in sums[j].items():
-            count = counts[j].get(k, 1) + (counts[i].get(k, 1) if k in sums[i] else 0)
-            sums[i][k] = sums[k][i] = total + sums[i].get(k, 0.0)
-            counts[i][k] = counts[k][i] = count
-            del sums[k][j]
-        sums[j] = {}
-        for k in sums[i]:
-            value = score(i, k)
-            if value >= limit:
-                first, second = min(i, k), max(i, k)
-                heapq.heappush(heap, (-value, first, second, version[first], version[second]))
-    return list(groups.values()), floor
+    while True:
+        pairs = groups.size[links.first] * groups.size[links.second]
+        mean = (links.total + (pairs - links.count) * floor) / pairs
+        kept = (mean >= limit) & ~links.blocked
+        unknown = np.flatnonzero(kept & ~links.checked & (links.count < pairs))
+        links.blocked[unknown] = ~groups.allowed(links.first[unknown], links.second[unknown])
+        links.checked[unknown] = True
+        kept = np.flatnonzero(kept & ~links.blocked)
+        if not len(kept):
+            return groups.members(), floor
+        chosen = groups.nearest_of_each_other(links.first[kept], links.second[kept], mean[kept])
+        links = groups.join(links.first[kept[chosen]], links.second[kept[chosen]], links)
 
 
-def _links(
-    groups: dict[int, list[int]], edges: tuple[np.ndarray, np.ndarray, np.ndarray], nodes: int
-) -> tuple[list[dict[int, float]], list[dict[int, int]]]:
-    """Of two groups the sum of the similarities that are stored; and how many these are, where not one."""
-    home = np.empty(nodes, np.int64)
-    for number, members in groups.items():
-        home[members] = number
-    i, j, values = home[edges[0]], home[edges[1]], edges[2].astype(np.float64)
-    i, j, values = np.concatenate([i, j]), np.concatenate([j, i]), np.concatenate([values, values])
-    code, inverse = np.unique(i * len(groups) + j, return_inverse=True)
-    total, count = np.bincount(inverse, values), np.bincount(inverse)
-    first, second = code // len(groups), code % len(groups)
-    inside = first != second
-    first, second, total, count = first[inside], second[inside], total[inside], count[inside]
-    bounds = np.searchsorted(first, np.arange(len(groups) + 1)).tolist()
-    names, numbers = second.tolist(), total.tolist()
-    sums = [
-        dict(zip(names[start:end], numbers[start:end], strict=True))
-        for start, end in itertools.pairwise(bounds)
-    ]
-    counts: list[dict[int, int]] = [{} for _ in groups]
-    for place in np.flatnonzero(count > 1).tolist():
-        counts[int(first[place])][int(second[place])] = int(count[place])
-    return sums, counts
+@dataclass(frozen=True)
+class _Links:
+    """Pairs of groups of which a similarity is stored, each once.
+
+    Attributes:
+        first, second: `(L,)` int64, groups, the lesser number first.
+        total: sum of the similarities that are stored, float64.
+        count: how many these are.
+        blocked: whether they cannot be one person.
+        checked: whether `blocked` is known.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    total: np.ndarray
+    count: np.ndarray
+    blocked: np.ndarray
+    checked: np.ndarray
+
+    def together(self, groups: int) -> _Links:
+        """The same with each pair once."""
+        code = self.first * groups + self.second
+        order = np.argsort(code, kind="stable")
+        start = np.flatnonzero(np.diff(code[order], prepend=-1))
+        if not len(start):
+            return self
+        first, second = self.first[order][start], self.second[order][start]
+        total, count = (np.add.reduceat(item[order], start) for item in (self.total, self.count))
+        blocked = np.logical_or.reduceat(self.blocked[order], start)
+        checked = np.logical_and.reduceat(self.checked[order], start)
+        return _Links(first, second, total, count, blocked, checked)
+
+
+class _Groups:
+    """Groups of tracklets that grow, by number."""
+
+    def __init__(self, nodes: _Nodes) -> None:
+        self._nodes = nodes
+        seeds = _seeds(nodes)
+        self._home = np.empty(len(nodes), np.int64)
+        for number, members in enumerate(seeds):
+            self._home[members] = number
+        self.size = np.bincount(self._home, minlength=len(seeds))
+        #: Ties are settled by it, not by names.
+        self._place = np.full(len(seeds), len(nodes))
+        np.minimum.at(self._place, self._home, np.argsort(nodes.order()))
+
+    def members(self) -> list[list[int]]:
+        """The tracklets of each group."""
+        order = np.argsort(self._home, kind="stable")
+        return [part.tolist() for part in np.split(order, np.cumsum(self.size[self.size > 0])[:-1])]
+
+    def links(self, a: np.ndarray, b: np.ndarray, similarity: np.ndarray) -> _Links:
+        """What stored pairs of tracklets say of the groups."""
+        no = np.zeros(len(a), bool)
+        ones = np.ones(len(a), np.int64)
+        return self._ordered(
+            _Links(self._home[a], self._home[b], similarity.astype(np.float64), ones, no, no)
+        )
+
+    def _ordered(self, links: _Links) -> _Links:
+        between = links.first != links.second
+        parts = (links.first, links.second, links.total, links.count, links.blocked, links.checked)
+        a, b, *rest = (item[between] for item in parts)
+        return _Links(np.minimum(a, b), np.maximum(a, b), *rest).together(len(self.size))
+
+    def allowed(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Whether all tracklets of the groups `a` can be one person with all of `b`, `(L,)` each."""
+        if not len(a):
+            return np.empty(0, bool)
+        order = np.argsort(self._home, kind="stable")
+        start = np.cumsum(self.size) - self.size
+        pairs = self.size[a] * self.size[b]
+        first = np.cumsum(pairs) - pairs
+        place = np.arange(int(pairs.sum())) - np.repeat(first, pairs)
+        width = np.repeat(self.size[b], pairs)
+        one = order[np.repeat(start[a], pairs) + place // width]
+        two = order[np.repeat(start[b], pairs) + place % width]
+        result: np.ndarray = np.logical_and.reduceat(self._nodes.allowed(one, two), first)
+        return result
+
+    def nearest_of_each_other(self, a: np.ndarray, b: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Which of the pairs of groups are most similar to each other; the most similar of all is among them."""
+        low, high = np.minimum(self._place[a], self._place[b]), np.maximum(self._place[a], self._place[b])
+        rank = np.empty(len(a), np.int64)
+        rank[np.lexsort((high, low, -mean))] = np.arange(len(a))
+        best = np.full(len(self.size), len(a))
+        np.minimum.at(best, a, rank)
+        np.minimum.at(best, b, rank)
+        return np.flatnonzero((best[a] == rank) & (best[b] == rank))
+
+    def join(self, a: np.ndarray, b: np.ndarray, links: _Links) -> _Links:
+        """Join the groups `a` with `b`, no group twice; the links of what there is then."""
+        new = np.arange(len(self.size))
+        new[b] = a
+        self._home = new[self._home]
+        self.size[a] += self.size[b]
+        self.size[b] = 0
+        self._place[a] = np.minimum(self._place[a], self._place[b])
+        changed = np.zeros(len(self.size), bool)
+        changed[a] = True
+        first, second = new[links.first], new[links.second]
+        checked = links.checked & ~changed[first] & ~changed[second]
+        return self._ordered(_Links(first, second, links.total, links.count, links.blocked, checked))
 
 
 def _stored(matching: Matching, nodes: _Nodes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

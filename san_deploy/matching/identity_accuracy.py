@@ -1,17 +1,19 @@
-"""People over all cameras judged by labels: pairs, B-cubed, and people who were recovered whole."""
+"""People over all cameras judged by labels: pairs, B-cubed, people who were recovered whole, IDF1 and HOTA."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..datasets.records import DISTRACTOR
 from .accuracy import TrackToPid
+from .assignment import assign
 from .identities import Identities
 from .match import Matching
+from .similarity import Edges
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class IdentityAccuracy:
         b_cubed_recall: mean over tracklets of the fraction of its true person that is in its found person.
         whole: true people with two tracklets or more whose tracklets, and no others, are one found person.
         people: true people with two tracklets or more.
+        idf1: over the frames of all cameras, the fraction of boxes whose person is the true one, where each found
+            person is taken for one true person at most, the best way (Ristani et al., ECCV 2016); None where it is not
+            known in how many frames each tracklet was seen.
+        hota: likewise HOTA (Luiten et al., IJCV 2021). Boxes are taken as they are: of a detector's and a tracker's
+            errors neither says anything, and detection accuracy is 1.
     """
 
     pair_precision: float | None
@@ -35,6 +42,8 @@ class IdentityAccuracy:
     b_cubed_recall: float
     whole: int
     people: int
+    idf1: float | None = None
+    hota: float | None = None
 
     @property
     def pair_f1(self) -> float | None:
@@ -71,13 +80,43 @@ def score_people(
     """
     found: list[int] = []
     true: list[int] = []
+    boxes: list[int] = []
     for camera, people in zip(matching.cameras, identities.person, strict=True):
-        for track, person in zip(camera.tracks.tolist(), people.tolist(), strict=True):
+        counts = np.zeros(len(people), np.int64) if camera.boxes is None else camera.boxes
+        for track, person, count in zip(
+            camera.tracks.tolist(), people.tolist(), counts.tolist(), strict=True
+        ):
             pid = track_to_pid.get((camera.name, track))
             if pid is not None:
                 found.append(person)
                 true.append(pid if pid != DISTRACTOR else -1 - len(true))
-    return judge(found, true) if found else None
+                boxes.append(count)
+    if not found:
+        return None
+    judged = judge(found, true)
+    if min(boxes) > 0:
+        idf1, hota = over_frames(found, true, boxes)
+        return replace(judged, idf1=idf1, hota=hota)
+    return judged
+
+
+def over_frames(found: list[int], true: list[int], boxes: list[int]) -> tuple[float, float]:
+    """IDF1 and HOTA of two groupings of the same N tracklets, each of so many boxes, at least 1.
+
+    Every box is found, at its true place. So IDF1's precision and recall are one, and HOTA is the root of the
+    association accuracy at every threshold of overlap.
+    """
+    weight = np.array(boxes, np.float64)
+    people, of_found = np.unique(found, return_inverse=True)
+    pids, of_true = np.unique(true, return_inverse=True)
+    code, inverse = np.unique(of_found * len(pids) + of_true, return_inverse=True)
+    row, column = code // len(pids), code % len(pids)
+    both = np.bincount(inverse, weight)
+    edges = Edges(row.astype(np.int32), column.astype(np.int32), both.astype(np.float32))
+    match = assign(edges, (len(people), len(pids)), 0.0)
+    idf1 = both[match[row] == column].sum() / weight.sum()
+    either = np.bincount(of_found, weight)[row] + np.bincount(of_true, weight)[column] - both
+    return float(idf1), float(np.sqrt((both * both / either).sum() / weight.sum()))
 
 
 def judge(found: list[int], true: list[int]) -> IdentityAccuracy:

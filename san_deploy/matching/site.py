@@ -279,12 +279,14 @@ def with_times(camera: Camera, offset_s: float | None = None) -> Camera:
             raise UsageError(f"--clock {camera.name} sets a clock, and {camera.folder / TRACKS} is not there")
         return camera
     start, end = np.full((2, len(camera.tracks)), np.nan)
+    boxes = np.zeros(len(camera.tracks), np.int64)
     for number, track in enumerate(camera.tracks.tolist()):
         if track in times:
             start[number], end[number] = times[track].start_s, times[track].end_s
+            boxes[number] = times[track].boxes
     clock = offset_s is not None or all(item.clock for item in times.values())
     shift = offset_s or 0.0
-    return replace(camera, start=start + shift, end=end + shift, clock=clock)
+    return replace(camera, start=start + shift, end=end + shift, clock=clock, boxes=boxes)
 
 
 def parse_clocks(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:

@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 from ..images import spread
 from ..matching.accuracy import Accuracy
-from ..matching.cameras import Camera
 from ..matching.identities import Identities
 from ..matching.identity_accuracy import IdentityAccuracy
 from ..matching.match import FORBIDDEN, TAKEN, Candidate, Matching, MatchRow, PairMatching, iter_rows
@@ -79,7 +78,7 @@ def write_report(
     Raises:
         OSError: no space, no permission; `atomic_folder` says it in words.
     """
-    album = _Album(findings.matching.cameras, progress)
+    album = _Album(findings.matching, progress)
     tables = _Tables(findings, album)
     context = _context(findings, album, tables, title)
     write_page(path, environment().get_template("match_report.html.j2"), context)
@@ -88,7 +87,8 @@ def write_report(
 class _Album:
     """Which crops of each tracklet are shown; each is read when the page is written."""
 
-    def __init__(self, cameras: Sequence[Camera], progress: Callable[[int], Any] | None) -> None:
+    def __init__(self, matching: Matching, progress: Callable[[int], Any] | None) -> None:
+        cameras = matching.cameras
         self._progress = progress
         self._files: list[Path] = []
         self.total: list[int] = []
@@ -97,13 +97,17 @@ class _Album:
         tracklets = sum(len(camera.tracks) for camera in cameras)
         budget = MAX_PICTURES
         shown: dict[str, set[int]] = {}
+        unsure = _unsure(matching)
         for left, camera in zip(
             range(len(cameras), 0, -1), sorted(cameras, key=lambda item: len(item.tracks)), strict=True
         ):
             count = (
                 len(camera.tracks) if tracklets <= MAX_PICTURES else min(len(camera.tracks), budget // left)
             )
-            shown[camera.name] = set(spread(range(len(camera.tracks)), max(1, count)))
+            # Where not all fit, those that somebody should look at come first.
+            first = spread(sorted(unsure[camera.name]), min(count, len(unsure[camera.name])))
+            others = sorted({*range(len(camera.tracks))} - {*first})
+            shown[camera.name] = {*first, *spread(others, max(1 - len(first), count - len(first)))}
             budget -= count
         for camera in cameras:
             each = min(CROPS_PER_TRACKLET, max(1, CROP_BUDGET // len(cameras) // max(1, len(camera.tracks))))
@@ -123,6 +127,16 @@ class _Album:
             if self._progress:
                 self._progress(1)
             yield crop_uri(path).partition("base64,")[2]
+
+
+def _unsure(matching: Matching) -> dict[str, set[int]]:
+    """By camera the tracklets of unsure matches."""
+    found: dict[str, set[int]] = {camera.name: set() for camera in matching.cameras}
+    for pair in matching.pairs:
+        rows = np.flatnonzero(pair.unsure)
+        found[pair.camera_a].update(rows.tolist())
+        found[pair.camera_b].update(pair.match_of_a[rows].tolist())
+    return found
 
 
 class _Tables:

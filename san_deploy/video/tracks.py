@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,18 +24,20 @@ class TrackTime:
     Attributes:
         start_s, end_s: seconds since 1970 (UTC) where `clock`, else since the first frame of its camera's video.
         clock: whether these are times of day, which cameras share.
+        boxes: in how many frames it was seen; 0 where the file does not say.
     """
 
     start_s: float
     end_s: float
     clock: bool
+    boxes: int = 0
 
 
 def read_track_times(folder: Path) -> dict[str, TrackTime]:
     """`{track: when}` of a camera's folder; empty where it has no tracks.csv.
 
     Times are seconds, or ISO 8601 (`2026-03-01T09:30:00.5`, with or without a zone; without one they are taken for
-    UTC, the same for all cameras). Further columns are passed over.
+    UTC, the same for all cameras). A column `boxes` counts frames; further ones are passed over.
 
     Raises:
         SanError: a column is missing, a line cannot be read, ends before it starts, names a track twice, or some
@@ -54,7 +57,7 @@ def read_track_times(folder: Path) -> dict[str, TrackTime]:
                 if not track or track in found:
                     what = f"names {track} twice" if track else "has no track"
                     raise SanError(f"{path}, line {line} {what}", do="mend or remove the line")
-                found[track] = _times(row["start"] or "", row["end"] or "", f"{path}, line {line}")
+                found[track] = _times(row, f"{path}, line {line}")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -78,12 +81,15 @@ def parse_time(text: str) -> float:
     return moment.timestamp()
 
 
-def _times(start: str, end: str, where: str) -> TrackTime:
+def _times(row: Mapping[str, str | None], where: str) -> TrackTime:
+    start, end, boxes = row["start"] or "", row["end"] or "", (row.get("boxes") or "0").strip()
+    if not boxes.isdecimal():
+        raise SanError(f"{where}: boxes is {boxes[:40]!r}, which is no count", do="mend or remove the line")
     try:
         try:
-            found = TrackTime(float(start), float(end), False)
+            found = TrackTime(float(start), float(end), False, int(boxes))
         except ValueError:
-            found = TrackTime(parse_time(start), parse_time(end), True)
+            found = TrackTime(parse_time(start), parse_time(end), True, int(boxes))
     except ValueError as error:
         raise SanError(
             f"{where}: {start!r} and {end!r} are no times", do="write seconds, or ISO 8601"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +151,48 @@ def test_boxes(embedder: Embedder) -> None:
     np.testing.assert_array_equal(rows, expected)
     assert embedder.embed_boxes(frame, []).shape == (0, 8)
     assert embedder.embed_boxes(frame, np.empty((0, 4))).shape == (0, 8)
+
+
+class ContractTracker:
+    """What BoxMOT's trackers check of their input (`BaseTracker.check_inputs`), and what they do with features."""
+
+    def __init__(self, model: Any = None) -> None:
+        self.model = model
+        self.seen: list[np.ndarray] = []
+
+    def update(self, dets: np.ndarray, img: np.ndarray, embs: np.ndarray | None = None) -> None:
+        assert isinstance(dets, np.ndarray) and dets.ndim == 2 and dets.shape[1] == 6
+        assert isinstance(img, np.ndarray) and img.dtype == np.uint8
+        if embs is None:
+            embs = self.model.get_features(dets[:, :4], img)
+        assert isinstance(embs, np.ndarray) and embs.dtype == np.float32 and len(embs) == len(dets)
+        # Its back ends bring features to length 1, rows alone or, in earlier versions, all of them together.
+        for features in (embs / np.linalg.norm(embs, axis=-1, keepdims=True), embs / np.linalg.norm(embs)):
+            again = features / np.linalg.norm(features, axis=-1, keepdims=True)
+            np.testing.assert_allclose(again, embs, atol=1e-6)
+        self.seen.append(embs)
+
+
+def test_a_tracker_of_boxmots_contract(embedder: Embedder) -> None:
+    """The adapter of docs/api.md, as it stands there."""
+    source = next(text for text in examples() if "class Appearance" in text)
+    namespace: dict[str, Any] = {}
+    exec(
+        "import numpy as np\nimport numpy.typing as npt\nfrom san_deploy import Embedder\n"
+        + source[source.index("class ") : source.index("print(")],
+        namespace,
+    )
+    frame = np.random.default_rng(5).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    dets = np.array([[10.2, 5.9, 30.1, 50.0, 0.9, 0], [80, 0, 90, 10, 0.5, 0], [40, 3, 60, 55, 0.8, 0]])
+    tracker = ContractTracker(namespace["Appearance"](embedder))
+    rows, kept = embedder.embed_boxes(frame, dets[:, :4], empty="mask")
+    tracker.update(dets[kept], frame, rows)
+    tracker.update(dets[kept], frame)
+    expected = embedder([frame[5:50, 10:31], frame[3:55, 40:60]])
+    for embs in tracker.seen:
+        np.testing.assert_array_equal(embs, expected)
+    # A frame without anybody: BoxMOT's trackers are called all the same.
+    assert tracker.model.get_features(np.empty((0, 4)), frame).shape == (0, 8)
 
 
 @pytest.mark.parametrize(

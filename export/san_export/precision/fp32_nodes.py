@@ -176,15 +176,22 @@ def _tail(graph: Graph) -> set[int]:
 
 
 def _coordinates(graph: Graph, floating: set[int]) -> set[int]:
-    """The nodes of bilinear samplings without a GridSample that know places, up to the products on both sides.
+    """The nodes of bilinear samplings that know places, up to the products on both sides.
 
-    Such a sampling weighs pixel j by max(0, 1 - |p - j|), where p counts pixels and j is a constant, all pixels
-    of an axis. What p is made of alone belongs to it, and so does what is made of these weights alone.
+    A sampling that is written out without a GridSample weighs pixel j by max(0, 1 - |p - j|), where p counts pixels
+    and j is a constant, all pixels of an axis. What p is made of alone belongs to it, and so does what is made of
+    these weights alone.
     """
     found: set[int] = set()
     for index, node in enumerate(graph.nodes):
         if node.op_type == "Abs":
             found |= _tent(graph, index)
+    # The grid of a GridSample, but not the map that it samples.
+    found |= {
+        graph.producer[node.input[1]]
+        for node in graph.nodes
+        if node.op_type == "GridSample" and node.input[1] in graph.producer
+    } & floating
     for index in reversed(range(len(graph.nodes))):
         if graph.nodes[index].op_type not in WEIGHTED_OPS and _feeds_only(graph, index, found, floating):
             found.add(index)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from scipy.spatial.distance import squareform
 from san_deploy.matching import identities
 from san_deploy.matching.cameras import Camera
 from san_deploy.matching.identities import METHODS, Identities, find_people
-from san_deploy.matching.identity_accuracy import judge, score_people
+from san_deploy.matching.identity_accuracy import judge, over_frames, score_people
 from san_deploy.matching.match import Matching, match_cameras
 from san_deploy.matching.site import Marks, Site
 
@@ -197,6 +200,61 @@ def test_judging_against_plain_loops(pairs: list[tuple[int, int]]) -> None:
     sets = [{k for k in range(len(pairs)) if found[k] == person} for person in set(found)]
     several = [his for pid in set(true) if len(his := {k for k in range(len(pairs)) if true[k] == pid}) > 1]
     assert (result.whole, result.people) == (sum(his in sets for his in several), len(several))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=8))
+def test_idf1_and_hota_against_their_definitions(items: list[tuple[int, int, int]]) -> None:
+    """Box by box: every way to take found people for true ones, and each box's association."""
+    found, true, boxes = ([item[k] for item in items] for k in range(3))
+    idf1, hota = over_frames(found, true, boxes)
+    each = [(f, t) for f, t, count in items for _ in range(count)]
+    size = 4
+    best = max(sum(order[f] == t for f, t in each) for order in itertools.permutations(range(size)))
+    # IDTP / (IDTP + (IDFP + IDFN) / 2); every box that is not right is both a false one and a missed one.
+    assert idf1 == pytest.approx(best / (best + (len(each) - best + len(each) - best) / 2))
+    association = []
+    for f, t in each:
+        tpa = sum(item == (f, t) for item in each)
+        fna, fpa = sum(b == t and a != f for a, b in each), sum(a == f and b != t for a, b in each)
+        association.append(tpa / (tpa + fna + fpa))
+    assert hota == pytest.approx(np.sqrt(np.mean(association)))
+
+
+def test_trackeval_says_the_same(tmp_path: Path) -> None:
+    python = os.environ.get("SAN_TRACKEVAL_PYTHON")
+    if not python:
+        pytest.skip(
+            "SAN_TRACKEVAL_PYTHON names no Python with trackeval: python3 -m venv te; te/bin/pip install trackeval"
+        )
+    rng = np.random.default_rng(0)
+    cases = []
+    for _ in range(5):
+        count = 40
+        true = rng.integers(0, 12, count).tolist()
+        found = [t if rng.random() < 0.6 else int(rng.integers(0, 15)) for t in true]
+        cases.append({"found": found, "true": true, "boxes": rng.integers(1, 30, count).tolist()})
+    script = Path(__file__).with_name("trackeval_oracle.py")
+    ran = subprocess.run(
+        [python, str(script)],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+    )
+    for case, expected in zip(cases, json.loads(ran.stdout.splitlines()[-1]), strict=True):
+        assert over_frames(**case) == pytest.approx(expected, abs=1e-9)
+
+
+def test_frames_are_judged_where_every_tracklet_has_some() -> None:
+    cameras = seen(people=3, noise=0.1)
+    labels = {(c.name, t): k + 1 for c in cameras for k, t in enumerate(c.tracks.tolist())}
+    for boxes, known in ((np.array([5, 1, 9]), True), (np.array([5, 0, 9]), False)):
+        matching = match_cameras([replace(c, boxes=boxes) for c in cameras], threshold=0.6)
+        accuracy = score_people(matching, find_people(matching), labels)
+        assert accuracy is not None
+        assert (accuracy.idf1, accuracy.hota) == ((1.0, 1.0) if known else (None, None))
 
 
 def test_distractors_are_all_different_people() -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,6 +247,18 @@ def test_no_camera_loses_its_pictures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(map(bool, of_camera[1])) == 8 and max(of_camera[1]) == 1
     assert of_camera[1][0] and of_camera[1][-1]
     assert "12 tracklets are shown without pictures" in page.text
+
+
+def test_unsure_tracklets_keep_their_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "MAX_PICTURES", 12)
+    matching = site(tmp_path, (20, 20), crops=2)
+    pair = matching.pairs[0]
+    least = np.sort(pair.margin_of_a[pair.match_of_a >= 0])[3]
+    matching = replace(matching, pairs=(replace(pair, noise=float(least)),))
+    _, _, data = render(matching, tmp_path)
+    unsure = {t for row in data["pairs"][0]["rows"] if row[3] == 1 for t in row[:2]}
+    assert len(unsure) == 6 and all(data["tracklets"][t][3] for t in unsure)
+    assert sum(bool(shown) for *_, shown in data["tracklets"]) == 12
 
 
 def test_large_matching_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,20 @@ def _old() -> onnx.ModelProto:
     return model
 
 
+def _with_pixels() -> onnx.ModelProto:
+    model = network()
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    return model
+
+
+def _detector(*more: tuple[str, int, list[object]]) -> onnx.ModelProto:
+    model = network()
+    del model.graph.output[:]
+    shapes = [("boxes", FLOAT, ["batch", 100, 4]), *more]
+    model.graph.output.extend(helper.make_tensor_value_info(*item) for item in shapes)
+    return model
+
+
 def _map() -> onnx.ModelProto:
     model = network()
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("d", FLOAT, ["batch", 8, 7, 3]))
@@ -79,6 +93,8 @@ def _map() -> onnx.ModelProto:
         (lambda: _relabelled(network(), "com.example"), "operators of its own: com.example.Tanh"),
         (lambda: _typed(TensorProto.INT64), "labels of .* is int64, an embedding is float"),
         (_old, "has opset 9, the oldest read is 11"),
+        (_with_pixels, r"takes uint8, not float32\. Export it without its preprocessing"),
+        (_detector, r"output boxes of .* has shape \(batch, 100, 4\).*detectors and feature maps"),
         (_map, r"output d of .* has shape \(batch, 8, 7, 3\).*detectors and feature maps"),
     ],
 )
@@ -99,6 +115,22 @@ def test_axes_that_do_not_tell(tmp_path: Path) -> None:
     assert read_foreign(path, layout="nchw").size_hw == (32, 16)
     with pytest.raises(UsageError, match="--layout nhwc does not fit"):
         read_foreign(path, layout="nhwc")
+
+
+def test_a_detector_with_several_outputs(tmp_path: Path) -> None:
+    """Its outputs are listed with their shapes; none of them is an embedding."""
+    path = save(
+        _detector(("scores", FLOAT, ["batch", 100]), ("labels", TensorProto.INT64, ["batch", 100])),
+        tmp_path / "a.onnx",
+    )
+    with pytest.raises(
+        UsageError, match=r"has 3 outputs.*boxes \(batch, 100, 4\), scores \(batch, 100\), labels"
+    ):
+        read_foreign(path)
+    with pytest.raises(
+        SanError, match=r"labels of .* is int64, an embedding is float\. Choose another: --output NAME"
+    ):
+        read_foreign(path, output="labels")
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x08\x09" * 50, bytes(range(256))])
@@ -177,3 +209,26 @@ def test_what_tensorrt_would_refuse_is_named(tmp_path: Path) -> None:
     model = network(extra=extra, outputs=[("sum", FLOAT, ["batch", DIM])])
     problems = read_foreign(save(model, tmp_path / "a.onnx")).problems
     assert any("Bernoulli" in line for line in problems)
+
+
+def test_weights_beside_the_file_are_part_of_what_it_is(tmp_path: Path) -> None:
+    """Networks that differ in the file beside them alone are two; so are two outputs, and two orders of colours."""
+    found = []
+    for seed in (0, 1, 0):
+        folder = tmp_path / f"{len(found)}"
+        folder.mkdir()
+        onnx.save_model(
+            network(seed=seed),
+            str(folder / "a.onnx"),
+            save_as_external_data=True,
+            location="a.bin",
+            size_threshold=0,
+        )
+        found.append(read_foreign(folder / "a.onnx"))
+    assert (tmp_path / "0/a.onnx").read_bytes() == (tmp_path / "1/a.onnx").read_bytes()
+    one, other, same = (item.weights_sha256("rgb") for item in found)
+    assert one == same != other and one != found[0].weights_sha256("bgr")
+    extra = [helper.make_node("Relu", ["features"], ["more"])]
+    outputs = [("more", FLOAT, ["batch", DIM]), ("features", FLOAT, ["batch", DIM])]
+    path = save(network(extra=extra, outputs=outputs), tmp_path / "two.onnx")
+    assert len({read_foreign(path, output=name).weights_sha256("rgb") for name in ("more", "features")}) == 2

@@ -165,6 +165,32 @@ def test_a_batch_that_cannot_be_freed(tmp_path: Path) -> None:
     assert any("fixed at 4 and is free now" in note for note in result.notes)
 
 
+def test_rows_that_are_not_one_for_each_crop(tmp_path: Path) -> None:
+    """A detector's flat list of boxes: two axes, the first of which is no batch."""
+    extra = [
+        helper.make_node("Concat", ["features", "features"], ["boxes"], axis=0),
+    ]
+    model = network(extra=extra, outputs=[("boxes", TensorProto.FLOAT, ["count", DIM])])
+    with pytest.raises(
+        SanError, match=r"output boxes of .* has shape \(96, 6\) for 48 crops\. An embedding is \(N, D\)"
+    ):
+        import_model(ImportOptions(save(model, tmp_path / "a.onnx"), TORCHREID), tmp_path / "mine.onnx")
+
+
+def test_an_odd_fixed_size(tmp_path: Path) -> None:
+    source = save(network(size_hw=(37, 19)), tmp_path / "a.onnx")
+    artefact = import_model(ImportOptions(source, TORCHREID), tmp_path / "mine.onnx").artefact
+    assert artefact.size_hw == (37, 19)
+    images = crops(4, (40, 20))[:, :37, :19]
+    x = TORCHREID.apply(images, "nchw")
+    session = onnxruntime.InferenceSession(source.read_bytes(), providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"image": x})[0]
+    wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert np.abs(OnnxRuntime(tmp_path / "mine.onnx")(images) - wanted).max() < 1e-5
+    with pytest.raises(UsageError, match=r"--size 256x128 does not fit .*, which takes 37 x 19"):
+        import_model(ImportOptions(source, TORCHREID, size_hw=(256, 128)), tmp_path / "other.onnx")
+
+
 def test_logits_of_a_known_data_set_are_said(tmp_path: Path) -> None:
     weights = numpy_helper.from_array(
         np.random.default_rng(0).normal(size=(DIM, 751)).astype(np.float32), "w4"

@@ -197,6 +197,88 @@ def test_a_decomposed_layer_norm_is_one_island() -> None:
     np.testing.assert_allclose(run(half, {"x": x})[0], run(model, {"x": x})[0], rtol=0.02, atol=2)
 
 
+def test_the_grid_of_a_sampling_is_computed_in_fp32() -> None:
+    """As PyTorch writes affine_grid: places times theta, summed. In FP16 a place among 512 is off by a tenth."""
+    width = 512
+    places = np.stack([np.linspace(-1, 1, width), np.zeros(width), np.ones(width)], 1).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["map"]),
+        helper.make_node("ReduceMean", ["map", "all"], ["mean"]),
+        helper.make_node("Tanh", ["mean"], ["shift"]),
+        helper.make_node("Concat", ["scale", "shift"], ["theta"], axis=3),
+        helper.make_node("Mul", ["places", "theta"], ["products"]),
+        helper.make_node("ReduceSum", ["products", "last"], ["sums"], keepdims=1),
+        helper.make_node("Concat", ["sums", "zeros"], ["grid"], axis=3),
+        helper.make_node("GridSample", ["map", "grid"], ["sampled"], mode="bilinear", align_corners=1),
+        helper.make_node("Conv", ["sampled", "w"], ["y"]),
+    ]
+    model = small(
+        nodes,
+        [1, 1, 1, width],
+        {
+            "w": np.ones((1, 1, 1, 1), np.float32),
+            "all": np.array([1, 2, 3]),
+            "last": np.array([3]),
+            "scale": np.array([0.4, 0.0], np.float32).reshape(1, 1, 1, 2),
+            "places": places.reshape(1, 1, width, 3),
+            "zeros": np.zeros((1, 1, width, 1), np.float32),
+        },
+    )
+    half = to_fp16(model)
+    kind = types(half)
+    assert {kind[name] for name in ("theta", "products", "sums", "grid")} == {FP32}
+    # The map that is sampled is none of the places.
+    assert kind["w.fp16"] == FP16 if "w.fp16" in kind else kind["w"] == FP16
+    # Steep enough that a tenth of a pixel shows.
+    x = (np.arange(width) % 2).astype(np.float32).reshape(1, 1, 1, width)
+    np.testing.assert_allclose(run(half, {"x": x})[0], run(model, {"x": x})[0], atol=0.005)
+
+
+def test_the_parts_of_other_networks_that_need_fp32() -> None:
+    """GeM pooling, whose cubes leave FP16, a norm over channels, attention with softmax, and an instance norm."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("InstanceNormalization", ["c", "three", "three"], ["i"]),
+        helper.make_node("Clip", ["c", "least"], ["positive"]),
+        helper.make_node("Pow", ["positive", "p"], ["cubes"]),
+        helper.make_node("GlobalAveragePool", ["cubes"], ["pooled"]),
+        helper.make_node("Pow", ["pooled", "q"], ["gem"]),
+        helper.make_node("Add", ["gem", "i"], ["sum"]),
+        helper.make_node("Reshape", ["sum", "tokens"], ["t"]),
+        helper.make_node("LayerNormalization", ["t", "sixteen"], ["normed"], axis=-1),
+        helper.make_node("Transpose", ["normed"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["normed", "turned"], ["affinity"]),
+        helper.make_node("Softmax", ["affinity"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "normed"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 3, 1, 1)).astype(np.float32) * 40
+    constants = {
+        "w": weight,
+        "three": np.ones(3, np.float32),
+        "least": np.float32(1e-6),
+        "p": np.float32(3),
+        "q": np.float32(1 / 3),
+        "tokens": np.array([0, 3, 16]),
+        "sixteen": np.ones(16, np.float32),
+    }
+    model = small(nodes, ["N", 3, 4, 4], constants)
+    del model.graph.output[0].type.tensor_type.shape.dim[3]
+    half = to_fp16(model)
+    kind = types(half)
+    assert {kind[name] for name in ("i", "cubes", "pooled", "gem", "weights")} == {FP32}
+    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    # Cubes beyond 65504: in FP16 they would be infinite.
+    c = np.einsum("oi,nihw->nohw", weight[:, :, 0, 0], x)
+    assert (c.max() ** 3) > 65504
+    for converted in (half, emulate_fp16(half)):
+        found, wanted = run(converted, {"x": x})[0], run(model, {"x": x})[0]
+        assert (
+            np.isfinite(found).all()
+            and row_cosine(found.reshape(2, -1), wanted.reshape(2, -1)).min() > 0.9999
+        )
+
+
 def test_an_output_in_the_middle_of_fp16_keeps_its_type() -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     half = to_fp16(small(nodes, ["N", 1, 2, 2], {"w": np.ones((1, 1, 1, 1), np.float32)}))
