@@ -76,7 +76,7 @@ def tiny_model(
     """
     height, width = size_hw
     rng = np.random.default_rng(seed)
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "weight": rng.normal(0, 1 / 255, (height * width * 3, dim)).astype(np.float32),
         "bias": rng.normal(0, 1, dim).astype(np.float32),
         "flat": np.array([0, -1], np.int64),

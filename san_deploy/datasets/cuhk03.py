@@ -242,5 +242,5 @@ def _base(path: str) -> str:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SanError(f"{path} cannot be read", why=str(error)) from error

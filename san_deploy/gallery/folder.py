@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ _SCHEMA_VERSION = 1
 _QUERIES = 100
 #: Seconds that a reader waits for a commit, and a writer for readers.
 _PATIENCE_S = 30
+#: What keys of the CRC-32 of segments begin with, in `about`.
+_CRC = "crc32/"
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, rows INTEGER NOT NULL);
@@ -93,7 +96,7 @@ class FolderGallery:
             self._dim = int(about["dim"])
             self._space = str(about["space"])
             self._model: dict[str, Any] = json.loads(about["model"])
-        except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
+        except (sqlite3.Error, KeyError, ValueError, TypeError, RecursionError) as error:
             self.close()
             raise SanError(f"{path} is damaged", why=str(error), do="restore it from a copy") from error
         except OSError as error:
@@ -153,6 +156,7 @@ class FolderGallery:
                 part = slice(done, done + segments.ROWS_PER_SEGMENT - used)
                 vectors = tracks.embedding[part]
                 segments.append(self._path / _VECTORS, number, used, vectors)
+                self._vouch(number, used, vectors)
                 values = [
                     (
                         tracks.camera, str(tracks.track[at]), persons[at], int(tracks.crops[at]),
@@ -292,12 +296,14 @@ class FolderGallery:
                     for at, (_, segment, row) in enumerate(part):
                         vectors[at] = self._vectors(segment)[row]
                     segments.append(folder, number, 0, vectors)
+                    self._vouch(number, 0, vectors)
                     moved = [(number, at, identity) for at, (identity, _, _) in enumerate(part)]
                     self._db.executemany("UPDATE tracks SET segment = ?, row = ? WHERE id = ?", moved)
                     self._db.execute("INSERT INTO segments VALUES (?, ?)", (number, len(part)))
                     number, used = number + 1, len(part)
                 assert used or not rows
                 self._db.execute("DELETE FROM segments WHERE number < ?", (first,))
+                self._db.executemany("DELETE FROM about WHERE key = ?", [(f"{_CRC}{gone}",) for gone in old])
                 self._note("compact", {"removed": removed})
         self._forget()
         # Also what a killed writer or an earlier compact left.
@@ -351,9 +357,17 @@ class FolderGallery:
 
     def _vectors(self, segment: int) -> np.ndarray:
         if segment not in self._mapped:
-            rows = self._query("SELECT rows FROM segments WHERE number = ?", (segment,))
-            count = rows[0][0] if rows else 0
-            self._mapped[segment] = segments.read(self._path / _VECTORS, segment, count, self._dim)
+            # In one statement: a writer may commit between two.
+            found = self._query(
+                "SELECT rows, (SELECT value FROM about WHERE key = ?) FROM segments WHERE number = ?",
+                (f"{_CRC}{segment}", segment),
+            )
+            rows, crc = found[0] if found else (0, None)
+            vectors = segments.read(self._path / _VECTORS, segment, rows, self._dim)
+            if crc is not None and str(zlib.crc32(vectors.data)) != crc:
+                path = segments.segment_path(self._path / _VECTORS, segment)
+                raise SanError(f"{path} is damaged", do="restore it from a copy, or fill a new gallery")
+            self._mapped[segment] = vectors
         return self._mapped[segment]
 
     def _live(self, where: SearchFilter) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -455,6 +469,18 @@ class FolderGallery:
     def _last_segment(self) -> tuple[int, int]:
         rows = self._query("SELECT number, rows FROM segments ORDER BY number DESC LIMIT 1")
         return rows[0] if rows else (1, 0)
+
+    def _vouch(self, segment: int, before: int, vectors: np.ndarray) -> None:
+        """Note the CRC-32 of a segment that has got `vectors` behind its first `before`."""
+        known = (
+            self._query("SELECT value FROM about WHERE key = ?", (f"{_CRC}{segment}",))
+            if before
+            else [("0",)]
+        )
+        # In galleries from before, nothing vouches for a segment that was begun then.
+        if known:
+            crc = zlib.crc32(np.ascontiguousarray(vectors, "<f4").data, int(known[0][0]))
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (f"{_CRC}{segment}", str(crc)))
 
     def _raise_next(self, people: Sequence[int | None]) -> None:
         highest = max((person for person in people if person is not None), default=0)

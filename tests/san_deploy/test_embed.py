@@ -307,6 +307,20 @@ def test_a_row_that_was_changed_is_refused(tmp_path: Path) -> None:
     assert len(read_embeddings(tmp_path / "old.npz").path) == 3
 
 
+def test_a_file_that_calls_itself_encrypted_or_packed_is_refused(tmp_path: Path) -> None:
+    """Flags and methods of a .zip that lead its reader elsewhere: found by fuzzing."""
+    write_embeddings(sample(), tmp_path / "a.npz")
+    whole = (tmp_path / "a.npz").read_bytes()
+    central = whole.index(b"PK\x01\x02")
+    for flags, method in ((1, 0), (0x41, 0), (0x20, 0), (0, 1), (0, 8), (0, 12), (0, 14), (0, 99)):
+        damaged = bytearray(whole)
+        for flags_at, method_at in ((6, 8), (central + 8, central + 10)):
+            damaged[flags_at], damaged[method_at] = flags, method
+        (tmp_path / "a.npz").write_bytes(bytes(damaged))
+        with pytest.raises(SanError, match=r"a\.npz is not a whole file of embeddings"):
+            read_embeddings(tmp_path / "a.npz")
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     good = sample()

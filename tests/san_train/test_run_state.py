@@ -20,6 +20,7 @@ from san_train.run_state import LOG, MODEL, forget_log_after, is_run, read_confi
 from san_train.trainer import Compute, Training  # noqa: E402
 
 from san_deploy.datasets import read_dataset  # noqa: E402
+from san_deploy.errors import SanError  # noqa: E402
 from tests.san_train.conftest import write_crop_folder  # noqa: E402
 
 #: Written by `san train` of commit d9878af, which said people, crops_each, sharpen_* and decisive_*.
@@ -92,3 +93,10 @@ def test_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3, "lo')
     forget_log_after(tmp_path, 2)
     assert (tmp_path / LOG).read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+    lines = ['{"epoch": 1}', '{"epoch": Infinity}', '{"epoch": "1"}', "[" * 100_000, "[1]", "7", ""]
+    (tmp_path / LOG).write_text("\n".join(lines))
+    forget_log_after(tmp_path, 2)
+    assert (tmp_path / LOG).read_text() == '{"epoch": 1}\n{"epoch": "1"}\n'
+    (tmp_path / LOG).write_text('{"epoch": 1}\n', encoding="utf-16")
+    with pytest.raises(SanError, match=r"metrics\.jsonl is no text in UTF-8"):
+        forget_log_after(tmp_path, 2)

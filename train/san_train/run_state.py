@@ -124,8 +124,14 @@ def read_config(out: Path) -> dict[str, Any]:
     try:
         config = dict(json.loads((Path(out) / CONFIG).read_text(encoding="utf-8")))
         return {**config, "recipe": renamed(config["recipe"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except FileNotFoundError as error:
         raise SanError(f"{out} holds no run to resume", do="train one: san train DATA -o RUN") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SanError(
+            f"{Path(out) / CONFIG} cannot be read as that of a run",
+            why=str(error).split("\n")[0],
+            do="put it right, or start another run with another -o",
+        ) from error
 
 
 def append_log(out: Path, record: Mapping[str, Any]) -> None:
@@ -138,7 +144,15 @@ def forget_log_after(out: Path, epoch: int) -> None:
     """Drop the lines of epochs that a killed run had begun and that are run again, and a line that is cut short."""
     log = out / LOG
     if log.is_file():
-        kept = [line for line in log.read_text(encoding="utf-8").splitlines() if 0 < _epoch_of(line) <= epoch]
+        try:
+            lines = log.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise SanError(
+                f"{log} is no text in UTF-8",
+                why=str(error),
+                do="write it as such, or remove it to go on without it",
+            ) from error
+        kept = [line for line in lines if 0 < _epoch_of(line) <= epoch]
         with atomic_file(log) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
@@ -146,7 +160,7 @@ def forget_log_after(out: Path, epoch: int) -> None:
 def _epoch_of(line: str) -> int:
     try:
         return int(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
 
 

@@ -329,7 +329,7 @@ def read_reference(path: Path) -> np.ndarray:
         rows = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise SanError(f"{path} does not exist", do="save the rows with numpy.save") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a .npz is loaded, too, and NumPy raises whatever a damaged file leads to
         raise SanError(f"{path} is no .npy file", do="save the rows with numpy.save") from error
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
         raise SanError(f"{path} is not (n, D) of floats", do="save the rows with numpy.save")

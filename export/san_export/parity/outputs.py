@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,9 @@ def _read(path: Path) -> tuple[np.ndarray, list[str] | None]:
             found = ", ".join(sorted(arrays))
     except FileNotFoundError:
         raise SanError(f"{path} does not exist", do="give an .npy or .npz of rows: --outputs FILE") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except SanError:
+        raise
+    except Exception as error:  # zipfile's, zlib's and NumPy's readers raise whatever a damaged file leads to
         raise SanError(f"{path} is not an .npy or .npz of rows, or is cut short") from error
     raise SanError(f"{path} holds {found}", do="name the arrays `embedding` and `path`")
 

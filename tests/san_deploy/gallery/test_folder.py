@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -169,6 +170,36 @@ def test_a_cut_file_of_vectors_is_named(folder: Path) -> None:
     with pytest.raises(SanError, match=r"00000001\.f32 is cut short"):
         gallery.add(tracks("hall", 1))
     gallery.close()
+
+
+def test_no_damaged_vector_is_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through several segments, additions to one, deletion and compaction; a gallery from before has no sums."""
+    monkeypatch.setattr(segments, "ROWS_PER_SEGMENT", 7)
+    query = tracks("door", 1).embedding
+    with contextlib.closing(open_gallery(str(folder), write=True)) as gallery:
+        for item in (tracks("door", 5), tracks("hall", 20), tracks("yard", 3)):
+            gallery.add(item)
+        gallery.delete("hall")
+        gallery.compact()
+        gallery.add(tracks("roof", 4))
+        assert len(gallery.search(query, 20)[0]) == 12
+    rng = np.random.default_rng(0)
+    for file in sorted((folder / "vectors").iterdir()):
+        whole = file.read_bytes()
+        for _ in range(20):
+            damaged = bytearray(whole)
+            damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+            file.write_bytes(bytes(damaged))
+            gallery = open_gallery(str(folder))
+            with contextlib.closing(gallery), pytest.raises(SanError, match=f"{file.name} is damaged"):
+                gallery.search(query, 20)
+        file.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(folder / "gallery.sqlite")) as database, database:
+        assert database.execute("SELECT count(*) FROM about WHERE key LIKE 'crc32/%'").fetchone() == (2,)
+        database.execute("DELETE FROM about WHERE key LIKE 'crc32/%'")
+    with contextlib.closing(open_gallery(str(folder), write=True)) as gallery:
+        gallery.add(tracks("gate", 3))
+        assert len(gallery.search(query, 20)[0]) == 15
 
 
 def test_a_later_schema_is_refused(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,47 @@ def test_damaged_views_are_refused(tmp_path: Path, crops: list[Crop]) -> None:
     assert not is_views(tmp_path)
     with pytest.raises(SanError, match="--teacher"):
         open_views(tmp_path, crops)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("crop", lambda array: array + 1000, "of no crop"),
+        ("other", lambda array: -1 - array, "of no crop"),
+        ("crop", lambda array: array.astype(np.float64), "of no crop"),
+        ("pure", lambda array: array[1:], "different lengths"),
+        ("rows0", lambda array: array[:-1], "different lengths"),
+        ("rows0", lambda array: array * np.nan, "not finite"),
+        ("shape", lambda array: array[:, :1], "other shapes"),
+        ("shape", lambda array: array * 10**9, "outside the pixels"),
+        ("shape", lambda array: array * 0, "outside the pixels"),
+        ("offset", lambda array: array - 1, "outside the pixels"),
+    ],
+)
+def test_views_that_do_not_fit_together_are_refused(
+    folder: Path,
+    crops: list[Crop],
+    tmp_path: Path,
+    name: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    why: str,
+) -> None:
+    shutil.copytree(folder, tmp_path / "views")
+    with np.load(folder / "views.npz") as stored:
+        data = dict(stored.items())
+    np.savez(tmp_path / "views" / "views.npz", **data | {name: change(data[name])})
+    with pytest.raises(SanError, match=f"holds no whole views.*{why}"):
+        open_views(tmp_path / "views", crops)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"teachers": null}', '{"teachers": [1, 2]}', "[]", "{}"])
+def test_a_damaged_note_of_views_is_refused(
+    folder: Path, crops: list[Crop], tmp_path: Path, text: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "views")
+    (tmp_path / "views" / "views.json").write_text(text)
+    with pytest.raises(SanError, match="holds no whole views"):
+        open_views(tmp_path / "views", crops)
 
 
 def test_halves_and_garments() -> None:

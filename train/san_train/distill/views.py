@@ -8,7 +8,7 @@ different people, whom nobody needs to name, are what a student lacks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,9 +185,13 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
         pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
         maps = [np.load(folder / f"map{level}.npy", mmap_mode="r") for level in range(int(data["maps"]))]
         rows = [data[f"rows{number}"] for number in range(len(note["teachers"]))]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        told = ", ".join(note["teachers"])
+        _check_whole(data, rows, maps, len(pixels))
+    except Exception as error:  # zipfile, zlib, NumPy and what a malformed file leads to
         raise SanError(
-            f"{folder} holds no whole views", why=str(error), do="have them made again: --teacher FILE"
+            f"{folder} holds no whole views",
+            why=str(error).split("\n")[0],
+            do="have them made again: --teacher FILE",
         ) from error
     place = {_key(crop): number for number, crop in enumerate(crops)}
     here = np.array([place.get(key, -1) for key in data["source"].tolist()], np.int64)
@@ -203,11 +207,39 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
         rows=tuple(part[index] for part in rows),
         maps=tuple(maps),
         index=index,
-        told=", ".join(note["teachers"]),
+        told=told,
         _pixels=pixels,
         _offset=data["offset"],
         _shape=data["shape"],
     )
+
+
+def _check_whole(
+    data: Mapping[str, np.ndarray], rows: Sequence[np.ndarray], maps: Sequence[np.ndarray], size: int
+) -> None:
+    """Refuse what does not fit together, before an index reads beyond an array; ValueError.
+
+    Args:
+        data: of the index.
+        rows: of the teachers.
+        maps: likewise.
+        size: bytes of all pixels.
+    """
+    count, sources = len(data["crop"]), len(data["source"])
+    each = [data[name] for name in ("crop", "other", "first", "pure", "persona", "offset", "shape")]
+    if any(len(part) != count for part in (*each, *rows, *maps)):
+        raise ValueError("its arrays are of different lengths")
+    if data["shape"].shape != (count, 2) or any(part.ndim != 1 for part in each[:-1]):
+        raise ValueError("its arrays have other shapes")
+    for name in ("crop", "other"):
+        if data[name].dtype != np.int64 or not ((data[name] >= 0) & (data[name] < sources)).all():
+            raise ValueError(f"a view is of no crop: {name}")
+    # In floats: a product of damaged numbers does not wrap round.
+    ends = data["offset"] + 3.0 * data["shape"][:, 0] * data["shape"][:, 1]
+    if not ((data["offset"] >= 0) & (data["shape"].min(axis=1, initial=1) >= 1) & (ends <= size)).all():
+        raise ValueError("a view lies outside the pixels")
+    if not all(np.isfinite(part).all() for part in rows):
+        raise ValueError("an answer is not finite")
 
 
 def is_views(folder: Path) -> bool:
