@@ -26,6 +26,8 @@ from .preprocess import read_crop
 _AGAIN = "write it again: san embed"
 #: Name of the array that holds the hash of the others.
 _CONTENT = "content_sha256"
+#: Names of the arrays of a whole folder.
+_NAMES = frozenset({"embedding", "path", "track", "model", "model_sha256", "space", "precision", _CONTENT})
 #: Files that one thread decodes at a time: enough that handing them over costs nothing beside decoding.
 _CHUNK = 16
 #: Batches in the network at a time. With two it need not wait while the next batch is put together.
@@ -124,6 +126,7 @@ def embed_folder(
     strict: bool = False,
     progress: Callable[[int], Any] | None = None,
     crops: Iterable[Path] | None = None,
+    allow_empty: bool = False,
 ) -> Embeddings:
     """Embed every crop below `folder`, or those named.
 
@@ -139,6 +142,7 @@ def embed_folder(
         strict: raise at the first unreadable crop instead of leaving it out.
         progress: called in this thread with the number of files that are done since its last call.
         crops: those to embed, relative to `folder`; None takes all.
+        allow_empty: give no rows where no crop is readable, instead of an error.
 
     Raises:
         SanError: `folder` is missing or holds no readable crop, the model fails, or `strict`.
@@ -155,7 +159,7 @@ def embed_folder(
     stream = _Stream(backend, batch=batch, workers=workers, strict=strict, progress=progress)
     kept, embedding = stream.embed(listed())
     unreadable = [Unreadable.of(error, folder / names[k], names[k]) for k, error in stream.unreadable]
-    if not len(kept):
+    if not len(kept) and not allow_empty:
         raise SanError(
             f"none of the {len(unreadable)} crops in {folder} is readable",
             why=f"the first, {unreadable[0].path}, {unreadable[0].reason}",
@@ -351,7 +355,12 @@ def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -
     Raises:
         SanError: `path` cannot be written, or is taken and `force` is false.
     """
-    arrays = {
+    write_arrays(arrays_of(result), path, force=force)
+
+
+def arrays_of(result: Embeddings) -> dict[str, np.ndarray]:
+    """What `write_embeddings` writes, the hash of all of it apart."""
+    return {
         "embedding": result.embedding.astype(np.float32, copy=False),
         "path": result.path,
         "track": result.track,
@@ -360,7 +369,11 @@ def write_embeddings(result: Embeddings, path: StrPath, *, force: bool = True) -
         "space": np.array(str(result.model.get("space", ""))),
         "precision": np.array(str(result.model.get("precision", ""))),
     }
-    arrays[_CONTENT] = np.array(_content_sha256(arrays))
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: StrPath, *, force: bool) -> None:
+    """Write arrays and the hash of them all, as `write_embeddings` does."""
+    arrays = {**arrays, _CONTENT: np.array(_content_sha256(arrays))}
     # No allow_pickle: NumPy before 2.2 would store it as an array. None of these is of objects.
     with atomic_file(path, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -380,6 +393,17 @@ def read_embeddings(path: StrPath) -> Embeddings:
     Raises:
         SanError: missing, not such a file, cut short, or its rows are not finite and of norm 1.
     """
+    result, more = read_arrays(path)
+    if "shard" in more:
+        raise SanError(
+            f"{path} is a part of a folder's embeddings, shard {more['shard']}",
+            do="put the shards together first: san embed --merge SHARD.npz... -o crops.npz",
+        )
+    return result
+
+
+def read_arrays(path: StrPath) -> tuple[Embeddings, dict[str, np.ndarray]]:
+    """`read_embeddings`, and what else the file holds; a shard may hold no rows."""
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -389,10 +413,11 @@ def read_embeddings(path: StrPath) -> Embeddings:
             raise ValueError("it is damaged, or was changed after it was written")
         embedding, paths, track = arrays["embedding"], arrays["path"], arrays["track"]
         model, sha256 = json.loads(str(arrays["model"])), str(arrays["model_sha256"])
+        more = {name: arrays[name] for name in arrays.keys() - _NAMES}
         if (
             embedding.ndim != 2
             or embedding.dtype != np.float32
-            or not len(embedding) == len(paths) == len(track) > 0
+            or not len(embedding) == len(paths) == len(track) >= ("shard" not in arrays)
             or any(names.ndim != 1 or names.dtype.kind != "U" for names in (paths, track))
         ):
             raise ValueError(f"its arrays are of {embedding.shape}, {paths.shape} and {track.shape}")
@@ -409,4 +434,4 @@ def read_embeddings(path: StrPath) -> Embeddings:
     norm = np.linalg.norm(embedding, axis=1)
     if not (np.abs(norm - 1.0) <= 1e-3).all():
         raise SanError(f"{path} holds rows that are not finite or not of norm 1", do=_AGAIN)
-    return Embeddings(embedding, paths, track, model)
+    return Embeddings(embedding, paths, track, model), more

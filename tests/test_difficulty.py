@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+TOOLS = Path(__file__).parent.parent / "tools"
+
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    path = Path(__file__).parent.parent / "tools/difficulty.py"
-    spec = importlib.util.spec_from_file_location("difficulty", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    # Its records look themselves up.
-    import sys
-
-    sys.modules["difficulty"] = module
-    spec.loader.exec_module(module)
-    return module
+def tool() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(TOOLS))
+    try:
+        yield importlib.import_module("difficulty")
+    finally:
+        sys.path.remove(str(TOOLS))
 
 
 def seen_by(tool: ModuleType, people: range, noise: float, seed: int = 0):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from people_methods import SPLITS
 from PIL import Image
 
 from san_deploy import Embedder
@@ -37,7 +38,6 @@ from san_deploy.matching.identity_accuracy import score_people
 from san_deploy.matching.match import match_cameras
 from san_deploy.matching.threshold import threshold_at
 
-SPLITS = (range(1, 21), range(11, 31), range(21, 41), range(31, 51), (*range(41, 51), *range(1, 11)))
 RATE, DRAWS, BINS = 0.05, 6, (12, 4, 4)
 CAST_GAIN, CAST_GAMMA = 0.2, 0.15
 Colours = Callable[[np.ndarray, str], np.ndarray]

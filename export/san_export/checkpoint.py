@@ -18,6 +18,7 @@ from san_train.models import Network
 from san_deploy.artefact import Artefact, sha256_file
 from san_deploy.checkpoint_info import check_hashes, read_header, tensors_sha256
 from san_deploy.errors import GateError, SanError
+from san_deploy.io.cpu import give_back
 from san_deploy.preprocess import RESIZES
 from san_deploy.self_check import keep_samples
 
@@ -111,6 +112,7 @@ def export_graph(
     report(f"exporting {artefact.arch}, mask {mask_name}, input {input_form}")
     deployed = OnnxWrapper(network, mask=mask_name, input_form=input_form)
     model = to_onnx(deployed, size_hw, opset=opset, report=report)
+    deployed.release()
     write_onnx(model, artefact, path)
     report(f"checking {len(chosen.images)} {chosen.source}, ONNX Runtime against PyTorch")
     parity = compare(network, path, chosen, mask=mask_name)
@@ -140,6 +142,7 @@ def compare(network: Network, path: Path, crops: CheckCrops, *, mask: str) -> Pa
         GateError: the file does not load, or gives rows that are not finite or not of norm 1.
     """
     reference = _reference(network, crops.images, mask)
+    give_back()
     try:
         return measure(open_checked(path), reference, crops)
     except SanError as error:
@@ -182,6 +185,7 @@ def _explain(
         return wrong
     deployed = OnnxWrapper(network, mask="expected", input_form=artefact.input)
     model = to_onnx(deployed, artefact.size_hw, opset=opset)
+    deployed.release()
     write_onnx(model, replace(artefact, mask="expected"), path)
     smooth = compare(network, path, crops, mask="expected")
     if judge(smooth, Gate(EQUAL)):

@@ -18,11 +18,15 @@ import onnx
 from san_deploy.artefact import INPUT_NAME, OUTPUT_NAME, Artefact
 from san_deploy.errors import SanError
 from san_deploy.integrity import stamp_onnx
+from san_deploy.io.cpu import give_back
 
+from .graph.graph import check_model
 from .graph.operators import check_operators
 from .graph.rewrite import rewrite
 
 if TYPE_CHECKING:
+    import torch
+
     from .wrapper import OnnxWrapper
 
 #: What torch's exporter writes natively.
@@ -77,13 +81,17 @@ def to_onnx(
             verbose=False,
         )
     assert program is not None
-    model = clean(rewrite(program.model_proto))
-    written = {item.domain: item.version for item in model.opset_import}
-    if written != {"": opset}:
+    written = program.model_proto
+    _forget(program)
+    del program
+    give_back()
+    model = clean(rewrite(written, in_place=True))
+    opsets = {item.domain: item.version for item in model.opset_import}
+    if opsets != {"": opset}:
         raise SanError(
-            f"torch's exporter wrote opset {written.get('')}, not {opset}", do=f"give --opset {OPSET}"
+            f"torch's exporter wrote opset {opsets.get('')}, not {opset}", do=f"give --opset {OPSET}"
         )
-    onnx.checker.check_model(model, full_check=True)
+    check_model(model)
     problems = check_operators(model)
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -91,26 +99,33 @@ def to_onnx(
     return model
 
 
+def _forget(program: torch.onnx.ONNXProgram) -> None:
+    """Drop the weights of a program that was read: torch's caches keep its values, and with them a second network."""
+    graph = program.model.graph
+    read = (value for node in graph for value in (*node.inputs, *node.outputs) if value is not None)
+    for value in (*graph.inputs, *graph.initializers.values(), *read):
+        value.const_value = None
+
+
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that holds the interface, the nodes and the weights, and nothing of where it was made.
+    """A model that holds the interface, the nodes and the weights, and nothing of where it was made.
 
     Args:
-        model: as torch's exporter gives it; not changed.
+        model: as torch's exporter gives it; changed in place.
 
     Returns:
-        The same computation. Nodes, weights and inputs lose their notes, intermediate shapes are left out
+        The same model. Nodes, weights and inputs lose their notes, intermediate shapes are left out
         (readers infer them), functions that no node calls too.
     """
-    result = _copy(model)
-    result.ir_version = min(result.ir_version, IR_VERSION)
-    result.doc_string = ""
-    del result.metadata_props[:]
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    model.doc_string = ""
+    del model.metadata_props[:]
     # The exporter lists helper domains that no node uses.
-    used = {node.domain for node in result.graph.node}
-    kept = [item for item in result.opset_import if item.domain in used]
-    del result.opset_import[:]
-    result.opset_import.extend(kept)
-    graph = result.graph
+    used = {node.domain for node in model.graph.node}
+    kept = [item for item in model.opset_import if item.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    graph = model.graph
     graph.name = "san"
     graph.doc_string = ""
     del graph.metadata_props[:]
@@ -118,7 +133,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         item.doc_string = ""
         del item.metadata_props[:]
-    return result
+    return model
 
 
 def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
@@ -134,12 +149,6 @@ def write_onnx(model: onnx.ModelProto, artefact: Artefact, path: Path) -> None:
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(artefact.metadata_props().items())))
     path.write_bytes(stamp_onnx(model.SerializeToString(deterministic=True)))
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    return result
 
 
 @contextlib.contextmanager

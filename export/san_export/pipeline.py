@@ -14,6 +14,7 @@ from san_deploy.artefact import Artefact, mask_name, sha256_file, sidecar_path, 
 from san_deploy.backends.onnxruntime import export_int8
 from san_deploy.errors import SanError, UsageError
 from san_deploy.io.atomic import atomic_pair
+from san_deploy.io.interrupts import held_interrupts
 
 from .request import ExportPlan, ExportRequest, plan
 from .verify import Parity, open_checked
@@ -182,7 +183,8 @@ def _arguments(request: ExportRequest) -> list[str]:
 
 
 def _from_checkpoint(request: ExportRequest, todo: ExportPlan, path: Path, report: Report) -> _Base:
-    from .checkpoint import export_graph
+    with held_interrupts():
+        from .checkpoint import export_graph
     from .onnx_writer import OPSET
 
     graph = export_graph(

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from san_train.data import normalisation
-from san_train.models import Network
+from san_train.models import Network, std_of
 from torch import Tensor, nn
 
 from san_deploy.errors import SanError
+from san_deploy.io.cpu import give_back
 
 #: What the graph takes: `uint8` (N, H, W, 3) BGR, or `float` (N, 3, H, W) RGB float32; both 0..255.
 INPUTS = ("uint8", "float")
@@ -41,7 +42,7 @@ class OnnxWrapper(nn.Module):
         owned: Any = copy.deepcopy(network).float().eval().requires_grad_(False)
         owned.mode.evaluate = mask  # one object for all blocks, in the copy as in the original
         self.network: nn.Module = owned
-        mean, scale = normalisation()
+        mean, scale = normalisation(std_of(network))
         if input_form == "uint8":
             # BGR costs nothing: the constants and the first convolution's weights change their order, the
             # pixels do not. Mean and scale stay out of the weights: the convolution pads with zeros, which
@@ -50,6 +51,12 @@ class OnnxWrapper(nn.Module):
             mean, scale = mean.flip(0), scale.flip(0)
         self.register_buffer("mean", mean[:, None, None])  # (3, 1, 1)
         self.register_buffer("scale", scale[:, None, None])
+
+    def release(self) -> None:
+        """Give the memory of its weights back, after which it gives nothing: torch's exporter keeps hold of it."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            tensor.data = tensor.new_empty(0)
+        give_back()
 
     def forward(self, crops: Tensor) -> Tensor:
         """Crops to embeddings.

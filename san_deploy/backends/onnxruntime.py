@@ -24,7 +24,7 @@ from ..artefact import (
 )
 from ..errors import SanError, first_line
 from ..integrity import of_onnx, unbounded
-from ..io.cpu import saturates_int8, usable_cores
+from ..io.cpu import give_back, saturates_int8, usable_cores
 from ..io.extras import install
 from . import cuda, trt
 from .common import auto_note, check_embeddings, export_int8, in_words, other_files, prepare
@@ -35,6 +35,8 @@ from .spec import Backend, BackendSpec, Installed, OpenRequest
 
 #: A protobuf message cannot be larger, so no ONNX file without external data is.
 _MAX_BYTES = 2**31
+#: A file whose copies are worth giving back to the system: bytes.
+_LARGE = 2**24
 #: A part of a batch that one thread runs. More crops give no more speed, but need more memory.
 _PART = 16
 CPU = "CPUExecutionProvider"
@@ -300,6 +302,9 @@ def open_cpu(
             do="fetch it again, or " + _EXPORT,
         ) from error
     session.disable_fallback()
+    if len(data) > _LARGE:
+        # What it was made from, twice the file, is free now and else stays with this process.
+        give_back()
     return session
 
 

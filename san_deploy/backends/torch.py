@@ -17,6 +17,7 @@ from ..artefact import sha256_file
 from ..checkpoint_info import check_hashes, read_header, read_info, tensors_sha256
 from ..errors import SanError
 from ..io.extras import install
+from ..io.interrupts import held_interrupts
 from .common import auto_note, check_embeddings, other_files, prepare
 from .info import Compatibility, FileInfo
 from .spec import Backend, BackendSpec, Installed, OpenRequest, installed_packages
@@ -46,6 +47,7 @@ class TorchNetwork:
 
     Attributes:
         artefact: what an export of it with this mask would say of itself; its `sha256` is the checkpoint's.
+        network: in evaluation mode; its weights are not to be changed.
         name: `torch 2.13.0 (CPU)`.
         note: that nothing vouches for a checkpoint from before hashes were kept, or that it is damaged; else empty.
 
@@ -73,7 +75,7 @@ class TorchNetwork:
         self._path = Path(path)
         network, info = load_checkpoint(self._path, accept_damaged=accept_damaged)
         self._device = _device(device)
-        self._network = network.to(self._device).eval()
+        self.network = network.to(self._device).eval()
         header = read_header(self._path)
         sha256 = sha256_file(self._path)
         self.artefact = describe(
@@ -117,7 +119,7 @@ class TorchNetwork:
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
             try:
-                rows = embed(self._network, batch, mask=mask)
+                rows = embed(self.network, batch, mask=mask)
             except torch.cuda.OutOfMemoryError as error:
                 raise SanError(
                     f"{len(batch)} crops do not fit into the memory of {self._device}",
@@ -154,6 +156,8 @@ def _device(name: str) -> torch.device:
 
 def open_model(spec: BackendSpec, request: OpenRequest) -> Backend:
     """As `spec.Runtime.open_model`. `auto` takes the CPU where the GPU cannot be used, and says why."""
+    with held_interrupts():
+        import torch  # noqa: F401  its first import, which Ctrl-C must not cut short
     if request.device != "auto":
         device = f"cuda:{request.index}" if request.device == "cuda" else "cpu"
         return _open(request, device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..io.interrupts import held_interrupts
 from . import options
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ def command(
 
 def _import_weights(model: Path, out: Path, given: dict[str, Any], *, force: bool, as_json: bool) -> str:
     """What was written of PyTorch weights, as text or JSON."""
-    from san_export.importing.weights import import_file
+    with held_interrupts():
+        from san_export.importing.weights import import_file
 
     from ..errors import UsageError
 

@@ -77,7 +77,7 @@ from . import options
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
-    help="auto is bf16 on a GPU, fp32 on a CPU.",
+    help="auto is bf16 on a GPU, and on a CPU where it was measured to be faster.",
 )
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read and augment.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything.  [default: 0]")

@@ -250,11 +250,13 @@ def embed_sources(
     return cameras, model
 
 
-def embed_source(source: Source, backend: Backend, reading: Reading) -> Embeddings:
+def embed_source(
+    source: Source, backend: Backend, reading: Reading, *, allow_empty: bool = False
+) -> Embeddings:
     """Embed the crops of one camera; tracklets are the source's.
 
     Raises:
-        SanError: wholly unreadable, or the model fails.
+        SanError: wholly unreadable unless `allow_empty`, or the model fails.
     """
     from ..embed import embed_folder
 
@@ -269,6 +271,7 @@ def embed_source(source: Source, backend: Backend, reading: Reading) -> Embeddin
             strict=reading.strict,
             progress=advance,
             crops=crops,
+            allow_empty=allow_empty,
         )
     tracks = np.array([source.tracks[path] for path in embedded.path.tolist()], np.str_)
     return replace(embedded, track=tracks)

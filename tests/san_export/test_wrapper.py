@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from san_export.verify import CheckCrops, row_cosine
 from san_export.wrapper import OnnxWrapper, reverse_input_channels, unit_rows
+from san_train.checkpoint import CheckpointInfo
+from san_train.describe import describe
 from san_train.evaluate import embed
-from san_train.models import SharpAttentionNetwork
+from san_train.models import SharpAttentionNetwork, build_model
 
 from san_deploy.errors import SanError
+from san_deploy.preprocess import RESIZE
 
 
 def as_float(images: np.ndarray) -> torch.Tensor:
@@ -47,6 +52,36 @@ def test_wrapper_leaves_the_trained_network_alone(network: SharpAttentionNetwork
     assert {block.mode.evaluate for block in deployed.network.attention.values()} == {"expected"}  # type: ignore[operator, union-attr]
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert not torch.equal(deployed.network.backbone.conv1.weight, network.backbone.conv1.weight)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.numeric
+def test_mean_subtraction_alone_goes_the_whole_way(network: SharpAttentionNetwork, crops: CheckCrops) -> None:
+    """The paper's preprocessing: what trains, validates, exports and describes is given the same pixels."""
+    settings = dataclasses.replace(network.settings, std_rgb=(1.0, 1.0, 1.0))
+    assert "std_rgb" not in network.settings.as_dict()
+    plain = build_model("san", settings.as_dict()).eval()
+    plain.load_state_dict(network.state_dict())
+    rgb = as_float(crops.images) / 255
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    plain.mode.evaluate = "expected"
+    with torch.no_grad():
+        expected = unit_rows(plain(rgb - mean)).numpy()
+        deployed = OnnxWrapper(plain, mask="expected")(torch.from_numpy(crops.images)).numpy()
+    np.testing.assert_allclose(embed(plain, crops.images, mask="expected"), expected, atol=1e-5)
+    np.testing.assert_allclose(deployed, expected, atol=1e-5)
+    info = CheckpointInfo("san", settings.as_dict(), RESIZE, 1)
+    told = describe(
+        plain, info, mask="argmax", input_form="uint8", checkpoint_sha256="a" * 64, weights_sha256="b" * 64
+    )
+    assert told.std_rgb == (1.0, 1.0, 1.0)
+
+
+def test_released_weights_leave_the_network_alone(network: SharpAttentionNetwork) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    deployed = OnnxWrapper(network)
+    deployed.release()
+    assert sum(tensor.numel() for tensor in deployed.state_dict().values()) == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def test_input_is_not_changed_in_place(network: SharpAttentionNetwork, crops: CheckCrops) -> None:

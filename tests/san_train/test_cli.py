@@ -70,3 +70,52 @@ def test_a_value_that_nothing_reads_is_refused(
     more = [] if off is None else ["--set", off]
     said = san("train", crop_folder, "-o", tmp_path / "run", *TINY, *more, "--set", override, code=2)
     assert f"{override.partition('=')[0]} has no effect" in said.err and why in said.err.lower()
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(0.5, "bf16"), (0.9, "bf16"), (0.97, "fp32"), (3.0, "fp32")])
+def test_auto_takes_the_precision_that_was_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, share: float, chosen: str
+) -> None:
+    from san_train import cli
+
+    monkeypatch.setattr(cli, "bf16_share", lambda: share)
+    lines: list[str] = []
+    assert cli.choose_compute("cpu", "auto", 1, say=lines.append).precision == chosen
+    assert lines == [
+        f"Precision: {chosen} (auto): bf16 takes {share:.2f} of fp32's time here, measured on a block"
+    ]
+
+
+def test_a_precision_that_was_asked_for_is_taken_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from san_train import cli
+
+    monkeypatch.setattr(cli, "bf16_share", lambda: pytest.fail("measured"))
+    for precision in ("fp32", "bf16"):
+        assert cli.choose_compute("cpu", precision, 1, say=pytest.fail).precision == precision
+
+
+def test_ranks_take_the_first_ones_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their machines may differ, and one network is trained in one precision."""
+    import torch
+    from san_train import cli
+    from san_train.ranks import Ranks
+
+    class Second(Ranks):
+        def add(self, values: list[float], device: torch.device) -> list[float]:  # type: ignore[override]
+            assert values == [0.0]
+            return [0.4]
+
+    monkeypatch.setattr(cli, "bf16_share", lambda: pytest.fail("measured"))
+    compute = cli.choose_compute("cpu", "auto", 1, Second(1, 2), say=lambda line: None)
+    assert compute.precision == "bf16" and compute.ranks.world == 2
+
+
+def test_measuring_leaves_the_random_numbers_alone() -> None:
+    import torch
+    from san_train.cli import bf16_share
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assert 0 < bf16_share(1) < 1000
+    assert torch.equal(torch.rand(3), expected)

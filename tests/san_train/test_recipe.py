@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -80,6 +81,30 @@ def test_overrides() -> None:
 )
 def test_wrong_overrides_are_refused(wrong: str) -> None:
     with pytest.raises(UsageError):
+        resolve("scratch", [wrong])
+
+
+def test_numbers_are_numbers_however_they_are_written() -> None:
+    recipe = resolve("scratch", ["settings.width=.5", "lr=1.e-3", "epochs=+7", "margin=.4", "share=[1]"])
+    assert (recipe.settings["width"], recipe.lr, recipe.epochs, recipe.margin) == (0.5, 1e-3, 7, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("settings.width=half", "field width is 'half', not a number"),
+        ("settings.depth=18.5", "field depth is 18.5, not a whole number"),
+        ("settings.size_hw=128", "field size_hw is 128, not a list"),
+        ("settings.neck=1", "field neck is 1, not true or false"),
+        ("settings.depht=18", "'depht' is no setting; did you mean depth?"),
+        ("settings.std_rgb=[1, 0, 1]", "std_rgb is three numbers above 0"),
+        ("lr=fast", "'lr' takes a number; received 'fast'"),
+        ("lr=NaN", "'lr' takes a number; received 'NaN'"),
+        ("epochs=.5", "'epochs' takes a whole number; received 0.5"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_field_and_type(wrong: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
         resolve("scratch", [wrong])
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--kernels", action="store_true", help="other resize kernels, argmax")
     options = parser.parse_args()
     found: dict[str, list[np.ndarray]] = {}
+    kernels: dict[str, list[tuple[float, ...]]] = {}
     for split in options.splits:
         crops = read_dataset(options.runs / f"fold{split}-data").splits["val"]
         model, _ = load_checkpoint(options.runs / f"fold{split}" / "model.safetensors")
@@ -49,11 +50,19 @@ def main() -> None:
             moved = evaluate.embed(model, other, mask="argmax")
             change = mean_of(by_person(moved, crops)) - mean_of(found["argmax"][-1])
             cosine = (moved * rows).sum(1)
+            kernels.setdefault(kernel, []).append((change[1], change[2], float(np.percentile(cosine, 1))))
             print(
                 f"split {split + 1}, {kernel}: {_told(change)}, row cosine: least {cosine.min():.4f}, "
                 f"1st percentile {np.percentile(cosine, 1):.4f}",
                 flush=True,
             )
+    if kernels:
+        print(
+            "\n| kernel | crops rank-1 / mAP, mean over splits | 1st percentile, worst split |\n|---|---|---|"
+        )
+    for kernel, changes in kernels.items():
+        rank1, mean_ap, _ = np.mean(changes, 0)
+        print(f"| {kernel} | {rank1:+.2f} / {mean_ap:+.2f} | {min(change[2] for change in changes):.4f} |")
     print(
         "\n| mask | tracklets rank-1: mean, worst | crops rank-1: mean, worst | mAP: mean, worst |\n|---|---|---|---|"
     )

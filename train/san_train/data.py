@@ -244,17 +244,24 @@ def batches(
                     future.cancel()
 
 
-def normalise(crops: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """`(N, H, W, 3)` uint8 BGR to `(N, 3, H, W)` float32 RGB, ImageNet-normalised, channels-last in memory.
+def normalise(
+    crops: np.ndarray | Tensor, device: torch.device, std_rgb: tuple[float, ...] = STD_RGB
+) -> Tensor:
+    """`(N, H, W, 3)` uint8 BGR to `(N, 3, H, W)` float32 RGB, normalised, channels-last in memory.
 
     The same arithmetic in the same order as the exported graph's, so that both give the same bits.
+
+    Args:
+        crops: to see.
+        device: where.
+        std_rgb: the network's, see `models.std_of`.
     """
     x = torch.as_tensor(crops).to(device).flip(-1).float()
-    mean, scale = normalisation()
+    mean, scale = normalisation(std_rgb)
     return ((x - mean.to(device)) * scale.to(device)).permute(0, 3, 1, 2)
 
 
-def normalisation() -> tuple[Tensor, Tensor]:
+def normalisation(std_rgb: tuple[float, ...] = STD_RGB) -> tuple[Tensor, Tensor]:
     """Mean and scale of pixels in 0..255, two `(3,)` float32 in the order RGB: `(x - mean) * scale`."""
     # A product with the reciprocal: the exported graph is left without a division.
-    return torch.tensor(MEAN_RGB) * 255.0, 1.0 / (torch.tensor(STD_RGB) * 255.0)
+    return torch.tensor(MEAN_RGB) * 255.0, 1.0 / (torch.tensor(std_rgb) * 255.0)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from san_deploy.artefact import Artefact, Int8Rule, Threshold, mask_name, space_of
 from san_deploy.errors import UsageError
 from san_deploy.io.versions import versions
-from san_deploy.preprocess import MEAN_RGB, STD_RGB
+from san_deploy.preprocess import MEAN_RGB
 
 from .checkpoint import CheckpointInfo
-from .models import Network, architecture, variant_of
+from .models import Network, architecture, std_of, variant_of
 
 
 def resolve_mask(network: Network, asked: str | None) -> str:
@@ -75,7 +75,7 @@ def describe(
         input=input_form,
         resize=info.resize,
         mean_rgb=MEAN_RGB,
-        std_rgb=STD_RGB,
+        std_rgb=std_of(network),
         mask=mask,
         precision="fp32",
         checkpoint_sha256=checkpoint_sha256,

@@ -16,7 +16,7 @@ from san_deploy.errors import SanError
 from san_deploy.preprocess import read_crop
 
 from .data import normalise
-from .models import Network
+from .models import Network, std_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def embed(
     try:
         rows = [
             torch.nn.functional.normalize(
-                model(normalise(images[i : i + batch], device).to(dtype)).float(), dim=1
+                model(normalise(images[i : i + batch], device, std_of(model)).to(dtype)).float(), dim=1
             ).cpu()
             for i in range(0, len(images), batch)
         ]

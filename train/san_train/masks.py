@@ -18,7 +18,7 @@ from san_deploy.reports.pictures import BlockMasks
 from .attention import SharpAttention, argmax_mask, attend_probability
 from .checkpoint import load_checkpoint
 from .data import normalise
-from .models import Network, SoftMask, attention_blocks
+from .models import Network, SoftMask, attention_blocks, std_of
 
 
 def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> list[list[BlockMasks]]:
@@ -41,7 +41,7 @@ def draw_masks(checkpoint: Path, crops: np.ndarray, *, mask: str = "argmax") -> 
         raise SanError(f"{checkpoint} takes crops of {network.settings.size_hw}, not {crops.shape[1:3]}")
     if mask not in ("none", "soft"):
         network.mode.evaluate = mask
-    x = normalise(crops, torch.device("cpu"))
+    x = normalise(crops, torch.device("cpu"), std_of(network))
     shown = getattr(network, "soft_masks", None)
     with torch.no_grad():
         blocks = _of_san(network, x) if network.mask_kind == "sharp" or not shown else _of_gates(shown(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -256,12 +257,28 @@ def _pairs(overrides: Sequence[str], values: Mapping[str, Any] | None) -> list[t
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"'{text}' is no KEY=VALUE")
-        try:
-            pairs.append((key.strip(), json.loads(value)))
-        except ValueError:
-            pairs.append((key.strip(), value))
+        pairs.append((key.strip(), _value(value)))
     pairs += list((values or {}).items())
     return [(OLD_NAMES.get(key, key), value) for key, value in pairs]
+
+
+#: Numbers as people write them and JSON does not: `.5`, `5.`, `+3`.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _value(text: str) -> Any:
+    """JSON, a number, or else text. NaN and infinity, which Python's JSON takes, are no numbers here."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(word)
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except ValueError:
+        pass
+    if _NUMBER.fullmatch(text.strip()):
+        return float(text) if re.search(r"[.eE]", text) else int(text)
+    return text
 
 
 #: Values that do nothing where another one is off: `(the other, what it is then, the values)`.
@@ -443,6 +460,15 @@ def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
     return replace(recipe, **{head: _typed(recipe, head, value, key)})
 
 
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list of numbers",
+}
+
+
 def _typed(owner: Any, name: str, value: Any, key: str) -> Any:
     if name not in {item.name for item in fields(owner)}:
         raise UsageError(
@@ -463,4 +489,4 @@ def _typed(owner: Any, name: str, value: Any, key: str) -> Any:
         return float(value)
     elif isinstance(current, type(value)):
         return value
-    raise UsageError(f"'{key}' takes a {type(current).__name__}; received {value!r}")
+    raise UsageError(f"'{key}' takes {_KINDS[type(current)]}; received {value!r}")

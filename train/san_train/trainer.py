@@ -28,7 +28,7 @@ from .describe import resolve_mask
 from .distill.lesson import Lesson
 from .distill.views import TaughtViews
 from .learner import Learner, loss_terms
-from .models import Network, Outputs, backbone_of, build_model
+from .models import Network, Outputs, backbone_of, build_model, std_of
 from .ranks import Ranks
 from .recipe import Recipe, learning_rate
 from .run_state import (
@@ -274,7 +274,7 @@ class Training:
                         group["betas"] = (recipe.decay_beta1 if late else 0.9, 0.999)
                 torch.manual_seed(_noise_seed(recipe.seed, self.epoch, step, self.compute.ranks.rank))
                 batch = plan[step] if self.lesson is not None else [plan[step][i] for i in self._places]
-                terms = self._step(normalise(images, device), batch)
+                terms = self._step(normalise(images, device, std_of(self.model)), batch)
                 for key, value in terms.items():
                     if not np.isfinite(value):
                         raise SanError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -122,8 +123,46 @@ def view(model: onnx.ModelProto) -> Graph:
 FUSED = {"FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3), "FusedMatMul": ("MatMul", 2)}
 
 
+#: Elements up to which a weight may say what shape a value has (Reshape, Resize, Slice).
+_SMALL = 1024
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large weights are inputs of their type and shape, to infer from and to check.
+
+    onnx copies a model several times over for either, and weights are nearly all of it.
+    """
+    graph = model.graph
+    result = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    result.functions.extend(model.functions)
+    result.graph.name = graph.name
+    result.graph.node.extend(graph.node)
+    result.graph.input.extend(graph.input)
+    result.graph.output.extend(graph.output)
+    result.graph.value_info.extend(graph.value_info)
+    result.graph.sparse_initializer.extend(graph.sparse_initializer)
+    named = {item.name for item in graph.input}
+    for weight in graph.initializer:
+        if prod(weight.dims) <= _SMALL:
+            result.graph.initializer.append(weight)
+        elif weight.name not in named:
+            result.graph.input.append(
+                onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            )
+    return result
+
+
+def check_model(model: onnx.ModelProto) -> None:
+    """Raise what `onnx.checker` raises where nodes, types or shapes are wrong; large weights are not read."""
+    onnx.checker.check_model(without_weights(model), full_check=True)
+
+
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the types of all values that can be inferred."""
+    """The types of all values that can be inferred, as a model without its large weights."""
+    return _with_types(without_weights(model))
+
+
+def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
     if any(node.op_type in FUSED for node in model.graph.node):
         model = _without_fusion(model)
     try:
@@ -136,7 +175,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]
-    return _inferred(bare)
+    return _with_types(bare)
 
 
 def _without_fusion(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -159,9 +198,20 @@ def copy_with(
     model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]
 ) -> onnx.ModelProto:
     """A copy of a model with other nodes and weights, and without the shapes of what is between them."""
+    # Field by field: a message keeps the memory of what is taken out of it, here all weights.
     result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:], result.graph.initializer[:], result.graph.value_info[:]
+    for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        if model.HasField(name):
+            setattr(result, name, getattr(model, name))
+    result.opset_import.extend(model.opset_import)
+    result.metadata_props.extend(model.metadata_props)
+    result.functions.extend(model.functions)
+    graph = model.graph
+    result.graph.name, result.graph.doc_string = graph.name, graph.doc_string
+    result.graph.input.extend(graph.input)
+    result.graph.output.extend(graph.output)
+    result.graph.quantization_annotation.extend(graph.quantization_annotation)
+    result.graph.metadata_props.extend(graph.metadata_props)
     result.graph.node.extend(nodes)
     result.graph.initializer.extend(weights)
     return result

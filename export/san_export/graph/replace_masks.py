@@ -12,7 +12,7 @@ from san_deploy.artefact import INPUT_NAME, parse_mask
 from san_deploy.backends.ort import onnxruntime, quiet_options
 from san_deploy.errors import SanError
 
-from .graph import copy_with, new_name, view
+from .graph import check_model, copy_with, new_name, view
 from .mask_branches import MaskBranch, find_branches
 
 
@@ -65,7 +65,7 @@ def replace_masks(model: onnx.ModelProto, mask: str) -> onnx.ModelProto:
     read = {name for node in result for name in node.input}
     kept = [weight for weight in model.graph.initializer if weight.name in read]
     replaced = copy_with(model, result, [*kept, *weights])
-    onnx.checker.check_model(replaced, full_check=True)
+    check_model(replaced)
     return replaced
 
 

@@ -14,11 +14,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from .graph import without_weights
+
 Shapes = Mapping[str, list[str | int]]
 
 
-def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that computes the same.
+def rewrite(model: onnx.ModelProto, *, in_place: bool = False) -> onnx.ModelProto:
+    """A graph that computes the same.
 
     - A Resize by a whole factor says so with constant scales; the exporter gives it a size made of N and
       constants (Shape, Concat). Other factors are left alone: as scales they would be rounded.
@@ -29,13 +31,18 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     - What TensorRT 10.3 refuses for no reason is said in another way: see `operators`.
 
     Args:
-        model: as torch's exporter gives it; not changed.
+        model: as torch's exporter gives it.
+        in_place: change it, and return it, instead of a copy of all its weights.
     """
-    result = onnx.shape_inference.infer_shapes(model)
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    result = model
+    if not in_place:
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
     graph = result.graph
     shapes = {
         value.name: [item.dim_param or item.dim_value for item in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
         if value.type.tensor_type.HasField("shape")
     }
     _plan_sizes(graph, shapes)
@@ -226,6 +233,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
             break
         del graph.node[:]
         graph.node.extend(kept)
-    weights = [weight for weight in graph.initializer if weight.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
+    # One by one: to put those that stay back would copy them, and a message keeps its old memory.
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in read:
+            del graph.initializer[place]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,6 +58,7 @@ class ParityModel:
         calls: of `rows` at a time.
         model: of an ONNX file, as it lies on the disk.
         as_it_is: of an FP16 file on a CPU, whose `rows` round as a GPU does: the file itself.
+        close: gives the memory back that `rows` and `as_it_is` hold between calls.
         outputs: rows that another program computed, by the crop's path below the folder; then `rows` is not called.
         resize: of another pipeline, which its crops are brought to size with in place of san-deploy's.
         notes: for people.
@@ -72,6 +74,7 @@ class ParityModel:
     calls: int = 1
     model: onnx.ModelProto | None = None
     as_it_is: Rows | None = None
+    close: Callable[[], None] = lambda: None
     outputs: GivenRows | None = None
     resize: Resize | None = None
     notes: tuple[str, ...] = ()
@@ -113,6 +116,10 @@ class ModelPair:
         """The reference's network; of a checkpoint alone. Needs PyTorch."""
         from san_train.checkpoint import load_checkpoint
 
+        from san_deploy.backends.torch import TorchNetwork
+
+        if isinstance(self.reference.rows, TorchNetwork):
+            return self.reference.rows.network
         return load_checkpoint(self.reference.path, accept_damaged=True)[0]
 
     @cached_property
@@ -132,7 +139,9 @@ class ModelPair:
             self.network, mask=_torch_mask(self.reference.artefact), input_form=self.target.artefact.input
         )
         size_hw = self.reference.artefact.size_hw
-        return to_onnx(wrapper, size_hw, opset=min(max(asked, OPSETS[0]), OPSETS[1]))
+        model = to_onnx(wrapper, size_hw, opset=min(max(asked, OPSETS[0]), OPSETS[1]))
+        wrapper.release()
+        return model
 
     @property
     def reference_graph_artefact(self) -> Artefact:
@@ -305,20 +314,32 @@ class RawOnnx:
     """An ONNX graph in ONNX Runtime on the CPU, one thread a call, a batch in one call, rows as they come.
 
     Args:
-        data: of the file.
+        data: of the file; not kept.
         path: for messages.
         artefact: what it says of itself.
         fixed: crops that the graph takes, no more and no fewer; what a batch lacks is filled up with its last crop.
+        again: makes `data` once more, where it is called after `close`.
 
     Raises:
         SanError: it does not open.
     """
 
-    def __init__(self, data: bytes, path: Path, artefact: Artefact, fixed: int | None = None) -> None:
+    def __init__(
+        self, data: bytes, path: Path, artefact: Artefact, fixed: int | None, again: Callable[[], bytes]
+    ) -> None:
         self._path = path
         self._artefact = artefact
         self._fixed = fixed
-        self._session = open_cpu(data, path, entries=int8_entries(artefact))
+        self._again = again
+        self._lock = threading.Lock()
+        self._session: Any = self._open(data)
+
+    def close(self) -> None:
+        """Give the memory of the session back, until the next call."""
+        self._session = None
+
+    def _open(self, data: bytes) -> Any:
+        return open_cpu(data, self._path, entries=int8_entries(self._artefact))
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """`(n, H, W, 3)` uint8 BGR to whatever the graph gives, float32; SanError where it fails."""
@@ -332,10 +353,10 @@ class RawOnnx:
         return np.concatenate(parts)
 
     def _run(self, crops: np.ndarray) -> np.ndarray:
+        with self._lock:
+            session = self._session = self._session or self._open(self._again())
         try:
-            rows: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._artefact.to_input(crops)})[
-                0
-            ]
+            rows: np.ndarray = session.run([OUTPUT_NAME], {INPUT_NAME: self._artefact.to_input(crops)})[0]
         except SanError:
             raise
         except Exception as error:  # its exceptions have no common base but this
@@ -412,6 +433,7 @@ def _open_target(path: Path, backend: str, device: str) -> ParityModel:
         return _open_onnx(path)
     # What was read is compared with what runs: the file may be broken, but not another.
     opened = _open_onnx(path, rounded=False)
+    opened.close()
     runtime = open_backend(path, backend=backend, device=device, accept_damaged=True)
     notes = (f"{runtime.note}.",) if runtime.note else ()
     return ParityModel(
@@ -431,13 +453,13 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
     data = path.read_bytes()
     if not data:
         raise SanError(f"model {path} is empty", do="fetch it again, or " + _EXPORT)
-    metadata = open_cpu(data, path).get_modelmeta().custom_metadata_map
+    model = _load(data, path)
+    metadata = {item.key: item.value for item in model.metadata_props}
     artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
     if artefact.engine is not None:
         raise SanError(f"{path} says that it is an engine", do=_EXPORT)
-    model = _load(data, path)
     fixed = _batch_of(model)
-    raw = RawOnnx(data, path, artefact, fixed)
+    raw = RawOnnx(data, path, artefact, fixed, model.SerializeToString)
     cores = usable_cores()
     opened = ParityModel(
         path,
@@ -446,6 +468,7 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
         raw,
         calls=cores,
         model=model,
+        close=raw.close,
         notes=_integrity(data, path),
     )
     if fixed is not None:
@@ -455,13 +478,23 @@ def _open_onnx(path: Path, *, rounded: bool = True) -> ParityModel:
         opened = replace(opened, optimum=fixed, maximum=fixed, fixed=True, notes=(*opened.notes, note))
     if not (rounded and has_fp16(model)):
         return opened
-    measured = RawOnnx(emulate_fp16(model).SerializeToString(), path, artefact, fixed)
+
+    def emulated() -> bytes:
+        return emulate_fp16(model).SerializeToString()
+
+    measured = RawOnnx(emulated(), path, artefact, fixed, emulated)
+
+    def close() -> None:
+        raw.close()
+        measured.close()
+
     note = f"{path.name} is measured with every FP16 rounding of a GPU, most of which ONNX Runtime leaves out on a CPU."
     return replace(
         opened,
         runtime=f"{opened.runtime}, FP16 emulated",
         rows=measured,
         as_it_is=raw,
+        close=close,
         notes=(*opened.notes, note),
     )
 

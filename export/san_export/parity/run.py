@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from san_deploy.errors import GateError, SanError
+from san_deploy.io.cpu import give_back
 from san_deploy.io.progress import bar
 
 from . import text
@@ -22,10 +23,11 @@ from .stages.embeddings import EmbeddedPair, crops_run, embed_pair
 from .stages.preprocessing import compare_preprocessing, crops_seen
 from .stages.ranking import compare_ranking
 
-#: Crops whose masks are compared, and on which layers are; the worst are among them.
-_MASKED, _LAYERED = 128, 8
-#: Crops on which other masks are tried, where argmax misses its gates.
-_MILDER = 64
+#: Crops whose masks are compared: at most, and at least where fewer have so many bits. Shares of bits need no more.
+_MASKED, _FEWEST, _BITS = 128, 16, 2**24
+#: Crops on which layers are compared, and on which other masks are tried where argmax misses its gates. The worst are
+#: among all of these.
+_LAYERED, _MILDER = 8, 32
 #: Of each of these, how many are the worst.
 _WORST_SHARE = 0.25
 #: Flips of a block that chance may add to those that rounding predicts: so many standard deviations, and a few.
@@ -120,6 +122,9 @@ class _Run:
     def embeddings(self) -> Stage:
         with self.bar(crops_run(self.pair, len(self.sample)), "embedding", "crop") as progress:
             self.embedded = embed_pair(self.pair, self.sample, self.gates, seed=self.seed, progress=progress)
+        for model in (self.pair.reference, self.pair.target):
+            model.close()
+        give_back()
         return self.embedded.stage
 
     def ranking(self) -> Stage:
@@ -167,27 +172,30 @@ class _Run:
         from .stages.probes import onnx_probe
 
         target = onnx_probe(self.pair.target_graph, self.pair.target.artefact)
-        rows = self._some(known, _MASKED)
+        rows = self._some(known, min(_MASKED, max(_FEWEST, _BITS // max(target.bits, 1))))
         names = [self.sample.names[row] for row in rows]
         figures = compare_masks(
             self.pair.mask_probe(), target, self.sample.images(rows), names, known.cosine[rows], mask=mask
         )
         if self.broken and mask == self.pair.reference.artefact.mask == "argmax":
-            figures = replace(figures, alternatives=self._milder_masks(rows))
+            del target
+            figures = replace(figures, alternatives=self._milder_masks(self._some(known, _MILDER)))
         notes = [*self.pair.graph_notes, f"On {len(rows)} of the crops, the worst among them."]
         if not figures.blocks:
             notes.insert(0, "Not comparable here: no sharp mask was found that both have.")
         return Stage("masks", figures, tuple(_mask_checks(figures, self.gates)), notes=tuple(notes))
 
     def _milder_masks(self, rows: np.ndarray) -> tuple[MaskCost, ...]:
-        from .stages.milder_masks import measure_masks
+        from .stages.milder_masks import graph_rows, measure_masks, torch_rows
 
         pair = self.pair
-        return measure_masks(
-            (pair.reference_graph, pair.reference_graph_artefact),
-            (pair.target_graph, pair.target.artefact),
-            self.sample.images(rows[:_MILDER]),
-        )
+        give_back()
+        if pair.reference.checkpoint:
+            reference = torch_rows(pair.network)
+        else:
+            reference = graph_rows(pair.reference_graph, pair.reference_graph_artefact)
+        target = graph_rows(pair.target_graph, pair.target.artefact)
+        return measure_masks(reference, target, self.sample.images(rows))
 
     def layers(self) -> Stage:
         from .stages.layers import GraphRun, compare_layers

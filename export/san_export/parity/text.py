@@ -42,6 +42,8 @@ _HELP = {
 }
 #: A mask of whose bits few are neither 0 nor 1.
 _RAMP = "ramp:0.0625"
+#: What a mask must gain in its least row cosine to be recommended: more than FP32 rounds.
+_BETTER = 1e-6
 
 
 def lines(run: ParityRun) -> list[str]:
@@ -294,10 +296,11 @@ def _milder(target: Mapping[str, Any], alternatives: Sequence[MaskCost]) -> str:
     if kind == "argmax" and alternatives:
         own, *others = alternatives
         best = max(others, key=lambda item: item.min_cosine)
-        ways.append(
-            f"with --mask {best.mask}, on {count(best.crops, 'crop')} of these least row cosine "
-            f"{cosine(best.min_cosine)} where argmax has {cosine(own.min_cosine)}"
-        )
+        if best.min_cosine > own.min_cosine + _BETTER:
+            ways.append(
+                f"with --mask {best.mask}, on {count(best.crops, 'crop')} of these least row cosine "
+                f"{cosine(best.min_cosine)} where argmax has {cosine(own.min_cosine)}"
+            )
     elif kind == "argmax":
         ways.append(f"with --mask {_RAMP}, whose masks move instead of flipping")
     elif kind == "ramp" and (wider := _wider(width)):

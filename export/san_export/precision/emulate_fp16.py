@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from ..graph.graph import copy_with, new_name, view
+from ..graph.graph import check_model, copy_with, new_name, view
 
 _FP32: int = TensorProto.FLOAT
 _FP16: int = TensorProto.FLOAT16
@@ -53,5 +53,5 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         elif name not in graph.producer:
             weights.append(tensor)
     result = copy_with(model, nodes, weights)
-    onnx.checker.check_model(result, full_check=True)
+    check_model(result)
     return result

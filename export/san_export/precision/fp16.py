@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from san_deploy.errors import SanError
 
-from ..graph.graph import Graph, copy_with, new_name, view
+from ..graph.graph import Graph, check_model, copy_with, new_name, view
 from .fp32_nodes import castable_ports, fp32_nodes
 
 _FP32: int = TensorProto.FLOAT
@@ -33,7 +33,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         SanError: a weight is beyond FP16's range, or not a number.
     """
     result = _Typing(model, view(model)).write()
-    onnx.checker.check_model(result, full_check=True)
+    check_model(result)
     return result
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper, version_converter
 
-from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph, copy_with, new_name, view
+from ..graph.graph import LAYOUT, WEIGHTED_OPS, Graph, check_model, copy_with, new_name, view
 from .channels_last import normalise_channels_last
 from .quantization_plan import QuantizationPlan, candidates, place, weight_axis
 from .ranges import Range
@@ -63,7 +63,7 @@ def write_int8(
         for index in indices
     )
     result = _Writer(model, graph, place(graph, weighted, form), ranges, form).write()
-    onnx.checker.check_model(result, full_check=True)
+    check_model(result)
     return result
 
 

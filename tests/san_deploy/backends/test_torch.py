@@ -141,7 +141,7 @@ def test_no_gpu_is_an_error_where_one_was_named(
 def test_a_broken_network_is_named(trained: tuple[Path, SharpAttentionNetwork]) -> None:
     """A network that gives rows without a direction."""
     backend = TorchNetwork(trained[0])
-    for parameter in backend._network.parameters():
+    for parameter in backend.network.parameters():
         parameter.data.zero_()
     with pytest.raises(
         SanError, match=r"m\.safetensors gave embeddings that are not finite or not of norm 1"

@@ -550,10 +550,7 @@ def test_this_machine(san: San, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cuda:0 NVIDIA T4 (sm75)" in result.out
     told = json.loads(san("info", "--json").out)
     assert told["gpus"] == [{"name": "NVIDIA T4", "sm": "sm75", "index": 0}]
-    assert (
-        told["machine"]["cores"] == usable_cores()
-        and told["packages"]["numpy"] == np.__version__
-    )
+    assert told["machine"]["cores"] == usable_cores() and told["packages"]["numpy"] == np.__version__
     assert told["starter"]["artefact"]["arch"] == "san-resnet18" and told["starter_problem"] == ""
     # Each of the two is here, or it is said why not.
     assert {*told["tensorrt"], *told["tensorrt_problems"]} == {"tensorrt", "tensorrt-rtx"}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from san_export.parity import text
 from san_export.parity.gates import GATES_OF, NAMES, Gates, make_gates
 from san_export.parity.models import ModelPair, open_pair
 from san_export.parity.result import (
@@ -18,6 +19,7 @@ from san_export.parity.result import (
     Check,
     LayerError,
     LayerFigures,
+    MaskCost,
     MaskFigures,
     ParityRun,
     Stage,
@@ -226,6 +228,40 @@ def test_what_is_found_inside_decides_only_where_the_embeddings_fail(
     assert [check.gate for check in parity(pair, sample, "divergence=0").failed] == ["layers"]
     error = gate_error(parity(broken(pair), sample))
     assert error is not None and error.why.startswith("first at backbone.conv1, Conv conv1, error 5.0e-01")
+
+
+def test_where_argmax_misses_its_gates_milder_masks_are_measured(
+    files: Files, sample: Sample, fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only there: the advice then carries their figures on these crops."""
+    opened = open_pair(files.fp32, files.fp32)
+    sides = (
+        replace(side, artefact=replace(side.artefact, mask="argmax"))
+        for side in (opened.reference, opened.target)
+    )
+    pair = ModelPair(*sides)
+    fakes["masks"] = MaskFigures("argmax", (block(5, 4.0),), ())
+
+    def masks(run: ParityRun) -> MaskFigures:
+        figures = next(stage.figures for stage in run.stages if stage.name == "masks")
+        assert isinstance(figures, MaskFigures)
+        return figures
+
+    assert masks(parity(pair, sample)).alternatives == ()
+    run = parity(broken(pair), sample)
+    costs = masks(run).alternatives
+    assert [cost.mask for cost in costs] == ["argmax", "ramp:0.015625", "ramp:0.0625"]
+    assert all(cost.crops == 20 and cost.min_cosine == pytest.approx(1.0) for cost in costs)
+    # Nothing is gained by a ramp here, so none is recommended.
+    assert "--mask" not in " ".join(text.lines(run))
+    dear = tuple(
+        MaskCost(mask, 20, least, 1.0)
+        for mask, least in (("argmax", 0.93), ("ramp:0.015625", 0.9991), ("ramp:0.0625", 0.9994))
+    )
+    monkeypatch.setattr("san_export.parity.stages.milder_masks.measure_masks", lambda *given: dear)
+    advice = " ".join(" ".join(text.lines(parity(broken(pair), sample))).split())
+    assert "if that is rounding, export with --mask ramp:0.0625" in advice
+    assert "on 20 crops of these least row cosine 0.9994000 where argmax has 0.9300000" in advice
 
 
 def test_the_finding_is_what_explains_most(files: Files, sample: Sample, fakes: dict[str, Any]) -> None:

@@ -253,3 +253,28 @@ def test_recipes(name: str) -> None:
     if name == "paper":
         assert (recipe.num_ids * recipe.num_instances, recipe.epochs, recipe.lr) == (32, 150, 5e-4)
         assert recipe.triplet_weight == 0 and recipe.identity_weight == 1
+
+
+def test_regions_go_through_batch_norm_apart_in_training(tiny: HarmoniousAttentionNetwork) -> None:
+    """As the authors' code calls a stream's unit: once for each region, each with its own statistics."""
+    torch.manual_seed(1)
+    regions = (
+        torch.randn(6 * 4, 16, 24, 28) * torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat(6)[:, None, None, None]
+    )
+    stream = tiny.train().streams[0]
+    before = {name: value.clone() for name, value in stream.state_dict().items()}
+    with torch.no_grad():
+        carried = tiny._carry(0, regions)
+        after = {name: value.clone() for name, value in stream.state_dict().items()}
+        stream.load_state_dict(before)
+        apart = [stream(regions[place::4]) for place in range(4)]
+    for place, expected in enumerate(apart):
+        torch.testing.assert_close(carried[place::4], expected)
+    # Running statistics move once for each region, and in evaluation nothing depends on the split.
+    for name, value in stream.state_dict().items():
+        torch.testing.assert_close(value, after[name])
+    steps = next(value for name, value in after.items() if name.endswith("num_batches_tracked"))
+    assert steps - next(v for n, v in before.items() if n.endswith("num_batches_tracked")) == 4
+    with torch.no_grad():
+        together = tiny.eval()._carry(0, regions)
+        torch.testing.assert_close(together[1::4], tiny.streams[0](regions[1::4]), atol=1e-5, rtol=1e-5)

@@ -11,7 +11,7 @@ from .fmn import FeatureMaskNetwork, FmnSettings
 from .ha_cnn import HaCnnSettings, HarmoniousAttentionNetwork
 from .osnet import OmniScaleNetwork, OsNetSettings
 from .outputs import Head, Outputs, SoftMask
-from .protocol import MASK_KINDS, Network, Settings, attention_blocks, backbone_of, variant_of
+from .protocol import MASK_KINDS, Network, Settings, attention_blocks, backbone_of, std_of, variant_of
 from .registry import Architecture
 from .rga import RelationAwareNetwork, RgaSettings
 from .san import SanSettings, SharpAttentionNetwork
@@ -31,6 +31,7 @@ __all__ = [
     "attention_blocks",
     "backbone_of",
     "build_model",
+    "std_of",
     "variant_of",
 ]
 

@@ -1,11 +1,12 @@
 """A network in the style of the Feature Mask Network (Ding et al., arXiv 1711.07155): "FMN-style".
 
-Of the paper only the abstract is public. It says: ResNet features of a high level predict a mask of a feature
-map, which is put on features of a low level to weigh parts of the body anew, for a representation that is aware
-of local details; global context counts as well; training has several tasks, as re-identification is both
-classification and retrieval. All else here is our choice: which stages, the mask's layers and channels, how a
-masked and a global path make one embedding, losses and recipe. Each choice is a setting, and no result of this
-network is the paper's.
+The paper is public (https://arxiv.org/abs/1711.07155), but its text was not at hand when this was written: only the
+abstract was. The paper's, by its abstract: ResNet features of a high level predict a mask of a feature map, which is
+put on features of a low level to weigh parts of the body anew, for a representation that is aware of local details;
+global context counts as well; training has several tasks, as re-identification is both classification and retrieval.
+All else here is our choice, which the paper's text may contradict: which stages, the mask's layers and channels, how a
+masked and a global path make one embedding, losses and recipe. Each choice is a setting, and no result of this network
+is the paper's.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .resnet import ResNet, check_resnet
 
 #: What each recipe changes for this architecture, see `recipe.RECIPES`.
 RECIPES: dict[str, dict[str, Any]] = {
-    # The paper's: ImageNet weights (a ResNet), an identity and a retrieval task. Its rates, batches and losses are
-    # not public; these are Luo et al.'s (arXiv 1903.07071), but for their lr, which falls in two steps from epoch
+    # The paper's, by its abstract: a ResNet, an identity and a retrieval task. Its rates, batches and losses were
+    # not at hand; these are Luo et al.'s (arXiv 1903.07071), but for their lr, which falls in two steps from epoch
     # 40 on.
     "paper": {
         "num_ids": 16,
@@ -53,7 +54,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 class FmnSettings:
     """Everything that fixes the network's weights and graph; saved in each checkpoint.
 
-    That there is a ResNet, a low and a high level, a mask and several tasks is the paper's; every value is ours.
+    That there is a ResNet, a low and a high level, a mask and several tasks is in the paper's abstract; every value is
+    ours.
 
     Attributes:
         depth: of the ResNet: 18, 34 or 50.

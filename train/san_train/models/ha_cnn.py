@@ -101,8 +101,8 @@ class HarmoniousAttentionNetwork(nn.Module):
 
     The global branch is three stages, each followed by a soft mask. Its attention also says where four regions
     are, which the local branch cuts out of what the stage was given and carries on in four streams of shared
-    weights. The streams are one batch: in training, batch norm sees the four regions together, where torchreid
-    normalises each apart. In evaluation the two agree.
+    weights. In training each goes through batch norm by itself, one after another, as the authors' code has it; in
+    evaluation, where that makes no difference, they are one batch.
     """
 
     mask_kind = "soft"
@@ -152,13 +152,22 @@ class HarmoniousAttentionNetwork(nn.Module):
             if self.settings.local:
                 # Places out of this level's attention, features out of the level before.
                 regions = self.crops[level](x, places)
-                stream = self.streams[level](regions if stream is None else regions + stream)
+                stream = self._carry(level, regions if stream is None else regions + stream)
             x = features * mask
         heads = [self.head_global(torch.mean(x, (2, 3)))]
         if stream is not None:
             pooled = torch.mean(stream, (2, 3))
             heads.append(self.head_local(pooled.reshape(-1, REGIONS * pooled.shape[1])))
         return heads, masks
+
+    def _carry(self, level: int, regions: Tensor) -> Tensor:
+        """Streams through a level, `(N x REGIONS, C, h, w)`, the regions of a crop one after another."""
+        unit = self.streams[level]
+        if not self.training:
+            carried: Tensor = unit(regions)
+            return carried
+        apart = [unit(region) for region in regions.unflatten(0, (-1, REGIONS)).unbind(1)]
+        return torch.stack(apart, 1).flatten(0, 1)
 
     def train_outputs(self, x: Tensor) -> Outputs:
         """`(N, 3, H, W)` float, ImageNet-normalised RGB, to a head of the global branch and one of the local."""

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from san_deploy.preprocess import STD_RGB
+
 from ..attention import MaskMode, SharpAttention
 from .outputs import Outputs
 from .resnet import ResNet
@@ -95,6 +97,12 @@ def backbone_of(network: Network) -> ResNet | None:
     """The part that takes ImageNet weights, where there is one."""
     backbone = getattr(network, "backbone", None)
     return backbone if isinstance(backbone, ResNet) else None
+
+
+def std_of(network: Network) -> tuple[float, float, float]:
+    """What its pixels are divided by, RGB, units of 0..1: ImageNet's, unless its settings say another (`std_rgb`)."""
+    own: tuple[float, float, float] = getattr(getattr(network, "settings", None), "std_rgb", STD_RGB)
+    return own
 
 
 def attention_blocks(network: Network) -> list[tuple[str, SharpAttention]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from san_deploy.io.typed_json import read_record
 
 from .protocol import Network, Settings
 
@@ -28,7 +31,7 @@ class Architecture:
             Which they are, a network says by its `attention.SharpAttention` blocks (`attention_blocks`).
     """
 
-    settings: Callable[..., Any]
+    settings: type[Any]
     network: Callable[[Any], Network]
     recipes: Mapping[str, Overrides]
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -40,13 +43,22 @@ class Architecture:
         """The settings with these values and the name's own.
 
         Raises:
-            ValueError: a value is out of range, or contradicts the name.
-            TypeError: an unknown setting, or a value of another type.
+            ValueError: a value is out of range, of another type or contradicts the name, or there is no such setting.
         """
         for name, value in self.fixed.items():
             # JSON gives lists.
             given = values.get(name, value)
             if (tuple(given) if isinstance(given, list) else given) != value:
                 raise ValueError(f"{name} is {value!r} by the architecture's name; received {given!r}")
-        settings: Settings = self.settings(**{**values, **self.fixed})
+        names = [item.name for item in fields(self.settings)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+                raise ValueError(f"'{name}' is no setting; {guess}")
+        plain = {**values, **self.fixed}
+        settings: Settings = read_record(
+            self.settings,
+            {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()},
+        )
         return settings

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from san_deploy.preprocess import STD_RGB
 
 from ..attention import ContextUnit, MaskMode, SharpAttention
 from .outputs import Head, Outputs
@@ -72,6 +75,8 @@ class SanSettings:
             deployed embedding is taken behind it.
         instance: where the camera's colours are taken out of each sample by itself (`resnet.INSTANCE`): `picture`,
             `stem`. Not in the paper.
+        std_rgb: what pixels less their mean are divided by, units of 0..1. torchvision's weights expect ImageNet's;
+            the paper subtracts the mean alone: [1, 1, 1].
     """
 
     depth: int = 50
@@ -87,10 +92,11 @@ class SanSettings:
     embedding_dim: int = 128
     neck: bool = False
     instance: tuple[str, ...] = ()
+    std_rgb: tuple[float, float, float] = STD_RGB
 
     def __post_init__(self) -> None:
         # JSON gives lists.
-        for name in ("size_hw", "attention", "context", "instance"):
+        for name in ("size_hw", "attention", "context", "instance", "std_rgb"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not set(self.attention) <= {1, 2, 3, 4} or not set(self.context) <= {1, 2, 3}:
             raise ValueError("attention takes stages 1-4, context stages 1-3")
@@ -100,6 +106,8 @@ class SanSettings:
             )
         if not set(self.instance) <= set(INSTANCE):
             raise ValueError(f"instance takes {' and '.join(INSTANCE)}; received {list(self.instance)}")
+        if len(self.std_rgb) != 3 or not all(0 < part < math.inf for part in self.std_rgb):
+            raise ValueError(f"std_rgb is three numbers above 0; received {list(self.std_rgb)}")
         if self.unit not in ("context", "residual-attention"):
             raise ValueError(f"unit is context or residual-attention; received {self.unit}")
         if self.upsample not in ("deconv", "bilinear") or self.gate not in ("sharp", "soft"):
@@ -123,8 +131,11 @@ class SanSettings:
             raise ValueError("width is in (0, 4], embedding_dim in 2..65536, hidden in 0..65536")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON; without `std_rgb` where it is ImageNet's, as files from before it have none."""
+        values = asdict(self)
+        if self.std_rgb == STD_RGB:
+            del values["std_rgb"]
+        return values
 
 
 class SharpAttentionNetwork(nn.Module):

@@ -37,7 +37,7 @@ def compare_masks(
     cosine: np.ndarray,
     *,
     mask: str,
-    batch: int = 16,
+    batch: int = 4,
     worst: int = 4,
 ) -> MaskFigures:
     """Run both networks over the crops, batch by batch, and compare every sharp block that both have.

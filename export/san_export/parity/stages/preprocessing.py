@@ -228,7 +228,8 @@ def _reference_input(pair: ModelPair) -> Input | None:
     import torch
     from san_train.data import normalise
 
-    return lambda images: normalise(images, torch.device("cpu")).contiguous().numpy()
+    std = pair.reference.artefact.std_rgb
+    return lambda images: normalise(images, torch.device("cpu"), std).contiguous().numpy()
 
 
 def _trained_pixels(pair: ModelPair, sample: Sample, rows: np.ndarray) -> np.ndarray:

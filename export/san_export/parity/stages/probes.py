@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from san_deploy.artefact import INPUT_NAME, Artefact
 from san_deploy.backends.onnxruntime import int8_entries
 from san_deploy.backends.ort import onnxruntime, quiet_options
 from san_deploy.errors import SanError, first_line
-from san_deploy.io.cpu import usable_cores
+from san_deploy.io.cpu import give_back, usable_cores
 
 from ...graph.graph import Graph, view
 from ...graph.mask_branches import MaskBranch, find_branches
@@ -50,7 +51,7 @@ class MaskProbe(Protocol):
         ...
 
 
-def onnx_probe(model: onnx.ModelProto, artefact: Artefact, *, threads: int | None = None) -> MaskProbe:
+def onnx_probe(model: onnx.ModelProto, artefact: Artefact, *, threads: int | None = None) -> OnnxProbe:
     """Look into the masks of an ONNX graph, in ONNX Runtime on the CPU.
 
     The branches are found by what they compute, in FP32, FP16 and quantised graphs alike: none of our forms
@@ -67,14 +68,22 @@ def onnx_probe(model: onnx.ModelProto, artefact: Artefact, *, threads: int | Non
     Raises:
         SanError: the graph cannot be looked at, or does not run.
     """
-    return _OnnxProbe(model, artefact, usable_cores() if threads is None else threads)
+    return OnnxProbe(model, artefact, usable_cores() if threads is None else threads)
 
 
-class _OnnxProbe:
+class OnnxProbe:
+    """The `MaskProbe` of a graph.
+
+    Attributes:
+        bits: of all its masks for one crop; 0 where their sizes are not known.
+    """
+
     def __init__(self, model: onnx.ModelProto, artefact: Artefact, threads: int) -> None:
         graph = view(model)
         branches = tuple(branch for branch in find_branches(model) if branch.masks)
         self.blocks = _names(branches, artefact)
+        shapes = [graph.shapes.get(branch.x, (None, None)) for branch in branches]
+        self.bits = sum(prod(size or 0 for size in shape[1:]) for shape in shapes)
         self._artefact = artefact
         self._outputs = [name for branch in branches for name in (branch.x, branch.masks[0])]
         self._session = None
@@ -103,7 +112,7 @@ class _OnnxProbe:
 
 
 def open_diagnostic(
-    model: onnx.ModelProto, artefact: Artefact, *, threads: int = 1
+    model: onnx.ModelProto | bytes, artefact: Artefact, *, threads: int = 1
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU, with the options with which the runtime opens such a file (INT8 has its own).
 
@@ -115,12 +124,14 @@ def open_diagnostic(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in int8_entries(artefact).items():
         options.add_session_config_entry(key, value)
+    data = model if isinstance(model, bytes) else model.SerializeToString()
     try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but this
         raise SanError("a diagnostic copy of the graph cannot be opened", why=first_line(error)) from error
+    del data
+    give_back()
+    return session
 
 
 def run(
@@ -146,13 +157,13 @@ def _names(branches: tuple[MaskBranch, ...], artefact: Artefact) -> tuple[str, .
     return tuple(branch.x for branch in branches)
 
 
-def _shown(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy with more outputs."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+def _shown(model: onnx.ModelProto, names: list[str]) -> bytes:
+    """The model's bytes with more outputs."""
     known = {output.name for output in model.graph.output}
-    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    return result
+    more = onnx.ModelProto()
+    more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    # A message that follows another is merged into it: no copy of the weights is made to add a few names.
+    return b"".join([model.SerializeToString(), more.SerializeToString()])
 
 
 def _threshold(model: onnx.ModelProto, graph: Graph, branch: MaskBranch) -> onnx.ModelProto:

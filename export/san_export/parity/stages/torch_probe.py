@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from san_train.attention import SharpAttention
 from san_train.data import normalise
-from san_train.models import Network, attention_blocks
+from san_train.models import Network, attention_blocks, std_of
 from torch import Tensor, nn
 
 from .probes import BlockValues, MaskProbe
@@ -47,7 +47,7 @@ class _TorchProbe:
         device = next(self._network.parameters()).device
         with self._evaluating(), torch.no_grad(), contextlib.ExitStack() as stack:
             watched = [stack.enter_context(_watch(module)) for module in self._modules]
-            self._network(normalise(images, device))
+            self._network(normalise(images, device, std_of(self._network)))
         return [BlockValues(_array(values["x"]), _array(values["mask"])) for values in watched]
 
     def redraw(self, block: int, x: np.ndarray) -> np.ndarray:
