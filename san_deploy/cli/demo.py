@@ -63,7 +63,7 @@ def command(
     from ..io.atomic import atomic_folder
     from ..matching.match import resolve_threshold
     from ..matching.output import OUTPUTS
-    from .match import as_text, people_text
+    from .match_text import as_text, people_text
 
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise SanError(f"{out} was not made by san demo", do="name another folder: san demo -o OUT")

@@ -19,6 +19,8 @@ from .verdict import Table
 _EACH, _LINKS = 100, 50_000
 #: Bytes that a crop may cost: its embedding, path and tracklet, as NumPy keeps text, twice while they are written.
 BYTES_EACH = 600
+#: Bytes by which the peaks of two equal runs differ.
+SLACK = 16_000_000
 
 
 def soak(folder: Path, table: Table, *, count: int) -> None:
@@ -38,10 +40,10 @@ def soak(folder: Path, table: Table, *, count: int) -> None:
                     "many crops", f"{number} crops", "silent change", f"{len(file['embedding'])} embeddings"
                 )
                 return
-    growth = (peak[count] - peak[count // 10]) / (count - count // 10)
-    words = f"{count} crops: peak {peak[count] / 1e6:.0f} MB, {growth:.0f} bytes for each more"
+    more, growth = count - count // 10, peak[count] - peak[count // 10]
+    words = f"{count} crops: peak {peak[count] / 1e6:.0f} MB, {growth / more:.0f} bytes for each more than a tenth"
     print(f"crops: {words}", file=sys.stderr)
-    table.add("many crops", words, "unchanged" if growth <= BYTES_EACH else "memory", words)
+    table.add("many crops", words, "unchanged" if growth <= BYTES_EACH * more + SLACK else "memory", words)
 
 
 def _link(folder: Path, count: int) -> None:

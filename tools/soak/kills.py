@@ -61,10 +61,15 @@ def _kill(job: Job, where: Path, expected: dict[str, str], seconds: float) -> tu
         if any(digests(out).get(name) != digest for name, digest in expected.items()):
             return "half file", f"{out} was there in part after the kill"
         clear(where)
+    left_by_kill = digests(out)
     code, printed, err = run(job.words(out, again=(out / "config.json").exists()))
-    if verdict := judge_words(code, printed, err):
-        # A run that was whole before the kill.
-        return ("silent change" if verdict == "refused" else verdict), err
+    verdict = judge_words(code, printed, err)
+    if verdict == "refused":
+        # As it must be where the command had ended its work before the kill, and else a resume that does not go on.
+        ended = all(left_by_kill.get(name) == digest for name, digest in expected.items())
+        return ("unchanged" if ended else "silent change"), err
+    if verdict:
+        return verdict, err
     if left := [path.name for path in where.rglob(".san-*")]:
         return "half file", f"left behind: {left}"
     found = digests(out)
