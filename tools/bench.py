@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.write:
             stored[name] = record(rows)
             with atomic_file(STORED) as temporary:
-                temporary.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
             write_page(name, stored[name], PAGE)
     for item in worse:
         print(
