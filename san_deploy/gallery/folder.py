@@ -306,18 +306,7 @@ class FolderGallery:
                 self._db.executemany("DELETE FROM about WHERE key = ?", [(f"{_CRC}{gone}",) for gone in old])
                 self._note("compact", {"removed": removed})
         self._forget()
-        # Also what a killed writer or an earlier compact left.
-        known = {
-            segments.segment_path(folder, number) for (number,) in self._query("SELECT number FROM segments")
-        }
-        for file in folder.glob("*.f32"):
-            if file not in known:
-                _wipe(file)
-        for number, used in self._query("SELECT number, rows FROM segments"):
-            file = segments.segment_path(folder, number)
-            if file.stat().st_size > used * self._dim * 4:
-                with file.open("r+b") as handle:
-                    handle.truncate(used * self._dim * 4)
+        self._cut_leftovers()
         self._db.execute("VACUUM")
         return removed
 
@@ -433,9 +422,13 @@ class FolderGallery:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                # A writer that was killed left vectors that no row names.
+                self._cut_leftovers()
                 yield
             except BaseException:
                 self._db.execute("ROLLBACK")
+                self._forget()
+                self._cut_leftovers()
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -444,6 +437,18 @@ class FolderGallery:
             raise SanError(f"cannot write {self._path}: {error.strerror or error}") from error
         finally:
             self._forget()
+
+    def _cut_leftovers(self) -> None:
+        """Take vectors out of the files that the database does not count: what is refused or killed leaves no bytes."""
+        folder = self._path / _VECTORS
+        counted = dict(self._query("SELECT number, rows FROM segments"))
+        files = {segments.segment_path(folder, number): rows for number, rows in counted.items()}
+        for file in folder.glob("*.f32"):
+            if file not in files:
+                _wipe(file)
+            elif file.stat().st_size > files[file] * self._dim * 4:
+                with file.open("r+b") as handle:
+                    handle.truncate(files[file] * self._dim * 4)
 
     def _forget(self) -> None:
         self._mapped.clear()

@@ -158,6 +158,23 @@ def test_what_is_no_gallery(tmp_path: Path, folder: Path) -> None:
         open_gallery(str(folder))
 
 
+def test_a_refused_or_killed_add_leaves_no_bytes(folder: Path) -> None:
+    gallery = open_gallery(str(folder), write=True)
+    gallery.add(tracks("door", 4))
+    before = {path: path.read_bytes() for path in (folder / "vectors").iterdir()}
+    with pytest.raises(SanError, match="comes again"):
+        gallery.add(tracks("door", 4))
+    assert {path: path.read_bytes() for path in (folder / "vectors").iterdir()} == before
+    # As a killed writer leaves it: rows behind those that were committed, and a segment that never was.
+    (last,) = before
+    last.write_bytes(before[last] + b"somebody's vector" * 40)
+    other = last.with_name(last.name.replace("0", "9"))
+    other.write_bytes(b"somebody else's")
+    gallery.assign("door", {str(tracks("door", 1).track[0]): 7})
+    assert {path: path.read_bytes() for path in (folder / "vectors").iterdir()} == before
+    gallery.close()
+
+
 def test_a_cut_file_of_vectors_is_named(folder: Path) -> None:
     gallery = open_gallery(str(folder), write=True)
     gallery.add(tracks("door", 5))
