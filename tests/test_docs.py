@@ -190,6 +190,15 @@ def test_the_table_of_what_is_not_run_has_no_leftovers() -> None:
     assert [start for start in NOT_RUN if not any(line.startswith(start) for line in every)] == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_files_of_the_checkout_are_where_a_page_says(page: str) -> None:
+    """`tests/...`, `tools/...` and the packages' files, in text and in commands; a name in capitals is the reader's."""
+    text = (ROOT / page).read_text("utf-8")
+    named = set(re.findall(r"(?<![\w./-])((?:tests|tools|train|export|san_deploy|docker)/[\w./-]*\w)", text))
+    named = {name for name in named if not re.search(r"[A-Z]{3}", name)}
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     """Relative links name files that exist, and headings in them."""

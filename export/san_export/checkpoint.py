@@ -99,7 +99,7 @@ def export_graph(
             do="use the version of san-deploy that trained it",
         )
     size_hw = network.settings.size_hw
-    chosen = check_crops(crops, size_hw, report)
+    chosen = check_crops(crops, size_hw, report, resize=info.resize)
     artefact = describe(
         network,
         info,

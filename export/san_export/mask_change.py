@@ -62,7 +62,7 @@ def change_mask(
             f"--mask {mask} does not fit: {source} has {what}, so no mask to choose", do="leave --mask out"
         )
     report(f"replacing the mask {artefact.mask} by {mask}")
-    chosen = check_crops(crops, artefact.size_hw, report)
+    chosen = check_crops(crops, artefact.size_hw, report, resize=artefact.resize)
     try:
         model = replace_masks(onnx.load(source), mask)
         difference = masks_differ(model, mask, artefact.to_input(chosen.images))

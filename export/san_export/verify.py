@@ -12,7 +12,7 @@ import numpy as np
 from san_deploy.backends.onnxruntime import OnnxRuntime
 from san_deploy.errors import SanError
 from san_deploy.images import UnreadableImage, list_crops, spread
-from san_deploy.preprocess import read_crop, resize_crop
+from san_deploy.preprocess import RESIZE, read_crop, resize_crop
 
 #: Crops per call: one, an odd few, and more than any runtime handles as a special case.
 BATCHES = (1, 3, 16)
@@ -43,7 +43,9 @@ class CheckCrops:
     unreadable: int = 0
 
 
-def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> CheckCrops:
+def read_crops(
+    folder: Path, size_hw: tuple[int, int], count: int = COUNT, *, resize: str = RESIZE
+) -> CheckCrops:
     """Up to `count` crops of a folder, spread evenly over its cameras and tracklets; always the same ones.
 
     Raises:
@@ -53,7 +55,7 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
     images, names, unreadable = [], [], 0
     for path in spread(paths, count):
         try:
-            images.append(read_crop(folder / path, size_hw))
+            images.append(read_crop(folder / path, size_hw, resize))
             names.append(path.as_posix())
         except UnreadableImage:
             unreadable += 1
@@ -62,9 +64,15 @@ def read_crops(folder: Path, size_hw: tuple[int, int], count: int = COUNT) -> Ch
     return CheckCrops(np.stack(images), tuple(names), f"crops of {folder.resolve().name}", unreadable)
 
 
-def check_crops(folder: Path | None, size_hw: tuple[int, int], report: Callable[[str], None]) -> CheckCrops:
+def check_crops(
+    folder: Path | None, size_hw: tuple[int, int], report: Callable[[str], None], *, resize: str = RESIZE
+) -> CheckCrops:
     """The crops of `folder`, or the sample crops where there is none; `report` takes a line on unreadable files."""
-    chosen = sample_crops(size_hw) if folder is None else read_crops(folder, size_hw)
+    chosen = (
+        sample_crops(size_hw, resize=resize)
+        if folder is None
+        else read_crops(folder, size_hw, resize=resize)
+    )
     report_unreadable(chosen.unreadable, report)
     return chosen
 
@@ -75,12 +83,12 @@ def report_unreadable(count: int, report: Callable[[str], None]) -> None:
         report(f"{count} of the crops cannot be read and {'is' if count == 1 else 'are'} passed over")
 
 
-def sample_crops(size_hw: tuple[int, int], count: int = COUNT) -> CheckCrops:
+def sample_crops(size_hw: tuple[int, int], count: int = COUNT, *, resize: str = RESIZE) -> CheckCrops:
     """`count` of the sample crops that ship with the package, spread over their cameras; always the same."""
     from san_deploy.data.samples import read_samples
 
     samples = read_samples(count)
-    images = [resize_crop(sample.read(), size_hw) for sample in samples]
+    images = [resize_crop(sample.read(), size_hw, resize) for sample in samples]
     return CheckCrops(np.stack(images), tuple(sample.name for sample in samples), "sample crops")
 
 

@@ -172,7 +172,12 @@ def read_onnx(path: Path) -> tuple[bytes, Artefact]:
 
 def _describe(session: onnxruntime.InferenceSession, data: bytes, path: Path) -> Artefact:
     """What the file says of itself, held against its graph."""
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:  # ONNX Runtime opens such a file all the same
+        raise SanError(
+            f"model {path} is damaged", why=str(error), do="fetch it again, or " + _EXPORT
+        ) from error
     artefact = from_metadata(metadata, path=path, sha256=hashlib.sha256(data).hexdigest())
     _check_graph(session, artefact, path)
     _check_bounded(data, path)
@@ -496,7 +501,11 @@ def _foreign_ports(path: Path) -> str | None:
         )
     except Exception:  # its exceptions have no common base but this; what is wrong was said by the backend
         return None
-    if any(key.startswith(PREFIX) for key in session.get_modelmeta().custom_metadata_map):
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError:
+        return None
+    if any(key.startswith(PREFIX) for key in metadata):
         return None
     taken, given = (
         ", ".join(f"{node.name} {node.type} {tuple(node.shape or ())}" for node in ports) or "nothing"

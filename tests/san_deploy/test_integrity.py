@@ -369,3 +369,16 @@ def test_any_graph_is_judged_or_refused(data: bytes, place: int, byte: int) -> N
     for damaged in (data, bytes(mutant), bytes(mutant) + data):
         with contextlib.suppress(ValueError):
             assert isinstance(unbounded(damaged), str)
+
+
+@pytest.mark.parametrize("command", ["info", "embed"])
+def test_metadata_that_is_no_text_is_refused(
+    san: Callable[..., Result], tmp_path: Path, crops: Path, command: str
+) -> None:
+    """ONNX Runtime opens such a file, and fails when it is asked for the metadata."""
+    path = tiny_model(tmp_path / "a.onnx")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"san.resize", b"san.re\x89ize"))
+    assert path.read_bytes() != data
+    words = ["info", path] if command == "info" else ["embed", crops, "-m", path, "-o", tmp_path / "a.npz"]
+    assert "a.onnx is damaged" in san(*words, code=1).err

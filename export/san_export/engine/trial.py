@@ -53,7 +53,7 @@ def run_plan(
     """
     reference = open_checked(onnx)
     artefact = reference.artefact
-    crops = check_crops(options.crops, artefact.size_hw, report)
+    crops = check_crops(options.crops, artefact.size_hw, report, resize=artefact.resize)
     batches = tuple(sorted(set(options.batch)))
     sizes = ", ".join(map(str, batches))
     report(

@@ -186,7 +186,12 @@ def import_model(
         options.source, size_hw=options.size_hw, layout=options.layout, output=options.output
     )
     original = open_original(foreign, options.convention)
-    crops = check_crops(None if options.reference else options.crops, foreign.size_hw, report)
+    crops = check_crops(
+        None if options.reference else options.crops,
+        foreign.size_hw,
+        report,
+        resize=options.convention.resize,
+    )
     rows = original(crops.images)
     notes = list(_look_at(rows, options.source))
     unit = bool((np.abs(np.linalg.norm(rows.astype(np.float64), axis=1) - 1) < _UNIT).all())

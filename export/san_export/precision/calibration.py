@@ -13,7 +13,7 @@ from san_deploy.backends import Backend
 from san_deploy.datasets import Crop, is_dataset, labels, read_dataset
 from san_deploy.errors import SanError
 from san_deploy.images import UnreadableImage, list_crops
-from san_deploy.preprocess import read_crop
+from san_deploy.preprocess import RESIZE, read_crop
 
 from ..verify import BATCHES, COUNT, CheckCrops, embed_in_batches
 
@@ -47,7 +47,9 @@ class CalibrationCrops:
     unreadable: int
 
 
-def pick_crops(folder: Path, size_hw: tuple[int, int], *, count: int, seed: int) -> CalibrationCrops:
+def pick_crops(
+    folder: Path, size_hw: tuple[int, int], *, count: int, seed: int, resize: str = RESIZE
+) -> CalibrationCrops:
     """Choose `count` crops of `folder` by `seed`; all of them where it holds fewer.
 
     Of a labelled data set, people who judge networks (`test`, `query`, `gallery`) are left out.
@@ -65,7 +67,7 @@ def pick_crops(folder: Path, size_hw: tuple[int, int], *, count: int, seed: int)
         if len(images) == count + COUNT:
             break
         try:
-            images.append(read_crop(paths[place], size_hw))
+            images.append(read_crop(paths[place], size_hw, resize))
             names.append(paths[place].relative_to(folder).as_posix())
         except UnreadableImage:
             unreadable += 1
@@ -113,7 +115,9 @@ class Labelled:
         return {"rank1": ranking.rank1, "mAP": ranking.mean_ap}
 
 
-def read_labelled(folder: Path, size_hw: tuple[int, int], *, seed: int) -> Labelled | None:
+def read_labelled(
+    folder: Path, size_hw: tuple[int, int], *, seed: int, resize: str = RESIZE
+) -> Labelled | None:
     """Labelled crops of people who do not judge networks, whole people in an order that `seed` gives.
 
     The `val` people, where there are any: the network was not trained on them.
@@ -141,7 +145,7 @@ def read_labelled(folder: Path, size_hw: tuple[int, int], *, seed: int) -> Label
         if len(chosen) >= _MOST_LABELLED:
             break
     person, camera, _ = labels(chosen)
-    images = np.stack([read_crop(crop.path, size_hw) for crop in chosen])
+    images = np.stack([read_crop(crop.path, size_hw, resize) for crop in chosen])
     count = len(set(person.tolist()))
     source = f"{len(chosen)} crops of {count} {name} people of {folder.resolve().name}"
     if name != "val":

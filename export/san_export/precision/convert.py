@@ -106,7 +106,7 @@ def convert(
     assert precision in ("fp16", "int8")
     if precision == "fp16":
         report(f"to FP16: {fp32.name if request.source else 'the starter model'}")
-        crops = check_crops(request.crops, artefact.size_hw, report)
+        crops = check_crops(request.crops, artefact.size_hw, report, resize=artefact.resize)
         lowered = _Lowered(to_fp16(onnx.load(fp32)), crops)
     else:
         lowered = _to_int8(fp32, artefact, request=request, form=form, report=report)
@@ -202,11 +202,19 @@ def _to_int8(
     assert request.calib is not None
     model, seed, floating = onnx.load(fp32), request.seed or 0, artefact.int8.floating
     chosen = pick_crops(
-        request.calib, artefact.size_hw, count=request.calib_count or CALIBRATION_CROPS, seed=seed
+        request.calib,
+        artefact.size_hw,
+        count=request.calib_count or CALIBRATION_CROPS,
+        seed=seed,
+        resize=artefact.resize,
     )
     report_unreadable(chosen.unreadable, report)
-    crops = chosen.check if request.crops is None else check_crops(request.crops, artefact.size_hw, report)
-    labelled = read_labelled(request.calib, artefact.size_hw, seed=seed)
+    crops = (
+        chosen.check
+        if request.crops is None
+        else check_crops(request.crops, artefact.size_hw, report, resize=artefact.resize)
+    )
+    labelled = read_labelled(request.calib, artefact.size_hw, seed=seed, resize=artefact.resize)
     if request.max_drop is not None and labelled is None:
         raise SanError(
             f"--max-drop needs labels, and {request.calib} has none",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from san_export.precision.calibration import LEAST, pick_crops, read_labelled
+from san_export.verify import check_crops, read_crops, sample_crops
 
 from san_deploy.errors import SanError
 from san_deploy.preprocess import read_crop
@@ -46,6 +47,23 @@ def test_the_seed_chooses_and_the_rest_is_for_the_check(tmp_path: Path) -> None:
     assert not any(image.tobytes() in chosen for image in first.check.images)
     for name, image in zip(first.check.names, first.check.images, strict=True):
         assert np.array_equal(image, read_crop(folder / name, SIZE_HW))
+
+
+def test_crops_are_resized_as_the_network_takes_them(tmp_path: Path) -> None:
+    """A network of somebody else brings its own resize: ranges and checks of other pixels are not its own."""
+    folder = write_crops(tmp_path, 12)
+    one = "cv2-linear"
+    chosen = pick_crops(folder, (32, 16), count=32, seed=0, resize=one)
+    # The crops behind the calibration's have their names beside them.
+    for image, name in zip(chosen.check.images, chosen.check.names, strict=True):
+        assert np.array_equal(image, read_crop(folder / name, (32, 16), one))
+        assert not np.array_equal(image, read_crop(folder / name, (32, 16)))
+    for crops in (
+        read_crops(folder, (32, 16), 5, resize=one),
+        check_crops(folder, (32, 16), str, resize=one),
+    ):
+        assert np.array_equal(crops.images[0], read_crop(folder / crops.names[0], (32, 16), one))
+    assert not np.array_equal(sample_crops((32, 16), 2, resize=one).images, sample_crops((32, 16), 2).images)
 
 
 def test_a_small_folder_is_used_twice(tmp_path: Path) -> None:
