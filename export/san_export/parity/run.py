@@ -66,8 +66,10 @@ def run_parity(
     for note in pair.notes:
         report(note)
     stages: list[Stage] = []
+    # As late as may be: its memory is wanted before. Where the target has no graph, it may stand in for it.
+    looks_inside = run.layers if pair.target.model is not None else run.masks
     for stage in (run.artefact, run.embeddings, run.ranking, run.preprocessing, run.masks, run.layers):
-        if stage == run.preprocessing:
+        if stage == looks_inside:
             run.export(report)
         start = time.perf_counter()
         done = stage()
