@@ -84,7 +84,7 @@ def to_onnx(
     written = program.model_proto
     _forget(program)
     del program
-    give_back()
+    give_back(written.ByteSize())
     model = clean(rewrite(written, in_place=True))
     opsets = {item.domain: item.version for item in model.opset_import}
     if opsets != {"": opset}:

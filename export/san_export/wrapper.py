@@ -54,9 +54,11 @@ class OnnxWrapper(nn.Module):
 
     def release(self) -> None:
         """Give the memory of its weights back, after which it gives nothing: torch's exporter keeps hold of it."""
+        held = 0
         for tensor in (*self.parameters(), *self.buffers()):
+            held += tensor.nbytes
             tensor.data = tensor.new_empty(0)
-        give_back()
+        give_back(held)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Crops to embeddings.

@@ -35,8 +35,6 @@ from .spec import Backend, BackendSpec, Installed, OpenRequest
 
 #: A protobuf message cannot be larger, so no ONNX file without external data is.
 _MAX_BYTES = 2**31
-#: A file whose copies are worth giving back to the system: bytes.
-_LARGE = 2**24
 #: A part of a batch that one thread runs. More crops give no more speed, but need more memory.
 _PART = 16
 CPU = "CPUExecutionProvider"
@@ -307,9 +305,8 @@ def open_cpu(
             do="fetch it again, or " + _EXPORT,
         ) from error
     session.disable_fallback()
-    if len(data) > _LARGE:
-        # What it was made from, twice the file, is free now and else stays with this process.
-        give_back()
+    # What it was made from, twice the file, is free now and else stays with this process.
+    give_back(2 * len(data))
     return session
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 #: Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _GLIBC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+#: Bytes from which `give_back` gives back.
+_WORTH = 32 << 20
 
 
 def usable_cores() -> int:
@@ -77,11 +79,17 @@ def saturates_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(flags)
 
 
-def give_back() -> None:
+def give_back(held: int = _WORTH) -> None:
     """Return what is free to the system, after a step that held much; nothing happens where the C library cannot.
 
     glibc keeps freed blocks of up to 32 MB, the weights of a network layer by layer.
+
+    Args:
+        held: bytes of what is free now. Less than 32 MB is not worth it: a collection takes a quarter of a second
+            beside PyTorch.
     """
+    if held < _WORTH:
+        return
     gc.collect()
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:

@@ -127,7 +127,7 @@ def test_safetensors_of_somebody_else(network: SharpAttentionNetwork, tmp_path: 
         ({"arch": "pcb"}, "pcb"),
         ({"settings": {"depth": 101}}, "101"),
         ({"settings": {"no_such_setting": 1}}, "no_such_setting"),
-        ({"settings": {"width": "wide"}}, "settings do not fit"),
+        ({"settings": {"width": "wide"}}, "width is 'wide', not a number"),
         ({"settings": {"size_hw": [64]}}, "size_hw"),
         ({"settings": ["depth", 18]}, "not a record"),
         ({"schema_version": 99}, "99"),

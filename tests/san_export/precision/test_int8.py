@@ -17,7 +17,7 @@ from san_export.precision.int8 import METHOD, never_quantised, quantise, within
 from san_export.precision.ranges import METHODS
 from san_export.verify import CheckCrops, row_cosine, sample_crops
 
-from san_deploy.backends import STARTER
+from san_deploy.backends import STARTER, open_backend
 from san_deploy.errors import GateError, SanError
 from tests.san_export.road import run
 
@@ -82,7 +82,7 @@ def test_rows_of_untrained_networks_stay_near(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_of_a_trained_network_stay(form: str) -> None:
-    drawn = sample_crops((128, 64), 64).images
+    drawn = sample_crops(open_backend().artefact.size_hw, 64).images
     model = onnx.load(STARTER)
     rows = run(model, drawn)
     int8 = quantise(model, drawn[::2], form=form)

@@ -129,8 +129,9 @@ def open_diagnostic(
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but this
         raise SanError("a diagnostic copy of the graph cannot be opened", why=first_line(error)) from error
+    held = len(data)
     del data
-    give_back()
+    give_back(held)
     return session
 
 
