@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,28 +9,12 @@ import pytest
 from san_export.importing.foreign import read_foreign
 
 from san_deploy.errors import SanError
-
-ROOT = Path(__file__).parents[3]
+from tests.own_process import run_cases
 
 
 def test_all_cases() -> None:
     pytest.importorskip("openvino")
-    cases = Path(__file__).with_name("openvino_ir_cases.py")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore",
-        cases,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "28 passed" in done.stdout, done.stdout[-3000:]
+    run_cases(Path(__file__).with_name("openvino_ir_cases.py"), 28)
 
 
 def test_without_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
