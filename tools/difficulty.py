@@ -29,7 +29,7 @@ import numpy as np
 from people_methods import SPLITS
 from PIL import Image
 
-from san_deploy import Embedder
+from san_deploy import Embedder, metrics
 from san_deploy.datasets import Crop, read_dataset
 from san_deploy.images import read_image
 from san_deploy.matching.cameras import Camera
@@ -214,15 +214,10 @@ def judged(seen: Seen, threshold: float) -> tuple[float, float, float, float]:
 
 def rank1(seen: Seen) -> float:
     """Over ordered pairs of cameras, the part of tracklets whose nearest is their own person, if that one is there."""
-    right = []
-    for a in np.unique(seen.camera):
-        for b in np.unique(seen.camera):
-            if a == b:
-                continue
-            query, gallery = seen.only(seen.camera == a), seen.only(seen.camera == b)
-            nearest = gallery.person[(query.rows @ gallery.rows.T).argmax(1)]
-            right += (nearest == query.person)[np.isin(query.person, gallery.person)].tolist()
-    return float(np.mean(right))
+    rankings = metrics.evaluate_tracklets(
+        seen.rows, person=seen.person, camera=seen.camera, track=seen.person.astype(str)
+    ).values()
+    return float(np.average([one.rank1 for one in rankings], weights=[one.queries for one in rankings]))
 
 
 def late_camera(seen: Seen, threshold: float) -> float:
