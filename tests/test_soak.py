@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from soak import damage, disks, kills, mutants, run
-from soak.made import Kind
+from soak.kinds import Kind
 from soak.processes import Job
 from soak.verdict import BAD, VERDICTS, Table, judge_words
 

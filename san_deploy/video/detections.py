@@ -86,7 +86,7 @@ class Collector:
             confidence: None where there is none.
 
         Raises:
-            SanError: something is not a finite number, or the frame number is negative.
+            SanError: something is not a finite number, or the frame number is negative or beyond any video.
         """
         try:
             number = int(frame)
@@ -98,6 +98,8 @@ class Collector:
             raise SanError(f"{self._source}, {where}: {error}", do=_LOOK) from error
         if not np.isfinite([*box, sure]).all():
             raise SanError(f"{self._source}, {where}: a box holds NaN or infinity", do=_LOOK)
+        if number > _LAST:
+            raise SanError(f"{self._source}, {where}: frame {number:.3g} is beyond any video", do=_LOOK)
         if number < 0:
             raise SanError(
                 f"{self._source}, {where}: frame {number} is before the first",
@@ -208,4 +210,6 @@ def track_name(value: Any) -> str | None:
     return str(int(number)) if number == int(number) else text
 
 
+#: The last frame number: larger ones are no longer exact in the floats that some formats write.
+_LAST = 1 << 53
 _LOOK = "look at that place, or name the file's format: --format"

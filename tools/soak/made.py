@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import json
 import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +11,11 @@ from PIL import Image
 
 from san_deploy.artefact import write_sidecar
 from san_deploy.backends.onnxruntime import OnnxRuntime
-from san_deploy.cli import main as san_main
 from tests.san_train.conftest import write_crop_folder
 from tests.tiny_models import tiny_model
+
+from .foreign import foreign_kinds
+from .kinds import TRAIN, Kind, has, run
 
 #: Image formats and how Pillow is asked for them.
 IMAGES: dict[str, dict[str, object]] = {
@@ -31,53 +27,6 @@ IMAGES: dict[str, dict[str, object]] = {
     "tif": {"compression": "tiff_lzw"},
     "tiff": {"compression": "tiff_adobe_deflate"},
 }
-#: Of a network that trains in a second.
-TRAIN = (
-    *("--size", "32x32", "--epochs", "2", "--validation-people", "0", "--device", "cpu", "--workers", "1"),
-    *("--set", "settings.depth=18", "--set", "settings.width=0.125"),
-    *("--set", "steps=2", "--set", "num_ids=2", "--set", "num_instances=2"),
-)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file, and a command that reads it.
-
-    Attributes:
-        row: its row in the table.
-        file: that is damaged, relative to the made folder.
-        argv: of the command, in that folder; what it writes is called `out` or begins with `out.`.
-        form: `binary`, `text` or `json`: how it is damaged.
-        hashed: whether every byte is vouched for, so that another answer is a silent change.
-        needs: a module without which the command does not run.
-    """
-
-    row: str
-    file: str
-    argv: tuple[str, ...]
-    form: str = "binary"
-    hashed: bool = False
-    needs: str = ""
-
-
-def call(argv: Sequence[str]) -> tuple[int, str, str]:
-    """Run `san` in this process: exit code, stdout, stderr. What is no `SystemExit` comes through."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["san", *argv]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                san_main()
-            except SystemExit as stopped:
-                return int(stopped.code or 0), out.getvalue(), err.getvalue()
-    finally:
-        sys.argv = before
-    raise AssertionError("san_main ends by SystemExit")
-
-
-def has(module: str) -> bool:
-    """Whether a module is here; no name needs none."""
-    return not module or importlib.util.find_spec(module) is not None
 
 
 def make(folder: Path, *, trained: bool = True) -> list[Kind]:
@@ -96,7 +45,7 @@ def make(folder: Path, *, trained: bool = True) -> list[Kind]:
     tracks = {}
     for number in (1, 2):
         name = f"cam{number}"
-        _run("embed", name, "-m", "model.onnx", "-o", f"{name}.npz")
+        run("embed", name, "-m", "model.onnx", "-o", f"{name}.npz")
         tracks[name] = sorted(path.name for path in (folder / name).iterdir())
         shutil.copytree(folder / name, folder / "timed" / name)
         rows = [f"{name},{track},{10 * k}.0,{10 * k + 5}.0" for k, track in enumerate(tracks[name])]
@@ -111,19 +60,13 @@ def make(folder: Path, *, trained: bool = True) -> list[Kind]:
         "different": [[["cam1", first[1]], ["cam2", second[0]]]],
     }
     (folder / "marks.json").write_text(json.dumps(marks))
-    _run("gallery", "add", "cam1.npz", "--gallery", "gallery", "-m", "model.onnx")
+    run("gallery", "add", "cam1.npz", "--gallery", "gallery", "-m", "model.onnx")
     kinds = [*_models(), *_tables(), *_images(folder), *_gallery(folder)]
     if has("cv2"):
         kinds += _detections(folder)
     if trained and has("torch"):
         kinds += _training()
-    return kinds
-
-
-def _run(*argv: str) -> None:
-    code, _, err = call(argv)
-    if code:
-        raise RuntimeError(f"san {' '.join(argv)}: {err}")
+    return kinds + foreign_kinds(folder, trained=trained)
 
 
 _EMBED = ("embed", "cam1", "-m", "model.onnx", "-o", "out.npz")
@@ -200,7 +143,7 @@ def _detections(folder: Path) -> list[Kind]:
 
 
 def _training() -> list[Kind]:
-    _run("train", ".", "-o", "run", *TRAIN)
+    run("train", ".", "-o", "run", *TRAIN)
     info = ("info", "run/model.safetensors", "--json")
     # The run itself is what it writes into, so that it is a copy that is resumed.
     resume = ("train", ".", "-o", "run", *TRAIN, "--epochs", "3", "--resume")

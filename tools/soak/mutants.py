@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .damage import damaged
-from .made import Kind, call, copy_of, has, make
+from .kinds import Kind, call, has
+from .made import copy_of, make
 from .verdict import BAD, Table, judge_words
 
 #: Seconds of computing, and of waiting on a busy machine, after which a run hangs.

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .made import TRAIN, has, make
+from .kinds import TRAIN, has
+from .made import make
 
 #: Seconds after which a command hangs, on a machine that may be busy.
 LIMIT = 600.0

@@ -82,6 +82,8 @@ def test_first_frame(tmp_path: Path) -> None:
         ("a.txt", "1,2,3,4,5,inf\n", "line 1: a box holds NaN or infinity"),
         ("a.txt", "1,2,3,4,5,6\n1,2,3\n", "line 2: frame, id, left, top, width, height are wanted"),
         ("a.txt", "1.5,2,3,4,5,6\n", "line 1: the frame number is not whole"),
+        ("a.txt", "1e300,2,3,4,5,6\n", r"line 1: frame 1e\+300 is beyond any video"),
+        ("a.txt", "9300000000000000000,2,3,4,5,6\n", "line 1: frame 9.3e\\+18 is beyond any video"),
         ("a.txt", "1,2,3,4,5,6\n1,2,3,4,5,6\n", "frame 0 has track 2 twice"),
         ("a.txt", "1,-1,3,4,5,6\n", "none of its 1 boxes has a track number.*not the detector's"),
         ("a.txt", "", "format of .* is not recognised.*--format"),

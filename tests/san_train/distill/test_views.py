@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,10 +59,23 @@ def test_no_crop_of_a_person_who_is_held_out_is_in_any_view(folder: Path, crops:
     views = open_views(folder, trained)
     with np.load(folder / "views.npz") as stored:
         sources = stored["source"][[*stored["crop"][views.index], *stored["other"][views.index]]]
-    assert set(sources.tolist()) <= {str(crop.path.resolve()) for crop in trained}
+    assert set(sources.tolist()) <= {hashlib.sha256(crop.path.read_bytes()).hexdigest() for crop in trained}
     assert 0 < len(views) < 4 * len(trained)
     with pytest.raises(SanError, match="no view of these crops"):
-        open_views(folder, [Crop(Path("elsewhere.png"), 1, "cam1", "t001")])
+        open_views(folder, [crop for crop in crops if crop.person > 3][:0])
+
+
+def test_views_of_crops_that_moved(folder: Path, crops: list[Crop], tmp_path: Path) -> None:
+    moved = []
+    for number, crop in enumerate(crops):
+        path = shutil.copyfile(crop.path, tmp_path / f"{number}.png")
+        moved.append(dataclasses.replace(crop, path=path))
+    there, here = open_views(folder, crops), open_views(folder, moved)
+    assert np.array_equal(there.crop, here.crop) and np.array_equal(there.index, here.index)
+    other = shutil.copyfile(crops[0].path, tmp_path / "other.png")
+    other.write_bytes(other.read_bytes() + b"1")
+    with pytest.raises(SanError, match="no view of these crops"):
+        open_views(folder, [dataclasses.replace(crops[0], path=other)])
 
 
 def test_composites_are_of_two_people_before_one_camera(folder: Path, crops: list[Crop]) -> None:
@@ -126,7 +142,21 @@ def test_views_that_do_not_fit_together_are_refused(
     with np.load(folder / "views.npz") as stored:
         data = dict(stored.items())
     np.savez(tmp_path / "views" / "views.npz", **data | {name: change(data[name])})
+    note = json.loads((folder / "views.json").read_text())
+    note["sha256"]["views.npz"] = hashlib.sha256((tmp_path / "views" / "views.npz").read_bytes()).hexdigest()
+    (tmp_path / "views" / "views.json").write_text(json.dumps(note))
     with pytest.raises(SanError, match=f"holds no whole views.*{why}"):
+        open_views(tmp_path / "views", crops)
+
+
+@pytest.mark.parametrize("name", ["views.npz", "pixels.bin", "map0.npy"])
+def test_one_bit_of_views(folder: Path, crops: list[Crop], tmp_path: Path, name: str) -> None:
+    shutil.copytree(folder, tmp_path / "views")
+    path = tmp_path / "views" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SanError, match=f"holds no whole views. {name} is not what was written with"):
         open_views(tmp_path / "views", crops)
 
 

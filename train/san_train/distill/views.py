@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from san_deploy.artefact import sha256_file
 from san_deploy.datasets import Crop
 from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file, atomic_folder
@@ -163,6 +164,7 @@ def make_views(
             "teachers": [teacher.name for teacher in teachers],
             "seed": seed,
             "settings": asdict(settings),
+            "sha256": {path.name: sha256_file(path) for path in sorted(temporary.iterdir())},
         }
         with atomic_file(temporary / _NOTE) as file:
             file.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
@@ -180,6 +182,14 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
     folder = Path(folder)
     try:
         note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+        for path in sorted(folder.iterdir()):
+            # Every byte of gigabytes: a few seconds, before hours of learning from what may be damaged.
+            if (
+                path.name in _FILES
+                and path.name != _NOTE
+                and sha256_file(path) != note["sha256"].get(path.name)
+            ):
+                raise ValueError(f"{path.name} is not what was written with {_NOTE}")
         with np.load(folder / _INDEX) as stored:
             data = {name: stored[name] for name in stored.files}
         pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
@@ -248,8 +258,8 @@ def is_views(folder: Path) -> bool:
 
 
 def _key(crop: Crop) -> str:
-    """What a crop is known by, from whichever folder of links it was read."""
-    return str(crop.path.resolve())
+    """What a crop is known by, wherever it lies and whatever it is called: a data set may move between machines."""
+    return sha256_file(crop.path)
 
 
 def _chunks(
