@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -119,6 +120,12 @@ def test_finds_are_printed_and_the_exit_code_is_3(
             run.main()
         assert stopped.value.code == (3 if verdict in BAD else 0)
         assert ("mutant 5 of seed 0: what was said" in capsys.readouterr().out) == (verdict in BAD)
+        monkeypatch.setattr(sys, "argv", ["soak", "--only", "mutants:a", "--json"])
+        with pytest.raises(SystemExit):
+            run.main()
+        told = json.loads(capsys.readouterr().out)
+        assert told["counts"] == {"a row": {verdict: 1}}
+        assert [find["verdict"] for find in told["finds"]] == [verdict] * (verdict in BAD)
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,15 @@ def _msmt17(folder: Path) -> list[Kind]:
 def _cuhk03(folder: Path) -> list[Kind]:
     from tests.san_deploy.datasets.test_cuhk03 import write_config, write_mat
 
-    root = folder / "cuhk03"
-    write_mat(root / "cuhk-03.mat")
-    write_config(root / "cuhk03_new_protocol_config_labeled.mat")
-    argv = ("eval", "cuhk03", *_MODEL, "-o", "out", "--boxes", "labelled", "--cache", "out.cache")
+    for name in ("cuhk03-old", "cuhk03-new"):
+        write_mat(folder / name / "cuhk-03.mat")
+    listed = "cuhk03_new_protocol_config_labeled.mat"
+    write_config(folder / "cuhk03-new" / listed)
+    argv = (*_MODEL, "-o", "out", "--boxes", "labelled", "--protocol")
+    old = ("eval", "cuhk03-old", *argv, "old", "--cache", "out.cache")
     return [
-        Kind("cuhk-03.mat", "cuhk03/cuhk-03.mat", (*argv, "--protocol", "old")),
-        Kind("CUHK03's list", "cuhk03/cuhk03_new_protocol_config_labeled.mat", (*argv, "--protocol", "new")),
+        Kind("cuhk-03.mat", "cuhk03-old/cuhk-03.mat", old),
+        Kind("CUHK03's list", f"cuhk03-new/{listed}", ("eval", "cuhk03-new", *argv, "new")),
     ]
 
 

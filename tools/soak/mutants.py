@@ -206,7 +206,11 @@ def _judged(kind: Kind, work: Path, expected: dict[str, str]) -> tuple[str, str]
     verdict = judge_words(code, out, err)
     if left := [path.name for path in work.rglob(".san-*")]:
         return "half file", f"left behind: {left}\n{err}"
-    written = [path for path in (*work.glob("out"), *work.glob("out.*")) if path.exists()]
+    # An empty folder that a cache was to be in is no half of anything.
+    written = [
+        *work.glob("out"),
+        *(path for path in work.glob("out.*") if path.is_file() or any(path.iterdir())),
+    ]
     if verdict:
         if code == 1 and written:
             return "half file", f"{written} after exit code {code}\n{err}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import tempfile
@@ -44,7 +43,7 @@ def main() -> None:
         except KeyboardInterrupt:
             table.skipped["the rest"] = "stopped"
     if given.json:
-        print(json.dumps(dataclasses.asdict(table), indent=2))
+        print(json.dumps(vars(table) | {"finds": [vars(find) for find in table.finds]}, indent=2))
     else:
         print(table.text())
     sys.exit(3 if table.finds else 0)
