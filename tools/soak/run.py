@@ -34,7 +34,7 @@ def main() -> None:
     asked = dict(item.partition(":")[::2] for item in given.only or PARTS)
     if unknown := set(asked) - set(PARTS):
         parser.error(f"--only {unknown.pop()} is none of {', '.join(PARTS)}")
-    table = Table()
+    table = Table(say=lambda text: print(text, file=sys.stderr, flush=True))
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         try:
@@ -43,7 +43,12 @@ def main() -> None:
         except KeyboardInterrupt:
             table.skipped["the rest"] = "stopped"
     if given.json:
-        print(json.dumps(vars(table) | {"finds": [vars(find) for find in table.finds]}, indent=2))
+        told = {
+            "counts": table.counts,
+            "finds": [vars(find) for find in table.finds],
+            "skipped": table.skipped,
+        }
+        print(json.dumps(told, indent=2))
     else:
         print(table.text())
     sys.exit(3 if table.finds else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 #: In the order of the table. `other value`: what carries no hash was read as what it says now, as it must be.
@@ -32,17 +33,24 @@ class Find:
     verdict: str
     detail: str
 
+    def line(self) -> str:
+        """In one line."""
+        last = self.detail.strip().splitlines()[-1:] or [""]
+        return f"{self.verdict}: {self.row}, {self.case}: {last[0][:300]}"
+
 
 @dataclass
 class Table:
     """How often each row came to what.
 
     Attributes:
+        say: is told of a find when it is made.
         counts: by row and verdict.
         finds: the bad ones.
         skipped: rows that could not be run here, and why.
     """
 
+    say: Callable[[str], None] = lambda text: None
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     finds: list[Find] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -52,6 +60,7 @@ class Table:
         self.counts.setdefault(row, Counter())[verdict] += 1
         if verdict in BAD:
             self.finds.append(Find(row, case, verdict, detail[-2000:]))
+            self.say(self.finds[-1].line())
 
     def text(self) -> str:
         """The table as aligned lines, with the finds and what was skipped below."""
@@ -62,9 +71,7 @@ class Table:
         total: Counter[str] = sum(self.counts.values(), Counter())
         lines.append(f"{'all':{width}}  " + "  ".join(f"{total[name]:{len(name)}d}" for name in VERDICTS))
         lines += [f"not run: {row}: {why}" for row, why in self.skipped.items()]
-        for find in self.finds:
-            last = find.detail.strip().splitlines()[-1:] or [""]
-            lines.append(f"{find.verdict}: {find.row}, {find.case}: {last[0][:300]}")
+        lines += [find.line() for find in self.finds]
         return "\n".join(lines)
 
 

@@ -116,7 +116,8 @@ def write_config(path: Path, files: list[str] | None = None) -> dict[str, list[s
     }
     labels = np.array([[people.index(name[:5]) + 1] for name in files], np.uint16)
     cameras = np.array([[int(name[6])] for name in files], np.uint8)
-    savemat(path, {"filelist": cells, "labels": labels, "camId": cameras, **rows})
+    # Compressed, as MATLAB 7 and later write.
+    savemat(path, {"filelist": cells, "labels": labels, "camId": cameras, **rows}, do_compression=True)
     return splits
 
 

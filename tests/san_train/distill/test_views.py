@@ -170,6 +170,14 @@ def test_a_damaged_note_of_views_is_refused(
         open_views(tmp_path / "views", crops)
 
 
+def test_views_without_a_teacher(folder: Path, crops: list[Crop], tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "views")
+    note = json.loads((folder / "views.json").read_text())
+    (tmp_path / "views" / "views.json").write_text(json.dumps(note | {"teachers": []}))
+    with pytest.raises(SanError, match="holds no whole views. No teacher answered"):
+        open_views(tmp_path / "views", crops)
+
+
 def test_halves_and_garments() -> None:
     rng = np.random.default_rng(0)
     white, black = np.full((100, 40, 3), 250, np.uint8), np.zeros((80, 30, 3), np.uint8)

@@ -235,6 +235,8 @@ def _check_whole(
         maps: likewise.
         size: bytes of all pixels.
     """
+    if not rows:
+        raise ValueError("no teacher answered")
     count, sources = len(data["crop"]), len(data["source"])
     each = [data[name] for name in ("crop", "other", "first", "pure", "persona", "offset", "shape")]
     if any(len(part) != count for part in (*each, *rows, *maps)):
