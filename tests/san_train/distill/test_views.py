@@ -174,7 +174,7 @@ def test_views_without_a_teacher(folder: Path, crops: list[Crop], tmp_path: Path
     shutil.copytree(folder, tmp_path / "views")
     note = json.loads((folder / "views.json").read_text())
     (tmp_path / "views" / "views.json").write_text(json.dumps(note | {"teachers": []}))
-    with pytest.raises(SanError, match="holds no whole views. No teacher answered"):
+    with pytest.raises(SanError, match=r"holds no whole views. No teacher answered"):
         open_views(tmp_path / "views", crops)
 
 
