@@ -88,7 +88,7 @@ def read_ir(path: Path) -> Any:
             raise SanError(f"{file} does not exist", do="an IR is two files of one name, .xml and .bin")
     try:
         return openvino.Core().read_model(path)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # messages quote the file's bytes
         raise SanError(
             f"OpenVINO cannot read {path}", why=first_line(error), do="fetch both files again"
         ) from error

@@ -141,6 +141,10 @@ def test_what_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "cut.bin").write_bytes(b"")
     with pytest.raises(SanError, match=r"OpenVINO cannot read .*cut\.xml"):
         read_foreign(tmp_path / "cut.xml")
+    bad = (tmp_path / "pool.xml").read_bytes().replace(b'type="AvgPool"', b'type="Avg\xbbPool"')
+    (tmp_path / "pool.xml").write_bytes(bad)
+    with pytest.raises(SanError, match=r"OpenVINO cannot read .*pool\.xml"):
+        read_foreign(pool)
     (tmp_path / "layer.bin").unlink()
     with pytest.raises(SanError, match=r"layer\.bin does not exist"):
         read_foreign(layer)

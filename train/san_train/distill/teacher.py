@@ -183,7 +183,7 @@ class _OpenVino:
         core = openvino.Core()
         try:
             model = core.read_model(path)
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # messages quote the file's bytes
             raise SanError(
                 f"OpenVINO cannot read the teacher {path}",
                 why=_first_line(error),
