@@ -119,20 +119,25 @@ def _networks(folder: Path) -> list[Kind]:
     weights = ("--arch", "osnet", "--size", "64x32", "-o", "out.safetensors")
     onnx = ("--preset", "openvino-bgr", "-o", "out.onnx")
     kinds = [
-        Kind("their .onnx: import", "theirs.onnx", ("import", "theirs.onnx", *onnx)),
-        Kind("their .pth: import", "theirs.pth", ("import", "theirs.pth", *weights)),
-        Kind("their .safetensors: import", "theirs.safetensors", ("import", "theirs.safetensors", *weights)),
+        Kind("their .onnx: import", "theirs.onnx", ("import", "theirs.onnx", *onnx), slow=True),
+        Kind("their .pth: import", "theirs.pth", ("import", "theirs.pth", *weights), slow=True),
+        Kind(
+            "their .safetensors: import",
+            "theirs.safetensors",
+            ("import", "theirs.safetensors", *weights),
+            slow=True,
+        ),
     ]
     if has("openvino"):
         from tests.san_export.importing.openvino_ir_cases import embedding, ir
 
         ir(folder / "net.xml", embedding, (1, 3, 32, 16))
         kinds += [
-            Kind("OpenVINO's .xml: import", "net.xml", ("import", "net.xml", *onnx), "text"),
-            Kind("OpenVINO's .bin: import", "net.bin", ("import", "net.xml", *onnx)),
+            Kind("OpenVINO's .xml: import", "net.xml", ("import", "net.xml", *onnx), "text", slow=True),
+            Kind("OpenVINO's .bin: import", "net.bin", ("import", "net.xml", *onnx), slow=True),
         ]
     export = ("export", "run/model.safetensors", "--no-engine", "-o", "out.onnx")
-    return [*kinds, Kind("checkpoint: export", "run/model.safetensors", export, hashed=True)]
+    return [*kinds, Kind("checkpoint: export", "run/model.safetensors", export, hashed=True, slow=True)]
 
 
 def _views(folder: Path) -> list[Kind]:
@@ -143,7 +148,9 @@ def _views(folder: Path) -> list[Kind]:
     kinds = []
     for path in sorted((folder / "views").iterdir()):
         form = "json" if path.suffix == ".json" else "binary"
-        kinds.append(Kind(f"views: {path.name}", f"views/{path.name}", argv, form, hashed=form == "binary"))
+        kinds.append(
+            Kind(f"views: {path.name}", f"views/{path.name}", argv, form, hashed=form == "binary", slow=True)
+        )
     return kinds
 
 

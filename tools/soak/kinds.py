@@ -32,6 +32,7 @@ class Kind:
         form: `binary`, `text` or `json`: how it is damaged.
         hashed: whether every byte is vouched for, so that another answer is a silent change.
         needs: a module without which the command does not run.
+        slow: whether the command takes seconds: it gets an eighth of the mutants of another.
     """
 
     row: str
@@ -40,6 +41,7 @@ class Kind:
     form: str = "binary"
     hashed: bool = False
     needs: str = ""
+    slow: bool = False
 
 
 def call(argv: Sequence[str]) -> tuple[int, str, str]:

@@ -151,8 +151,8 @@ def _training() -> list[Kind]:
         Kind("checkpoint", "run/model.safetensors", info, hashed=True, needs="torch"),
         Kind("checkpoint's .json", "run/model.json", info, "json", needs="torch"),
         Kind("state of a run", "run/state.safetensors", resume, hashed=True, needs="torch"),
-        Kind("config.json", "run/config.json", resume, "json", needs="torch"),
-        Kind("metrics.jsonl", "run/metrics.jsonl", resume, "text", needs="torch"),
+        Kind("config.json", "run/config.json", resume, "json", needs="torch", slow=True),
+        Kind("metrics.jsonl", "run/metrics.jsonl", resume, "text", needs="torch", slow=True),
     ]
     return kinds
 

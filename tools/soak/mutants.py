@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -39,12 +40,12 @@ def soak(
     trained: bool = True,
     say: Progress = print,
 ) -> None:
-    """Damage files `count` times, spread evenly over the kinds.
+    """Damage files `count` times, spread over the kinds.
 
     Args:
         folder: empty, to work in; the files of bad runs are kept in it, in `finds/`.
         table: to count in; rows are the kinds.
-        count: of damaged files.
+        count: of damaged files; kinds whose command is slow get fewer.
         seed: of the damage: kind, number and seed make one file again.
         only: part of a row's name; empty takes all kinds.
         trained: take the files of a training run, too.
@@ -84,8 +85,10 @@ def _made(folder: Path, *, trained: bool) -> list[Kind]:
 
 
 def _jobs(kinds: Sequence[Kind], count: int) -> Iterator[tuple[Kind, int]]:
-    for index in range(count if kinds else 0):
-        yield kinds[index % len(kinds)], index // len(kinds)
+    rounds = (
+        (kind, number) for number in itertools.count() for kind in kinds if not (kind.slow and number % 8)
+    )
+    return itertools.islice(rounds, count if kinds else 0)
 
 
 def _keep(folder: Path, kind: Kind, number: int, seed: int, detail: str) -> None:
