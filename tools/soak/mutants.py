@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import json
 import multiprocessing
 import os
 import random
@@ -19,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from .damage import damaged
+from .digests import of_bytes, of_file
 from .kinds import Kind, call, has
 from .made import copy_of, make
 from .verdict import BAD, Table, judge_words
 
 #: Seconds of computing, and of waiting on a busy machine, after which a run hangs.
 CPU_LIMIT, WALL_LIMIT = 30.0, 300.0
-#: Of what is written and printed, what may differ although nothing changed.
-_OF_THE_FILE = frozenset({"sha256", "bytes", "seconds", "crops_per_s"})
 Progress = Callable[[str], None]
 
 
@@ -231,24 +228,9 @@ def _result(work: Path, out: str) -> dict[str, str]:
     """Digests of what a command wrote and printed, by name."""
     files = [path for top in (*work.glob("out"), *work.glob("out.*")) for path in (top, *top.rglob("*"))]
     files += [work / "run" / "model.safetensors"] if (work / "run").exists() else []
-    # Pages show times, too, and what else is on them stands in a file of its own.
-    files = [path for path in files if path.is_file() and path.suffix != ".html"]
-    return {str(path.relative_to(work)): _digest(path.read_bytes()) for path in files} | {
-        "stdout": _digest(out.encode()) if out.startswith("{") else ""
+    return {str(path.relative_to(work)): of_file(path) for path in files if path.is_file()} | {
+        "stdout": of_bytes(out.encode()) if out.startswith("{") else ""
     }
-
-
-def _digest(data: bytes) -> str:
-    """SHA-256; of JSON without what differs from run to run."""
-    with contextlib.suppress(ValueError, RecursionError):
-        data = json.dumps(_without(json.loads(data)), sort_keys=True).encode()
-    return hashlib.sha256(data).hexdigest()
-
-
-def _without(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _without(value) for key, value in values.items() if key not in _OF_THE_FILE}
-    return [_without(value) for value in values] if isinstance(values, list) else values
 
 
 def _restore(kind: Kind, work: Path, made: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .digests import of_file
 from .kinds import TRAIN, has
 from .made import make
 
@@ -146,12 +146,10 @@ def start(words: Sequence[str]) -> subprocess.Popen[Any]:
 
 
 def digests(out: Path) -> dict[str, str]:
-    """SHA-256 of all files of an output, by name; a file's sidecar is of it."""
+    """Digests of all files of an output, by name; a file's sidecar is of it."""
     tops = [out, *out.parent.glob(out.name + ".*")]
     files = [path for top in tops if top.exists() for path in (top, *top.rglob("*")) if path.is_file()]
-    return {
-        str(path.relative_to(out.parent)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-    }
+    return {str(path.relative_to(out.parent)): of_file(path) for path in files}
 
 
 def clear(folder: Path) -> Path:

@@ -349,3 +349,19 @@ def test_not_a_list_of_the_new_protocol(root: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(SanError, match=r"config_labeled\.mat is not a list of CUHK03's new protocol"):
         read_dataset(root, NEW)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "zeros", "longer"])
+def test_a_damaged_list_never_reaches_scipy(
+    root: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scipy's reader may end the process."""
+    path = root / "cuhk03_new_protocol_config_labeled.mat"
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    data = {"cut": data[:-3], "zeros": data + bytes(16), "longer": data + b"x"}.get(damage, data)
+    path.write_bytes(data)
+    monkeypatch.setattr("scipy.io.loadmat", lambda file: pytest.fail("scipy was asked"))
+    with pytest.raises(SanError, match=r"config_labeled\.mat is not a list of CUHK03's new protocol"):
+        read_dataset(root, NEW)
