@@ -79,7 +79,11 @@ from . import options
     default="auto",
     help="auto is bf16 on a GPU, and on a CPU where it was measured to be faster.",
 )
-@click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read and augment.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 256),
+    help="Processes that read and augment crops; 0 does it between steps.  [default: one per core, at most 16]",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything.  [default: 0]")
 @click.option("--strict", is_flag=True, help="Stop at the first crop that cannot be read.")
 @click.option(
@@ -105,7 +109,7 @@ def command(
     validation_people: int | None,
     device: str,
     precision: str,
-    workers: int,
+    workers: int | None,
     seed: int | None,
     strict: bool,
     resume: bool,

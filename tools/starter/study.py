@@ -80,7 +80,7 @@ def main() -> None:
     drawn, start = options.out / "study-drawn", options.out / "study-pretrain" / "model.safetensors"
     results = options.out / "results.jsonl"
     done = {(row["fold"], row["seed"], row["phase"]) for row in read_rows(results)}
-    machine = Compute(torch.device("cpu"), options.precision)
+    machine = Compute(torch.device("cpu"), options.precision, workers=1)
     if not drawn.exists():
         draw_cameras(drawn, **spec["drawn"], split="train")
     if not start.is_file():

@@ -163,11 +163,16 @@ def _recolour(view: np.ndarray, settings: Augmentation, rng: np.random.Generator
         mixer = np.eye(3) * factor + (1.0 - factor) * np.array([0.114, 0.587, 0.299])
         mixer = (np.eye(3) + rng.normal(0.0, settings.crosstalk, (3, 3))) @ mixer
         mixed = view.reshape(-1, 3).astype(np.float32) @ mixer.T.astype(np.float32)
-        view = np.clip(mixed + np.float32(0.5), 0, 255).astype(np.uint8).reshape(view.shape)
+        view = _to_bytes(mixed).reshape(view.shape)
     elif settings.saturation:
-        grey = view.astype(np.float32) @ np.array([0.114, 0.587, 0.299], np.float32)
-        mixed = grey[..., None] + (view - grey[..., None]) * np.float32(factor)
-        view = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+        pixels = view.astype(np.float32)
+        grey = pixels @ np.array([0.114, 0.587, 0.299], np.float32)
+        # By planes: NumPy goes along the last axis, and three values are a short way.
+        planes = pixels.transpose(2, 0, 1).copy()
+        planes -= grey
+        planes *= np.float32(factor)
+        planes += grey
+        view = _to_bytes(planes).transpose(1, 2, 0)
     # One table per channel does gamma, contrast, brightness and white balance in one look-up.
     level = np.linspace(0.0, 1.0, 256)
     gamma = np.exp(rng.uniform(-0.6, 0.6) * s)
@@ -175,13 +180,19 @@ def _recolour(view: np.ndarray, settings: Augmentation, rng: np.random.Generator
     brightness = np.exp(rng.uniform(-0.5, 0.5) * s)
     cast = np.exp(rng.uniform(-0.25, 0.25, 3) * s)
     haze = rng.uniform(0, settings.haze) if settings.haze and rng.random() < 0.5 else 0.0
-    out = np.empty_like(view)
-    for channel in range(3):
-        curve = (level**gamma - 0.5) * contrast + 0.5
-        curve = curve * brightness * cast[channel] * (1.0 - haze) + 0.7 * haze
-        table = np.clip(curve * 255.0 + 0.5, 0, 255).astype(np.uint8)
-        out[..., channel] = table[view[..., channel]]
+    curve = ((level**gamma - 0.5) * contrast + 0.5) * brightness
+    curves = curve * cast[:, None] * (1.0 - haze) + 0.7 * haze
+    tables = np.clip(curves * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    out = np.empty(view.shape, np.uint8)
+    for channel, table in enumerate(tables):
+        out[..., channel] = table.take(view[..., channel])
     return out
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Rounded to uint8 and cut to its range; the float32 values are lost."""
+    values += np.float32(0.5)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
 def _erase(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> None:

@@ -28,6 +28,7 @@ from .data import TrainingData, gather, seen_twice
 from .distill.teacher import Teacher, open_teacher
 from .distill.unlabelled import unlabelled
 from .distill.views import TaughtViews, make_views, open_views
+from .loader.processes import default_workers
 from .ranks import Ranks
 from .run_state import CONFIG, MODEL, STATE, read_config, refuse_run, remove_run
 from .trainer import Compute, Training
@@ -57,7 +58,7 @@ class TrainOptions:
     validation_people: int | None = None
     device: str = "auto"
     precision: str = "auto"
-    workers: int = 2
+    workers: int | None = None
     seed: int | None = None
     strict: bool = False
     resume: bool = False
@@ -88,7 +89,8 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
     say = click.echo if ranks.first else _silent
     config = read_config(options.out) if options.resume else {}
     precision = config.get("precision", "auto") if options.precision == "auto" else options.precision
-    compute = choose_compute(device, precision, options.workers, ranks, say=say)
+    workers = default_workers() if options.workers is None else options.workers
+    compute = choose_compute(device, precision, workers, ranks, say=say)
     if ranks.first:
         _refuse_out(options)
     # Only now may rank 0 write: what the others would find is not a run of before.
@@ -120,7 +122,7 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
             "No validation people: the threshold stays uncalibrated (--validation-people N holds some out).",
             err=True,
         )
-    views = _views(options, recipe, data, teachers) if recipe.distilled else None
+    views = _views(options, recipe, data, teachers, max(1, workers)) if recipe.distilled else None
     fresh = not options.resume or not (options.out / STATE).exists()
     origin = _origin(options, config)
     training = Training(
@@ -214,7 +216,11 @@ def _pretrained(options: TrainOptions) -> str | None:
 
 
 def _views(
-    options: TrainOptions, recipe: recipes.Recipe, data: TrainingData, teachers: list[Teacher]
+    options: TrainOptions,
+    recipe: recipes.Recipe,
+    data: TrainingData,
+    teachers: list[Teacher],
+    threads: int,
 ) -> TaughtViews:
     """The views to learn from: another run's, this run's from before, or new ones with the teachers' answers."""
     folder = options.views or options.out / VIEWS
@@ -235,7 +241,7 @@ def _views(
             folder,
             settings=recipe.views,
             seed=recipe.seed,
-            workers=options.workers,
+            workers=threads,
             progress=progress,
         )
     return open_views(folder, data.crops)

@@ -1,12 +1,11 @@
-"""Batches for training: decoded crops kept in memory, augmented in threads ahead of the network."""
+"""What is trained on: data sets put together, who is held out, and how a batch becomes the network's input."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,10 +17,6 @@ from san_deploy.errors import SanError
 from san_deploy.images import UnreadableImage, read_image
 from san_deploy.preprocess import MEAN_RGB, STD_RGB
 
-from .augment import Augmentation, augment
-
-#: Batches prepared ahead: enough to hide decoding, few enough to keep memory small.
-_AHEAD = 3
 #: How a file name, which need not be UTF-8, becomes bytes.
 _NAMES = ("utf-8", "surrogateescape")
 
@@ -168,80 +163,6 @@ def fingerprint(data: TrainingData) -> str:
     for crop in data.validation:
         digest.update(f"{crop.person}/{crop.camera}/{crop.track}/{crop.path.name}\n".encode(*_NAMES))
     return digest.hexdigest()
-
-
-class CropCache:
-    """Decoded crops by index, kept up to `limit_bytes`; beyond it they are decoded again each time."""
-
-    def __init__(self, crops: Sequence[Crop], *, limit_bytes: int = 3 << 30) -> None:
-        self.crops = crops
-        self._limit = limit_bytes
-        self._kept: dict[int, np.ndarray] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        image = self._kept.get(index)
-        if image is None:
-            image = read_image(self.crops[index].path)
-            with self._lock:
-                if index not in self._kept and self._bytes + image.nbytes <= self._limit:
-                    self._kept[index] = image
-                    self._bytes += image.nbytes
-        return image
-
-
-def batches(
-    cache: CropCache,
-    plan: Sequence[Sequence[int]],
-    *,
-    size_hw: tuple[int, int],
-    augmentation: Augmentation,
-    seed: int,
-    epoch: int,
-    workers: int = 2,
-    places: Sequence[int] | None = None,
-) -> Iterator[np.ndarray]:
-    """Augmented batches, `(B, H, W, 3)` uint8 BGR, in the order of `plan`, whatever the threads' timing.
-
-    Each crop's augmentation has a generator of its own, seeded by (seed, epoch, batch, place).
-
-    Args:
-        cache: of all crops.
-        plan: indices of the crops of each batch.
-        size_hw: of the result.
-        augmentation: what to draw from.
-        seed: of the draws.
-        epoch: of the draws.
-        workers: threads.
-        places: of each batch that are wanted, in order; None is all of it.
-    """
-
-    def view(step: int, place: int, index: int) -> np.ndarray:
-        return augment(
-            cache[index], size_hw, augmentation, np.random.default_rng([seed, epoch, step, place, 2])
-        )
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="augment") as pool:
-        waiting: list[list[Future[np.ndarray]]] = []
-        following = enumerate(plan)
-        try:
-            for _ in range(len(plan)):
-                while len(waiting) < _AHEAD:
-                    step, batch = next(following, (0, None))
-                    if batch is None:
-                        break
-                    waiting.append(
-                        [
-                            pool.submit(view, step, place, batch[place])
-                            for place in (range(len(batch)) if places is None else places)
-                        ]
-                    )
-                yield np.stack([future.result() for future in waiting.pop(0)])
-        finally:
-            for futures in waiting:
-                for future in futures:
-                    future.cancel()
 
 
 def normalise(

@@ -23,11 +23,14 @@ from san_deploy.preprocess import RESIZE, resize_crop
 from . import evaluate
 from .attention import temperature
 from .checkpoint import CheckpointInfo, load_tensors, load_weights, save_checkpoint
-from .data import CropCache, TrainingData, batches, fingerprint, normalise
+from .data import TrainingData, fingerprint, normalise
 from .describe import resolve_mask
 from .distill.lesson import Lesson
 from .distill.views import TaughtViews
 from .learner import Learner, loss_terms
+from .loader.images import CropCache, Images
+from .loader.processes import Loader
+from .loader.worker import EpochDraws
 from .models import Network, Outputs, backbone_of, build_model, std_of
 from .ranks import Ranks
 from .recipe import Recipe, learning_rate
@@ -48,6 +51,10 @@ from .sampler import IdentitySampler
 _WEAK = 0.6
 #: Views by which a lesson's targets are turned onto a network's axes.
 _TURNED_BY = 1024
+#: Bytes of decoded crops that are kept, by all the loader's processes.
+_KEPT = 3 << 30
+#: Draws for crops, and for views of a lesson.
+_OF_CROPS, _OF_VIEWS = 2, 12
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,13 @@ class Compute:
     Attributes:
         device: a torch device.
         precision: `fp32` or `bf16` (autocast; weights and masks stay FP32).
-        workers: threads that augment.
+        workers: processes that augment; 0 augments in this one, see `loader.processes.Loader`.
         ranks: this process among those that train together.
     """
 
     device: torch.device
     precision: str = "fp32"
-    workers: int = 2
+    workers: int = 0
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -191,10 +198,19 @@ class Training:
             The last validation's figures; empty without validation people.
         """
         end = self.recipe.epochs if until is None else until
-        cache = CropCache(self.data.crops)
+        with Loader(self._images(), self.compute.workers) as loader:
+            return self._run(loader, end)
+
+    def _images(self) -> Images:
+        if self.lesson is not None:
+            return self.lesson.views.images
+        limit = _KEPT // max(1, self.compute.workers)
+        return CropCache([crop.path for crop in self.data.crops], limit_bytes=limit)
+
+    def _run(self, loader: Loader, end: int) -> dict[str, float]:
         if not self.compute.ranks.first:
             while self.epoch < end:
-                self._train_epoch(cache)
+                self._train_epoch(loader)
                 self.epoch += 1
             return {}
         from torch.utils.tensorboard import SummaryWriter
@@ -216,7 +232,7 @@ class Training:
                 self._state(self.epoch).save(self.out / STATE)
             while self.epoch < end:
                 started = time.perf_counter()
-                terms = self._train_epoch(cache)
+                terms = self._train_epoch(loader)
                 self.epoch += 1
                 record: dict[str, Any] = {
                     "epoch": self.epoch,
@@ -240,7 +256,7 @@ class Training:
             self.say(self._weak)
         return self.metrics
 
-    def _train_epoch(self, cache: CropCache) -> dict[str, float]:
+    def _train_epoch(self, loader: Loader) -> dict[str, float]:
         recipe, device = self.recipe, self.compute.device
         mode = self.learner.model.mode
         mode.train, mode.tau = (
@@ -250,19 +266,19 @@ class Training:
         if self._hard_masks():
             mode.train, mode.tau = recipe.hard_mask_kind, recipe.hard_mask_tau or mode.tau
         self.learner.train()
-        how: dict[str, Any] = {
-            "size_hw": self.learner.model.settings.size_hw,
-            "augmentation": recipe.augmentation,
-            "seed": recipe.seed,
-            "epoch": self.epoch,
-            "workers": self.compute.workers,
-        }
+        draws = EpochDraws(
+            self.learner.model.settings.size_hw,
+            recipe.augmentation,
+            recipe.seed,
+            self.epoch,
+            _OF_CROPS if self.lesson is None else _OF_VIEWS,
+        )
         if self.lesson is not None:
             plan = self.lesson.plan(self.epoch, self.steps, recipe.seed)
-            stream = self.lesson.batches(plan, **how)
+            stream = loader.batches(plan, draws)
         else:
             plan = self.sampler.epoch(self.epoch, self.steps)
-            stream = batches(cache, plan, places=self._places, **how)
+            stream = loader.batches(plan, draws, self._places)
         totals: dict[str, float] = {}
         bar = self.progress(self.steps, f"epoch {self.epoch + 1}") if self.progress else None
         try:

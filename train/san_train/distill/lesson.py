@@ -6,8 +6,7 @@ a camera adds, to everybody or to one person's clothes, is no trait of anybody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,12 +16,10 @@ from torch import Tensor, nn
 from san_deploy.datasets import Crop
 from san_deploy.errors import SanError
 
-from ..augment import Augmentation, augment
 from ..models import Outputs
 from .settings import DistillSettings
 from .views import TaughtViews
 
-_AHEAD = 3
 #: TaughtViews that the scale of the maps is taken from.
 _SAMPLE = 1500
 #: Which of a student's stages, from the first, learns which of the teacher's maps, the last map first.
@@ -149,24 +146,6 @@ class Lesson(nn.Module):
         far = self._camera[order] != self._camera[view]
         found = [*order[far].tolist(), *order[~far].tolist()] or [view]
         return [found[number % len(found)] for number in range(count)]
-
-    def batches(
-        self,
-        plan: Sequence[Sequence[int]],
-        *,
-        size_hw: tuple[int, int],
-        augmentation: Augmentation,
-        seed: int,
-        epoch: int,
-        workers: int = 2,
-    ) -> Iterator[np.ndarray]:
-        """Augmented views, `(B, H, W, 3)` uint8 BGR, as `data.batches` gives crops."""
-
-        def view(step: int, place: int, number: int) -> np.ndarray:
-            rng = np.random.default_rng([seed, epoch, step, place, 12])
-            return augment(self.views.image(number), size_hw, augmentation, rng)
-
-        yield from _in_order(plan, view, workers)
 
     def terms(self, out: Outputs, batch: Sequence[int]) -> dict[str, Tensor]:
         """The weighted terms of the loss for one batch, each a scalar with a gradient."""
@@ -298,24 +277,3 @@ def neighbours(mine: Tensor, theirs: Tensor, temperature: float = 0.1) -> Tensor
     student = F.log_softmax((mine / temperature).masked_fill(itself, -1e4), 1)
     teacher = F.softmax((theirs / temperature).masked_fill(itself, -1e4), 1)
     return F.kl_div(student, teacher, reduction="batchmean")
-
-
-def _in_order(
-    plan: Sequence[Sequence[int]], view: Callable[[int, int, int], np.ndarray], workers: int
-) -> Iterator[np.ndarray]:
-    """Batches in the order of `plan`, a few drawn ahead, whatever the threads' timing."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="views") as pool:
-        waiting: list[list[Future[np.ndarray]]] = []
-        following = enumerate(plan)
-        try:
-            for _ in range(len(plan)):
-                while len(waiting) < _AHEAD:
-                    step, batch = next(following, (0, None))
-                    if batch is None:
-                        break
-                    waiting.append([pool.submit(view, step, place, n) for place, n in enumerate(batch)])
-                yield np.stack([future.result() for future in waiting.pop(0)])
-        finally:
-            for futures in waiting:
-                for future in futures:
-                    future.cancel()

@@ -23,7 +23,7 @@ from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file, atomic_folder
 from san_deploy.preprocess import resize_crop
 
-from ..data import CropCache
+from ..loader.images import CropCache, PixelFile
 from .personas import Cast, Persona
 from .settings import ViewSettings
 from .teacher import GRIDS, Answers, Teacher
@@ -51,6 +51,7 @@ class TaughtViews:
         maps: of the first teacher, the last map first, `(N, C, h, w)` float16 each; on disk.
         index: `(N,)` places in the folder.
         told: what made them, in words.
+        images: by number, read-only.
     """
 
     folder: Path
@@ -62,18 +63,14 @@ class TaughtViews:
     maps: tuple[np.ndarray, ...]
     index: np.ndarray
     told: str
-    _pixels: np.ndarray
-    _offset: np.ndarray
-    _shape: np.ndarray
+    images: PixelFile
 
     def __len__(self) -> int:
         return len(self.index)
 
     def image(self, number: int) -> np.ndarray:
         """`(H, W, 3)` uint8 BGR of one view; read-only."""
-        place = self.index[number]
-        (height, width), start = self._shape[place], int(self._offset[place])
-        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+        return self.images[number]
 
 
 def make_views(
@@ -106,7 +103,7 @@ def make_views(
     Raises:
         SanError: a crop cannot be read, a teacher's answer is not finite, the disk is full.
     """
-    cache = CropCache(crops)
+    cache = CropCache([crop.path for crop in crops])
     cast = Cast(crops, domain, settings, seed)
     jobs = [(number, crop) for number in range(settings.each) for crop in range(len(crops))]
 
@@ -192,11 +189,10 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
                 raise ValueError(f"{path.name} is not what was written with {_NOTE}")
         with np.load(folder / _INDEX) as stored:
             data = {name: stored[name] for name in stored.files}
-        pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
         maps = [np.load(folder / f"map{level}.npy", mmap_mode="r") for level in range(int(data["maps"]))]
         rows = [data[f"rows{number}"] for number in range(len(note["teachers"]))]
         told = ", ".join(note["teachers"])
-        _check_whole(data, rows, maps, len(pixels))
+        _check_whole(data, rows, maps, (folder / _PIXELS).stat().st_size)
     except Exception as error:  # zipfile, zlib, NumPy and what a malformed file leads to
         raise SanError(
             f"{folder} holds no whole views",
@@ -218,9 +214,7 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
         maps=tuple(maps),
         index=index,
         told=told,
-        _pixels=pixels,
-        _offset=data["offset"],
-        _shape=data["shape"],
+        images=PixelFile(folder / _PIXELS, data["offset"][index], data["shape"][index]),
     )
 
 

@@ -1,0 +1,1 @@
+"""Batches for training, drawn by processes ahead of the network. What a process runs (`worker`) imports no PyTorch."""
