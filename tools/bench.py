@@ -6,6 +6,7 @@
 
   evaluation  `metrics.rank_queries` in the time of its matrix product alone, at Market-1501's size
   embedding   `embed_folder` in the time of bare ONNX Runtime on crops in memory, the starter on the sample crops
+  loader      augmented crops by processes, their CPU time in that of one loop, on the sample crops
   training    a training step in bf16 in the time of fp32, and with and without `keep_freed`, one thread
 
 A ratio is the CPU time of one thing in that of another, taken within a round, the two in turn; lower is better. Its
@@ -201,6 +202,45 @@ def embedding(rounds: int) -> Rows:
         }
 
 
+def loader(rounds: int) -> Rows:
+    """Views of the sample crops: what the loader's processes and this one take, in the time of the views alone."""
+    from san_deploy.data.samples import read_samples
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{place:04d}.jpg" for place in range(512)]
+        for path, sample in zip(paths, read_samples(512), strict=True):
+            path.write_bytes(sample.jpeg)
+        return {
+            f"two processes, of one loop: recipe {name}, {height} x {width}": _loaded(
+                name, (height, width), paths, rounds
+            )
+            for name, height, width in (("scratch", 128, 64), ("paper", 256, 128))
+        }
+
+
+def _loaded(recipe: str, size_hw: tuple[int, int], paths: list[Path], rounds: int) -> list[float]:
+    from san_train.loader.images import CropCache
+    from san_train.loader.processes import Loader
+    from san_train.loader.worker import EpochDraws
+    from san_train.recipe import resolve
+
+    plan = [list(range(start, start + 64)) for start in range(0, 512, 64)] * 2
+    draws = EpochDraws(size_hw, resolve(recipe).augmentation, seed=0, epoch=0)
+    with Loader(CropCache(paths), 0) as alone, Loader(CropCache(paths), 2) as two:
+        return in_turn(
+            lambda: list(two.batches(plan, draws)),
+            lambda: list(alone.batches(plan, draws)),
+            rounds,
+            lambda: time.process_time() + sum(map(_cpu_seconds, two.process_ids)),
+        )
+
+
+def _cpu_seconds(process: int) -> float:
+    """What a process has taken, of all its threads, to a hundredth of a second (Linux)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def training(rounds: int) -> Rows:
     """A step of a ResNet-18 SAN of half width, 64 crops of 128 x 64, forward and backward, one thread."""
     found: dict[str, list[list[float]]] = {}
@@ -248,16 +288,21 @@ def step(freed: str) -> None:
     print(json.dumps(best))
 
 
-def in_turn(ours: Callable[[], object], base: Callable[[], object], rounds: int) -> list[float]:
+def in_turn(
+    ours: Callable[[], object],
+    base: Callable[[], object],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> list[float]:
     """CPU time of one in that of the other, round by round, who is first by turns."""
     ours(), base()
     found = []
     for place in range(rounds):
         taken = {}
         for work in (ours, base) if place % 2 == 0 else (base, ours):
-            start = time.process_time()
+            start = clock()
             work()
-            taken[work] = time.process_time() - start
+            taken[work] = clock() - start
         found.append(taken[ours] / taken[base])
     return found
 
@@ -282,6 +327,7 @@ def _with_paths() -> dict[str, str]:
 TABLES: dict[str, Callable[[int], Rows]] = {
     "evaluation": evaluation,
     "embedding": embedding,
+    "loader": loader,
     "training": training,
 }
 

@@ -218,13 +218,17 @@ def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarra
     full = int(size_half[index[mutual]].sum()) * _PRODUCT_STEPS > count**3
     column, value, length = [], [], np.empty(count, np.int64)
     height = max(1, _BLOCK_CELLS // count)
+    marks = np.zeros((height, count), bool)
     for low in range(0, count, height):
         block = slice(low, min(low + height, count))
-        row, place = np.nonzero(mutual[block])
-        marks = np.zeros((block.stop - low, count), bool)
-        marks[row, index[block][row, place]] = True  # R(p, k1) (Eq. 3), for all p of the block
-        marks = (_expand_full if full else _expand)(marks, half, mutual_half, size_half)
-        cell = np.flatnonzero(marks)
+        place = np.flatnonzero(mutual[block])
+        near = place // index.shape[1] * count + index[block].ravel()[place]
+        marks.ravel()[near] = True  # R(p, k1) (Eq. 3), for all p of the block
+        expand = _expand_full if full else _expand
+        # Cells are few: to keep their numbers is faster than to look for them.
+        added = expand(marks[: block.stop - low], near, half, mutual_half, size_half)
+        cell = np.unique(np.concatenate([near, added]))
+        marks.ravel()[near] = False
         at, other = cell // count, cell % count
         weights = np.exp(2.0 * (_cosines(rows, at + low, other) - 1.0) / farthest[low + at])
         total = np.bincount(at, weights=weights)
@@ -234,29 +238,38 @@ def reciprocal_features(rows: np.ndarray, index: np.ndarray, farthest: np.ndarra
     return Sparse(np.concatenate([[0], np.cumsum(length)]), np.concatenate(column), np.concatenate(value))
 
 
-def _expand(marks: np.ndarray, index: np.ndarray, mutual: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Add to R(p, k1) each R(q, k1 / 2) of which it holds more than two thirds (Eq. 5).
+def _expand(
+    marks: np.ndarray, cells: np.ndarray, index: np.ndarray, mutual: np.ndarray, size: np.ndarray
+) -> np.ndarray:
+    """The cells of each R(q, k1 / 2) of which R(p, k1) holds more than two thirds, for q in it (Eq. 5).
 
     Args:
         marks: `(P, N)` bool, who is in R(p, k1), for some p.
+        cells: `(M,)` where it is true, row x N + column, in any order.
         index: `(N, K)` int32 neighbours of all crops.
         mutual: `(N, K)` bool, which of them are in R(q, k1 / 2).
         size: `(N,)` int64, how many.
+
+    Returns:
+        Cells, in any order, some of them more than once.
     """
-    result = marks.copy()
-    rows, members = np.nonzero(marks)
-    height = max(1, _BLOCK_CELLS // index.shape[1])
-    for low in range(0, len(members), height):
-        row, near = rows[low : low + height], members[low : low + height]
-        pair, second = np.nonzero(mutual[near])
-        candidate = index[near[pair], second]
-        inside = np.bincount(pair, weights=marks[row[pair], candidate], minlength=len(near))
-        taken = (inside > 2.0 / 3 * size[near])[pair]
-        result[row[pair[taken]], candidate[taken]] = True
-    return result
+    count, width = index.shape
+    found = []
+    height = max(1, _BLOCK_CELLS // width)
+    for low in range(0, len(cells), height):
+        part = cells[low : low + height]
+        near = part % count
+        place = np.flatnonzero(mutual[near])
+        pair = place // width
+        candidate = (part - near)[pair] + index[near].ravel()[place]
+        inside = np.bincount(pair, weights=marks.ravel()[candidate], minlength=len(near))
+        found.append(candidate[(inside > 2.0 / 3 * size[near])[pair]])
+    return np.concatenate(found)
 
 
-def _expand_full(marks: np.ndarray, index: np.ndarray, mutual: np.ndarray, size: np.ndarray) -> np.ndarray:
+def _expand_full(
+    marks: np.ndarray, cells: np.ndarray, index: np.ndarray, mutual: np.ndarray, size: np.ndarray
+) -> np.ndarray:
     """The same by products of full matrices; whole numbers are exact in FP32."""
     result, count = marks.copy(), len(index)
     members = marks.astype(np.float32)
@@ -268,7 +281,7 @@ def _expand_full(marks: np.ndarray, index: np.ndarray, mutual: np.ndarray, size:
         near[row, index[part][row, place]] = 1.0
         taken = (members @ near.T > 2.0 / 3 * size[part]) & marks[:, part]
         result |= taken.astype(np.float32) @ near > 0.0
-    return result
+    return np.flatnonzero(result)
 
 
 def reciprocal(index: np.ndarray) -> np.ndarray:

@@ -45,20 +45,16 @@ def literal(
     return np.array(result).reshape(len(plan), len(places), *draws.size_hw, 3)
 
 
-def children(loader: Loader) -> list[int]:
-    return [process._child.pid for process in loader._processes]
-
-
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
 def test_batches_are_the_same_bits_for_any_number_of_workers(paths: list[Path], workers: int) -> None:
     with Loader(CropCache(paths), workers) as loader:
-        assert len(children(loader)) == workers
+        assert len(loader.process_ids) == workers
         np.testing.assert_array_equal(list(loader.batches(PLAN, DRAWS)), literal(paths, PLAN, DRAWS))
         # A rank's places, of a lesson's draws, in a later epoch.
         later = EpochDraws((32, 16), STRONG, seed=5, epoch=4, stream=12)
         mine = list(loader.batches(PLAN, later, [2, 0]))
         np.testing.assert_array_equal(mine, literal(paths, PLAN, later, [2, 0]))
-    assert not children(loader)
+    assert not loader.process_ids
 
 
 def test_an_epoch_that_is_left_does_not_mix_with_the_next(paths: list[Path]) -> None:
@@ -92,7 +88,7 @@ def test_a_killed_process_is_one_message(paths: list[Path]) -> None:
     with Loader(CropCache(paths), 2) as loader:
         stream = loader.batches(PLAN * 20, DRAWS)
         next(stream)
-        os.kill(children(loader)[1], signal.SIGKILL)
+        os.kill(loader.process_ids[1], signal.SIGKILL)
         with pytest.raises(SanError, match=r"augments crops ended \(signal 9\)\. .*--workers"):
             list(stream)
 
@@ -102,7 +98,7 @@ def test_signals_to_all_are_not_for_the_processes(paths: list[Path]) -> None:
     with Loader(CropCache(paths), 1) as loader:
         stream = loader.batches(PLAN, DRAWS)
         batches = [next(stream)]
-        (child,) = children(loader)
+        (child,) = loader.process_ids
         # A terminal sends Ctrl-C to a group, which is not theirs; a scheduler may send SIGTERM to each.
         assert os.getpgid(child) != os.getpgid(0)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,7 +120,7 @@ if __name__ == "__main__":
         next(stream)
         if not {working}:
             list(loader.batches([[0]], DRAWS))
-        print(*children(loader), flush=True)
+        print(*loader.process_ids, flush=True)
         time.sleep(600)
 """
     with subprocess.Popen(

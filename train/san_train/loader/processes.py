@@ -70,6 +70,11 @@ class Loader:
         self._processes.clear()
         self._stack.__exit__(kind, error, trace)
 
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes that run."""
+        return [process.id for process in self._processes]
+
     def batches(
         self, plan: Sequence[Sequence[int]], draws: EpochDraws, places: Sequence[int] | None = None
     ) -> Iterator[np.ndarray]:
@@ -159,6 +164,11 @@ class _Process:
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
         self._child.wait()
+
+    @property
+    def id(self) -> int:
+        """The system's number for it."""
+        return self._child.pid
 
     def ask(self, *job: Any) -> Future[np.ndarray]:
         """The arguments of `worker.views` behind the images; its result."""
