@@ -113,5 +113,5 @@ def run(
     write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged, shown=shown)
     title = f"{len(set(labels.values()))} drawn people, {len(folders)} cameras"
     findings = Findings(matching, people, track_to_pid, accuracy, judged)
-    write_report(folder / "report.html", findings, title=title)
+    write_report(folder / "report.html", findings, title=title, progress=bar)
     return matching, accuracy, people, judged

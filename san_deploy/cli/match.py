@@ -110,6 +110,7 @@ def command(cameras: tuple[str, ...], out: Path | None, force: bool, as_json: bo
     """
     from ..gallery.recognise import record
     from ..io.atomic import atomic_folder
+    from ..io.progress import bar
     from ..matching.output import OUTPUTS, write_matches
     from ..reports.match_report import write_report
     from .match_text import as_dict, as_text, people_text
@@ -124,7 +125,7 @@ def command(cameras: tuple[str, ...], out: Path | None, force: bool, as_json: bo
             matching, people = findings.matching, findings.people
             accuracy, judged = findings.accuracy, findings.people_accuracy
             write_matches(folder, matching, people=people, accuracy=accuracy, people_accuracy=judged)
-            write_report(folder / "report.html", findings)
+            write_report(folder / "report.html", findings, progress=bar)
             if gallery is not None:
                 record(gallery, seen.cameras, people, there, given["keep_crops"])
     report = out / "report.html"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from .pictures import crop_uri
 
 if TYPE_CHECKING:
     from ..matching.accuracy import TrackToPid
+    from ..matching.sources import Progress
 
 #: Crops of one tracklet that are shown, at most.
 CROPS_PER_TRACKLET = 4
@@ -65,7 +67,7 @@ class Findings:
 
 
 def write_report(
-    path: Path, findings: Findings, *, title: str = "", progress: Callable[[int], Any] | None = None
+    path: Path, findings: Findings, *, title: str = "", progress: Progress | None = None
 ) -> None:
     """Write the page. Crops are read from the cameras' folders again, a few for each tracklet.
 
@@ -73,23 +75,26 @@ def write_report(
         path: the .html file to write, in a folder of `atomic_folder`.
         findings: what to show.
         title: headline; empty names the cameras.
-        progress: called with the number of pictures that were added.
+        progress: `san_deploy.io.progress.bar` or the like: called with the number of pictures, a label and a unit.
 
     Raises:
         OSError: no space, no permission; `atomic_folder` says it in words.
     """
-    album = _Album(findings.matching, progress)
+    album = _Album(findings.matching)
     tables = _Tables(findings, album)
     context = _context(findings, album, tables, title)
-    write_page(path, environment().get_template("match_report.html.j2"), context)
+    template = environment().get_template("match_report.html.j2")
+    with progress(len(album), "report", "picture") if progress else nullcontext() as album.advance:
+        write_page(path, template, context)
 
 
 class _Album:
     """Which crops of each tracklet are shown; each is read when the page is written."""
 
-    def __init__(self, matching: Matching, progress: Callable[[int], Any] | None) -> None:
+    def __init__(self, matching: Matching) -> None:
         cameras = matching.cameras
-        self._progress = progress
+        #: Called for each picture.
+        self.advance: Callable[[int], Any] | None = None
         self._files: list[Path] = []
         self.total: list[int] = []
         #: For each tracklet of all cameras, numbers of its pictures.
@@ -117,6 +122,9 @@ class _Album:
                 self.pictures.append(list(range(len(self._files), len(self._files) + len(chosen))))
                 self._files += [camera.folder / crop for crop in chosen]
 
+    def __len__(self) -> int:
+        return len(self._files)
+
     def uri(self, number: int) -> str:
         """One picture as a data URI; empty where the crop is gone."""
         return crop_uri(self._files[number])
@@ -124,8 +132,8 @@ class _Album:
     def __iter__(self) -> Iterator[str]:
         """All pictures in their order, base64 of JPEG; empty for a crop that was deleted since it was embedded."""
         for path in self._files:
-            if self._progress:
-                self._progress(1)
+            if self.advance:
+                self.advance(1)
             yield crop_uri(path).partition("base64,")[2]
 
 

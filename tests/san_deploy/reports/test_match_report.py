@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -108,6 +110,22 @@ def render(
     page = Page(text)
     assert page.open == []
     return text, page, json.loads(page.scripts["data"]) | {"pictures": json.loads(page.scripts["pictures"])}
+
+
+def test_progress_counts_the_pictures(tmp_path: Path) -> None:
+    matching = site(tmp_path)
+    told: list[object] = []
+
+    @contextmanager
+    def bar(*told_first: object) -> Iterator[Callable[[int], None]]:
+        told.append(told_first)
+        yield told.append
+        told.append("away")
+
+    path = tmp_path / "report.html"
+    write_report(path, Findings(matching, find_people(matching)), progress=bar)
+    pictures = json.loads(Page(path.read_text("utf-8")).scripts["pictures"])
+    assert pictures and told == [(len(pictures), "report", "picture"), *[1] * len(pictures), "away"]
 
 
 def test_page_needs_nothing_from_outside(tmp_path: Path) -> None:
