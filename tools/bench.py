@@ -203,7 +203,7 @@ def embedding(rounds: int) -> Rows:
         def plain() -> None:
             """What one would write by hand; its resize does not antialias, which is cheaper and not the same."""
             for start in range(0, len(paths), 32):
-                images = [cv2.imread(path) for path in paths[start : start + 32]]
+                images: list[Any] = [cv2.imread(path) for path in paths[start : start + 32]]
                 session.run(None, {INPUT_NAME: _stack([cv2.resize(image, size_wh) for image in images])})
 
         def ours() -> None:
