@@ -147,14 +147,18 @@ class Reranked:
         self._similarity.fill(start, stop, out)
         # -weight x (2 - 2 x cosine) / farthest - (1 - weight) x (1 - overlap)
         slope = (2.0 * self._weight / self._farthest[start:stop]).astype(np.float32)
-        out *= slope[:, None]
-        out -= (slope + np.float32(1.0 - self._weight))[:, None]
         height = max(1, _BLOCK_CELLS // self._crops)
         for low in range(start, stop, height):
-            high = min(low + height, stop)
-            overlap = self._overlap(low, high)
-            overlap *= 1.0 - self._weight
-            out[low - start : high - start] += overlap
+            part = slice(low - start, min(low + height, stop) - start)
+            block = out[part]
+            block *= slope[part, None]
+            block -= (slope[part] + np.float32(1.0 - self._weight))[:, None]
+            common = self._common(low, low + len(block)).ravel()
+            # Most pairs have no neighbour in common.
+            cell = np.flatnonzero(common > 0)
+            common = common[cell]
+            # 1 - Jaccard distance (Eq. 10). Features sum to 1: the sum of maxima is 2 - that of minima.
+            block.reshape(-1)[cell] += (1.0 - self._weight) * common / (2.0 - common)
 
     def distance(self) -> np.ndarray:
         """`(Q, G)` float32, the whole matrix of re-ranked distances."""
@@ -162,30 +166,31 @@ class Reranked:
         self.fill(0, len(result), result)
         return np.negative(result, out=result)
 
-    def _overlap(self, start: int, stop: int) -> np.ndarray:
-        """1 - Jaccard distance (Eq. 10), `(stop - start, G)` float64."""
+    def _common(self, start: int, stop: int) -> np.ndarray:
+        """Sums of the minima of features, `(stop - start, G)` float64."""
         row, place = self._feature.entries(np.arange(start, stop))
         length = np.diff(self._inverted.start)[self._feature.column[place]]
         cells = (stop - start) * self.shape[1] * self._crops
         if int(length.sum()) * _MINIMUM_STEPS > cells:
-            common = self._common_full(start, stop)
-        else:
-            common = np.zeros((stop - start) * self.shape[1])
-            for part in chunks(length):
-                self._add_common(row[part], place[part], common)
-            common = common.reshape(stop - start, self.shape[1])
-        # Features sum to 1: the sum of maxima is 2 - that of minima.
-        return np.divide(common, 2.0 - common, out=common)
+            return self._common_full(start, stop)
+        height = stop - start
+        sums = (self._common_of(row[part], place[part], height) for part in chunks(length))
+        common = next(sums, np.zeros(height * self.shape[1]))
+        for more in sums:
+            common += more
+        return common.reshape(height, self.shape[1])
 
-    def _add_common(self, row: np.ndarray, place: np.ndarray, common: np.ndarray) -> None:
-        """Add the minima of some entries of the queries' features and those of the gallery."""
+    def _common_of(self, row: np.ndarray, place: np.ndarray, height: int) -> np.ndarray:
+        """What some entries of the queries' features add to the sums, `(height * G,)` float64."""
         column, value = self._feature.column[place], self._feature.value[place]
         entry, other = spans(self._inverted.start[column], self._inverted.start[column + 1])
-        common += np.bincount(
+        found = np.bincount(
             row[entry] * self.shape[1] + self._inverted.column[other],
             weights=np.minimum(value[entry], self._inverted.value[other]),
-            minlength=len(common),
+            minlength=height * self.shape[1],
         )
+        # Without any entry NumPy counts in integers.
+        return found.astype(np.float64, copy=False)
 
     def _common_full(self, start: int, stop: int) -> np.ndarray:
         """Sums of minima of full rows, `(stop - start, G)` float64."""

@@ -131,6 +131,15 @@ def test_full_matrices_change_nothing(
     assert np.abs(result - literal(query, gallery, k1, k2)).max() < 1e-5
 
 
+def test_crops_that_have_nobody_in_common() -> None:
+    """Queries that are near to nobody but themselves: no feature of theirs holds a gallery crop, or the other way."""
+    directions = np.eye(8, dtype=np.float32)
+    query, gallery = directions[:2].repeat(2, 0), directions[4:].repeat(2, 0)
+    result = Reranked(query, gallery, k1=1, k2=1).distance()
+    assert np.abs(result - literal(query, gallery, 1, 1)).max() < 1e-6
+    assert (result > 0.99).all()
+
+
 @pytest.mark.parametrize("k1", [79, 80, 200, 99999999999, 10**400], ids=lambda k1: str(k1)[:12])
 def test_k1_of_all_crops_and_more(k1: int) -> None:
     query, gallery = clusters(9, 20, 60)
