@@ -25,13 +25,14 @@ def test_a_view_is_the_generators_alone() -> None:
     assert (views[0] != augment(image(), (64, 32), STRONG, np.random.default_rng(5))).any()
 
 
+@pytest.mark.parametrize("flip", [1, -1])
 @pytest.mark.parametrize("haze", [0.0, 0.6])
 @pytest.mark.parametrize("saturation", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(4))
-def test_colours_are_changed_channel_by_channel(seed: int, saturation: float, haze: float) -> None:
+def test_colours_are_changed_channel_by_channel(seed: int, saturation: float, haze: float, flip: int) -> None:
     """The same bits as one channel after the other, in the order of the draws."""
     settings = Augmentation(tone=0.8, saturation=saturation, haze=haze)
-    view = image(64, 32)
+    view = image(64, 32)[:, ::flip]
     rng = np.random.default_rng(seed)
     mixed = view
     if saturation:
@@ -41,17 +42,15 @@ def test_colours_are_changed_channel_by_channel(seed: int, saturation: float, ha
     gamma, contrast, brightness = (np.exp(rng.uniform(-end, end) * 0.8) for end in (0.6, 0.5, 0.5))
     cast = np.exp(rng.uniform(-0.25, 0.25, 3) * 0.8)
     share = rng.uniform(0, haze) if haze and rng.random() < 0.5 else 0.0
-    expected = np.empty_like(mixed)
+    expected = np.empty(view.shape, np.uint8)
     for channel in range(3):
         curve = (np.linspace(0.0, 1.0, 256) ** gamma - 0.5) * contrast + 0.5
         curve = curve * brightness * cast[channel] * (1.0 - share) + 0.7 * share
         table = np.clip(curve * 255.0 + 0.5, 0, 255).astype(np.uint8)
         expected[..., channel] = table[mixed[..., channel]]
-    # As flipped views come, too.
-    for flip in (slice(None), slice(None, None, -1)):
-        found = _recolour(view[:, flip], settings, np.random.default_rng(seed))
-        np.testing.assert_array_equal(found, expected[:, flip])
-        assert found.flags.c_contiguous
+    found = _recolour(view, settings, np.random.default_rng(seed))
+    np.testing.assert_array_equal(found, expected)
+    assert found.flags.c_contiguous
 
 
 def test_all_off_is_the_preprocessing_of_the_edge() -> None:
