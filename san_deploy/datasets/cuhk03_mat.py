@@ -77,6 +77,9 @@ def test_sets(file: Any) -> list[set[int]]:
             rows = file[reference][()]
             if rows.ndim != 2 or len(rows) != 2:
                 raise ValueError(f"a test set has shape {rows.shape[::-1]}")
+            # Both count from 1; written so that NaN is refused, too.
+            if not ((rows >= 1) & (rows < 1000) & (rows % 1 == 0)).all():
+                raise ValueError("a test set names nobody")
             sets.append({person(int(pair), int(index)) for pair, index in rows.T})
         if not sets:
             raise ValueError("it holds no test set")

@@ -322,6 +322,13 @@ def test_not_the_mat_of_cuhk03(root: Path) -> None:
         assert "\n" not in str(caught.value)
         assert not any("images" in path.name for path in root.iterdir())
 
+    for odd in (0.0, np.nan, 1.5, 1e300):
+        with h5py.File(mat, "r+") as file:
+            people = file[file["testsets"][0, 0]]
+            people[0, 0], was = odd, people[0, 0]
+        refused(r"cuhk-03\.mat does not hold CUHK03.*A test set names nobody")
+        with h5py.File(mat, "r+") as file:
+            file[file["testsets"][0, 0]][0, 0] = was
     with h5py.File(mat, "r+") as file:
         del file["testsets"]
     refused(r"cuhk-03\.mat does not hold CUHK03.*testsets")
