@@ -359,9 +359,7 @@ def test_not_a_list_of_the_new_protocol(root: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "zeros", "longer"])
-def test_a_damaged_list_never_reaches_scipy(
-    root: Path, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_list_never_reaches_scipy(root: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """scipy's reader may end the process."""
     path = root / "cuhk03_new_protocol_config_labeled.mat"
     data = bytearray(path.read_bytes())
