@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ..matching.sources import Source
 
 
+#: A person's number, as databases hold it.
+_PERSON = click.IntRange(1, 2**63 - 1)
+
+
 @click.group("gallery")
 def command() -> None:
     """Keep tracklets, to search for people and to know them again another day."""
@@ -116,8 +120,8 @@ def expire(*, location: str, age: str, as_json: bool) -> None:
 
 @command.command("merge", cls=options.GroupedCommand)
 @options.gallery
-@click.argument("into", type=click.IntRange(1))
-@click.argument("person", type=click.IntRange(1))
+@click.argument("into", type=_PERSON)
+@click.argument("person", type=_PERSON)
 @options.as_json
 def merge(*, location: str, into: int, person: int, as_json: bool) -> None:
     """Say that the people INTO and PERSON are one, who keeps the number INTO; the other is never given again."""
@@ -126,15 +130,15 @@ def merge(*, location: str, into: int, person: int, as_json: bool) -> None:
 
 @command.command("split", cls=options.GroupedCommand)
 @options.gallery
-@click.argument("person", type=click.IntRange(1))
+@click.argument("person", type=_PERSON)
 @click.argument("tracks", nargs=-1, required=True, metavar="CAMERA/TRACK...")
 @options.as_json
 def split(*, location: str, person: int, tracks: tuple[str, ...], as_json: bool) -> None:
     """Say that these tracklets are not PERSON: they become a new person, all of them the same."""
     from ..errors import UsageError
 
-    away = [tuple(text.split("/", 1)) for text in tracks]
-    if bad := next((text for text, item in zip(tracks, away, strict=True) if len(item) != 2), None):
+    away = [tuple(text.split("/", 1)) for text in dict.fromkeys(tracks)]
+    if bad := next((item[0] for item in away if len(item) != 2), None):
         raise UsageError(f"{bad} is no CAMERA/TRACK", do="san search names them so")
 
     def work(gallery: Any) -> int:

@@ -32,6 +32,7 @@ from .tracks import (
 
 _DATABASE = "gallery.sqlite"
 _VECTORS = "vectors"
+_LOCK = "writer.lock"
 _SCHEMA_VERSION = 1
 #: Queries that are compared with a segment at a time: 65,536 x 100 similarities are 26 MB.
 _QUERIES = 100
@@ -74,22 +75,26 @@ class FolderGallery:
         self._mapped: dict[int, np.ndarray] = {}
         self._live_places: dict[SearchFilter, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
         self._live_version = -1
-        exists = (path / _DATABASE).is_file()
-        if not exists:
-            if create is None:
-                raise SanError(f"{path} is no gallery", do="make one: san gallery add CAMERA --gallery DIR")
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise SanError(f"{path} is there and is no gallery", do="name a folder that is new or empty")
+        database = path / _DATABASE
+        # SQLite takes back what a killed program had begun to create.
+        begun = database.is_file() and database.stat().st_size > 0
+        if not begun and create is None:
+            raise _no_gallery(path)
+        if not begun and path.exists() and not _only_ours(path):
+            raise SanError(f"{path} is there and is no gallery", do="name a folder that is new or empty")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if write or not exists:
+            if write or not begun:
                 self._lock = _lock(path)
-            self._db = sqlite3.connect(path / _DATABASE, timeout=_PATIENCE_S, isolation_level=None)
+            self._db = sqlite3.connect(database, timeout=_PATIENCE_S, isolation_level=None)
             # Deleted names and times are overwritten with zeros.
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA foreign_keys = ON")
-            if not exists:
-                assert create is not None
+            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                if create is None:
+                    raise _no_gallery(path)
+                if self._lock is None:
+                    self._lock = _lock(path)
                 self._create(create)
             about = dict(self._db.execute("SELECT key, value FROM about").fetchall())
             version = about["schema_version"]
@@ -98,7 +103,7 @@ class FolderGallery:
             self._model: dict[str, Any] = json.loads(about["model"])
         except (sqlite3.Error, KeyError, ValueError, TypeError, RecursionError) as error:
             self.close()
-            raise SanError(f"{path} is damaged", why=str(error), do="restore it from a copy") from error
+            raise _refusal(path, error) from error
         except OSError as error:
             self.close()
             raise SanError(f"cannot open {path}: {error.strerror or error}") from error
@@ -195,8 +200,7 @@ class FolderGallery:
             )
         found: list[list[tuple[float, int]]] = [[] for _ in queries]
         for segment, (rows, identities) in self._live(where).items():
-            vectors = self._vectors(segment)
-            tile = vectors if len(rows) == len(vectors) else vectors[rows]
+            tile = self._chosen(segment, rows)
             for first in range(0, len(queries), _QUERIES):
                 similarity = queries[first : first + _QUERIES] @ tile.T
                 for query, values in enumerate(similarity, first):
@@ -217,7 +221,8 @@ class FolderGallery:
     def new_people(self, count: int) -> list[int]:
         """See `Gallery`."""
         with self._change():
-            first = int(self._about("next_person"))
+            with self._plausible():
+                first = int(self._about("next_person"))
             self._set_about("next_person", str(first + count))
         return list(range(first, first + count))
 
@@ -319,22 +324,24 @@ class FolderGallery:
                 (camera,),
             )
             track, crops, start, end, person, segment, row = zip(*rows, strict=True)
-            places = np.array([segment, row], np.int64)
+            with self._plausible():
+                if not all(isinstance(name, str) for name in (camera, *track)):
+                    raise TypeError("a name is no text")
+                places = np.array([segment, row], np.int64)
+                begin, finish = (np.array(values, np.float64) for values in (start, end))  # None becomes NaN
+                numbers = np.array(crops, np.int64), np.array([number or 0 for number in person], np.int64)
             embedding = np.empty((len(rows), self._dim), np.float32)
             for number in np.unique(places[0]).tolist():
                 here = places[0] == number
-                embedding[here] = self._vectors(number)[places[1, here]]
-            begin, finish = (np.array(values, np.float64) for values in (start, end))  # None becomes NaN
-            people = np.array([number or 0 for number in person], np.int64)
-            found.append(
-                Tracks(camera, np.array(track), embedding, np.array(crops, np.int64), begin, finish, people)
-            )
+                embedding[here] = self._chosen(number, places[1, here])
+            found.append(Tracks(camera, np.array(track), embedding, numbers[0], begin, finish, numbers[1]))
         return tuple(found)
 
     def events(self) -> list[AuditEvent]:
         """See `Gallery`."""
         rows = self._query('SELECT "when", what, detail FROM events ORDER BY rowid')
-        return [AuditEvent(when, what, json.loads(detail)) for when, what, detail in rows]
+        with self._plausible():
+            return [AuditEvent(float(when), str(what), json.loads(detail)) for when, what, detail in rows]
 
     def close(self) -> None:
         """See `Gallery`."""
@@ -359,6 +366,21 @@ class FolderGallery:
             self._mapped[segment] = vectors
         return self._mapped[segment]
 
+    def _chosen(self, segment: int, rows: np.ndarray) -> np.ndarray:
+        """The vectors in rows of a segment; mapped where all are wanted, in their order."""
+        vectors = self._vectors(segment)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(vectors):
+            raise _refusal(self._path, ValueError(f"a tracklet has no vector in segment {segment}"))
+        return vectors if np.array_equal(rows, np.arange(len(vectors))) else vectors[rows]
+
+    @contextlib.contextmanager
+    def _plausible(self) -> Iterator[None]:
+        """SQLite takes any value in any column: one that cannot be there is damage."""
+        try:
+            yield
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise _refusal(self._path, error) from error
+
     def _live(self, where: SearchFilter) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """By segment, rows and ids of the tracklets that may be found; read again when somebody changed them."""
         version = self._query("PRAGMA data_version")[0][0]
@@ -371,7 +393,8 @@ class FolderGallery:
             places = self._query(
                 f"SELECT segment, row, id FROM tracks{conditions} ORDER BY segment, row", values
             )
-            table = np.array(places, np.int64).reshape(-1, 3)
+            with self._plausible():
+                table = np.array(places, np.int64).reshape(-1, 3)
             edges = np.flatnonzero(np.diff(table[:, 0])) + 1
             parts = np.split(table, edges) if len(table) else []
             self._live_places[where] = {int(part[0, 0]): (part[:, 1], part[:, 2]) for part in parts}
@@ -387,7 +410,8 @@ class FolderGallery:
             camera, track, person, crops, start, end = self._query(
                 'SELECT camera, track, person, crops, start, "end" FROM tracks WHERE id = ?', (identity,)
             )[0]
-            times = [np.nan if value is None else float(value) for value in (start, end)]
+            with self._plausible():
+                times = [np.nan if value is None else float(value) for value in (start, end)]
             hits.append(Hit(camera, track, person, -negative, times[0], times[1], crops))
         return sorted(hits, key=lambda hit: (-hit.similarity, hit.camera, hit.track))[:k]
 
@@ -432,7 +456,7 @@ class FolderGallery:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise SanError(f"{self._path} cannot be written", why=str(error)) from error
+            raise _refusal(self._path, error) from error
         except OSError as error:
             raise SanError(f"cannot write {self._path}: {error.strerror or error}") from error
         finally:
@@ -458,9 +482,7 @@ class FolderGallery:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise SanError(
-                f"{self._path} cannot be read", why=str(error), do="restore it from a copy"
-            ) from error
+            raise _refusal(self._path, error) from error
 
     def _keep(self, tracks: Tracks, pictures: Sequence[Sequence[bytes]]) -> None:
         known = dict(self._query("SELECT track, id FROM tracks WHERE camera = ?", (tracks.camera,)))
@@ -534,11 +556,33 @@ def _lock(path: Path) -> Any:
     SQLite's own lock does it, on every system: an empty database beside the gallery's, in a transaction that
     stays open.
     """
-    lock = sqlite3.connect(path / "writer.lock", timeout=0, isolation_level=None)
+    lock = sqlite3.connect(path / _LOCK, timeout=0, isolation_level=None)
     try:
         lock.execute("PRAGMA locking_mode = EXCLUSIVE")
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         lock.close()
-        raise SanError(f"{path} is being written by another program", do="wait for it to end") from error
+        raise _refusal(path, error) from error
     return lock
+
+
+def _only_ours(path: Path) -> bool:
+    """Whether it is a folder that holds nothing, or what is left where somebody was killed who began a gallery."""
+    if not path.is_dir() or any((path / _VECTORS).glob("*")):
+        return False
+    ours = {_VECTORS, *(f"{name}{tail}" for name in (_DATABASE, _LOCK) for tail in ("", "-journal"))}
+    return {item.name for item in path.iterdir()} <= ours
+
+
+def _no_gallery(path: Path) -> SanError:
+    return SanError(f"{path} is no gallery", do="make one: san gallery add CAMERA --gallery DIR")
+
+
+def _refusal(path: Path, error: Exception) -> SanError:
+    """What SQLite, or a value that it should not hold, means for the gallery: SQLite's words tell, in every version."""
+    why = str(error)
+    if "locked" in why:
+        return SanError(f"{path} is being written by another program", do="wait for it to end")
+    if any(word in why for word in ("full", "readonly", "unable to open", "disk I/O")):
+        return SanError(f"{path} cannot be written", why=why, do="see to the disk and its rights")
+    return SanError(f"{path} is damaged", why=why, do="restore it from a copy")

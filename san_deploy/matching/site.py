@@ -224,7 +224,10 @@ def read_marks(path: Path) -> Marks:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError("it is larger than 64 MB")
-        marks = read_record(Marks, json.loads(path.read_text(encoding="utf-8")))
+        told = json.loads(path.read_text(encoding="utf-8"))
+        marks = read_record(Marks, told)
+        if not {"confirmed", "rejected"} & told.keys():
+            raise ValueError("it names neither confirmed nor rejected pairs")
         if marks.schema_version != 1:
             raise ValueError(f"its schema is {marks.schema_version}, this is 1")
         return marks

@@ -35,6 +35,20 @@ def cameras(site: Path) -> list[Path]:
     return sorted(path for path in (site / "crops").iterdir() if path.is_dir())
 
 
+def test_numbers_and_tracklets_as_they_are_typed(san: San, site: Path, tmp_path: Path) -> None:
+    gallery = ("--gallery", tmp_path / "gallery")
+    listed = tmp_path / "identities.csv"
+    first = cameras(site)[0]
+    names = sorted(path.name for path in first.iterdir() if path.is_dir())
+    rows = "".join(f"door,{name},1\n" for name in names)
+    listed.write_text(f"camera,track,person\n{rows}")
+    san("gallery", "add", f"door={first}", *gallery, "-m", site / "tiny.onnx", "--identities", listed)
+    for command in (("merge", 1, 2**63), ("merge", 2**63, 1), ("split", 2**63, "door/x")):
+        assert "range" in san("gallery", *command, *gallery, code=2).err
+    said = san("gallery", "split", 1, f"door/{names[0]}", f"door/{names[0]}", *gallery)
+    assert "Split off 1 tracklets" in said.out
+
+
 def test_from_cameras_to_a_page(san: San, site: Path, tmp_path: Path) -> None:
     first, second = cameras(site)
     model = site / "tiny.onnx"

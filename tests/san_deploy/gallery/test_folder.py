@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,18 +86,106 @@ def test_one_writer_and_many_readers(folder: Path) -> None:
     reader.close()
 
 
+def kill(code: str) -> None:
+    """Run code in a process of its own, where `die()` is SIGKILL; fails unless it died."""
+    begin = """
+        import os, signal
+        from san_deploy.gallery import folder, open_gallery, segments
+        from tests.san_deploy.gallery.made import MODEL, tracks
+        def die(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    root = Path(__file__).parents[3]
+    path = os.pathsep.join([str(root), str(root / "train"), str(root / "export")])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(begin) + textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=root,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["connect", "_create", "_note"])
+def test_killed_while_it_is_made_it_is_made_again(tmp_path: Path, moment: str) -> None:
+    """Before the database has a name, while it is empty, and with its tables before the commit."""
+    path = tmp_path / "gallery"
+    owner = "folder.sqlite3" if moment == "connect" else "folder.FolderGallery"
+    kill(
+        f"""
+        held = folder._lock
+        folder._lock = lambda path: (held(path), setattr({owner}, {moment!r}, die))
+        open_gallery({str(path)!r}, write=True, create=MODEL)
+        """
+    )
+    assert path.is_dir()
+    with pytest.raises(SanError, match=r"is no gallery\. Make one"):
+        open_gallery(str(path))
+    with contextlib.closing(open_gallery(str(path), write=True, create=MODEL)) as gallery:
+        gallery.add(tracks("door", 5))
+        assert gallery.info().cameras == {"door": 5}
+
+
+def test_a_stranger_beside_what_is_left_of_one_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "gallery.sqlite").touch()
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "vectors" / "mine.svg").touch()
+    with pytest.raises(SanError, match="is there and is no gallery"):
+        open_gallery(str(tmp_path), write=True, create=MODEL)
+    assert (tmp_path / "gallery.sqlite").stat().st_size == 0
+
+
+def test_a_disk_that_is_full_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+
+    def small(path: Path, **given: Any) -> sqlite3.Connection:
+        database = connect(path, **given)
+        database.execute("PRAGMA max_page_count = 3")
+        return database
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", small)
+        with pytest.raises(SanError, match=r"cannot be written\. .*full.*disk"):
+            open_gallery(str(tmp_path / "gallery"), write=True, create=MODEL)
+    open_gallery(str(tmp_path / "gallery"), write=True, create=MODEL).close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tracks SET row = -1 WHERE id = 1",
+        "UPDATE tracks SET row = 99 WHERE id = 1",
+        "UPDATE tracks SET segment = 99 WHERE id = 1",
+        "UPDATE tracks SET segment = 'x' WHERE id = 1",
+        "UPDATE tracks SET person = 'x' WHERE id = 1",
+        "UPDATE tracks SET start = 'x' WHERE id = 1",
+        "UPDATE tracks SET track = x'ff' WHERE id = 1",
+        "UPDATE about SET value = 'x' WHERE key = 'next_person'",
+        "UPDATE events SET detail = '{'",
+    ],
+)
+def test_a_value_that_cannot_be_there_is_damage(folder: Path, change: str) -> None:
+    """SQLite takes any value in any column. A row that is off would be another tracklet's vector."""
+    with contextlib.closing(open_gallery(str(folder), write=True)) as gallery:
+        gallery.add(tracks("door", 3))
+    with contextlib.closing(sqlite3.connect(folder / "gallery.sqlite")) as database, database:
+        database.execute(change)
+    gallery = open_gallery(str(folder), write=True)
+    with contextlib.closing(gallery), pytest.raises(SanError, match=r"is damaged|cannot be read"):
+        gallery.search(unit(np.ones((1, DIM))), 3)
+        gallery.export()
+        gallery.events()
+        gallery.new_people(1)
+
+
 @pytest.mark.parametrize("moment", ["write", "insert", "commit"])
 def test_killed_in_an_append_it_opens_whole(folder: Path, moment: str) -> None:
     """The writer is killed for good while vectors are written, before the names are, and before the commit."""
     gallery = open_gallery(str(folder), write=True)
     gallery.add(tracks("door", 5))
     gallery.close()
-    code = f"""
-        import os, signal, sys
-        from san_deploy.gallery import open_gallery, segments
-        from tests.san_deploy.gallery.made import tracks
-        def die(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGKILL)
+    kill(
+        f"""
         gallery = open_gallery({str(folder)!r}, write=True)
         append = segments.append
         if {moment!r} == "write":
@@ -109,16 +198,8 @@ def test_killed_in_an_append_it_opens_whole(folder: Path, moment: str) -> None:
         else:
             type(gallery)._note = die
         gallery.add(tracks("hall", 4))
-    """
-    root = Path(__file__).parents[3]
-    path = os.pathsep.join([str(root), str(root / "train"), str(root / "export")])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": path},
-        cwd=root,
-        check=False,
+        """
     )
-    assert done.returncode == -signal.SIGKILL
     gallery = open_gallery(str(folder), write=True)
     assert gallery.info().cameras == {"door": 5}
     assert np.array_equal(gallery.export()[0].embedding, tracks("door", 5).embedding)

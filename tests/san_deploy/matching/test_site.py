@@ -163,7 +163,16 @@ def test_marks_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"confirmed": [["a"]]}', '{"confirmed": 1}', '{"schema_version": 2}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"confirmed": [["a"]]}',
+        '{"confirmed": 1}',
+        '{"schema_version": 2}',
+        '{"schema_version": 1}',
+    ],
 )
 def test_marks_that_cannot_be(tmp_path: Path, text: str) -> None:
     path = tmp_path / "marks.json"
