@@ -51,3 +51,9 @@ def first_line(error: BaseException) -> str:
     """The first line of what a library says, at most 200 characters; the name of its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def last_line(error: BaseException) -> str:
+    """The last line instead: OpenVINO says what was wrong after where in its sources that was found."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip()[:200] if lines else type(error).__name__

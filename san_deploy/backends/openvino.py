@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artefact import INPUT_NAME, OUTPUT_NAME
-from ..errors import SanError, first_line
+from ..errors import SanError, first_line, last_line
 from ..io.cpu import usable_cores
 from ..io.extras import install
 from .common import check_embeddings, other_files, prepare
@@ -72,7 +72,7 @@ class OpenVino:
                 self._requests.put(compiled.create_infer_request())
         except Exception as error:  # its exceptions have no common base but this
             raise SanError(
-                f"OpenVINO does not run {path}", why=first_line(error), do="give --backend onnxruntime"
+                f"OpenVINO does not run {path}", why=last_line(error), do="give --backend onnxruntime"
             ) from error
         self._pool = ThreadPoolExecutor(threads, "san-openvino")
         version = str(openvino.__version__).split("-")[0]
@@ -104,7 +104,7 @@ class OpenVino:
             # Its memory is used again by the next run.
             return np.array(request.infer({INPUT_NAME: np.ascontiguousarray(batch)})[OUTPUT_NAME])
         except Exception as error:
-            raise SanError(f"{self._path} failed in OpenVINO", why=first_line(error)) from error
+            raise SanError(f"{self._path} failed in OpenVINO", why=last_line(error)) from error
         finally:
             self._requests.put(request)
 

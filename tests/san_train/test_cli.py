@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 
+from san_deploy.errors import SanError
 from tests.conftest import Result
+from tests.san_train.distill.conftest import write_toy_teacher
 
 San = Callable[..., Result]
 TINY = [
@@ -119,3 +121,56 @@ def test_measuring_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(5)
     assert 0 < bf16_share(1) < 1000
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_views_of_another_run(san: San, crop_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    teacher = write_toy_teacher(tmp_path / "toy.onnx")
+    small = [*TINY[:4], *TINY[8:], "--epochs", 1, "--precision", "fp32", "--set", "distill.batch=4"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    drawn = ["--set", "views.each=2", "--set", "views.composite=0.6"]
+    asked = ["--teacher", teacher, "--teacher-input", "rgb"]
+    said = san("train", crop_folder, "-o", first, *small, *drawn, *asked)
+    assert "Asking toy.onnx about 32 views" in said.out
+    config = json.loads((first / "config.json").read_text())
+    assert (config["teacher_input"], config["views"]) == ("rgb", None)
+    views = ["--views", first / "views"]
+    for wrong, message in (
+        ([*views, "--set", "views.each=3"], "was drawn with views.each=2, not with views.each=3"),
+        ([*views, "--teacher-input", "bgr"], "--teacher-input says what a teacher takes"),
+    ):
+        assert message in san("train", crop_folder, "-o", second, *small, *wrong, code=2).err
+    san("train", crop_folder, "-o", second, *small, *views, "--set", "views.each=2")
+    config = json.loads((second / "config.json").read_text())
+    # What the views are, not what the recipe has where nobody says anything.
+    assert (config["recipe"]["views"]["each"], config["recipe"]["views"]["composite"]) == (2, 0.6)
+    said = san("train", crop_folder, "-o", second, "--resume", "--epochs", 2)
+    assert "Resumed after epoch 1" in said.out and not (second / "views").exists()
+    moved = tmp_path / "moved"
+    (first / "views").rename(moved)
+    said = san("train", crop_folder, "-o", second, "--resume", "--epochs", 3, "--views", moved)
+    assert "Resumed after epoch 2" in said.out
+    other = san("train", crop_folder, "-o", first, "--resume", *asked[:3], "bgr", code=2)
+    assert "teacher_input was 'rgb' in this run; received 'bgr'" in other.err
+
+
+def test_what_would_end_a_run_ends_it_before_the_teacher_is_asked(
+    san: San, crop_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    from san_train.cli import TrainOptions, train
+
+    run = tmp_path / "run"
+    small = [*TINY[:4], *TINY[8:], "--teacher", write_toy_teacher(tmp_path / "toy.onnx")]
+    said = san("train", crop_folder, "-o", run, *small, "--set", "distill.share=[0.5,0.5]", code=2)
+    assert "2 parts for 1 data sets" in said.err and not run.exists()
+    options = TrainOptions(
+        (crop_folder,),
+        run,
+        teachers=(tmp_path / "toy.onnx",),
+        start=tmp_path / "none.safetensors",
+        precision="fp32",
+    )
+    with pytest.raises(SanError, match=r"none\.safetensors does not exist"):
+        train(options)
+    assert not run.exists()

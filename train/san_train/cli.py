@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from san_deploy.io.progress import bar
 
 from . import ranks as ranking
 from . import recipe as recipes
+from .checkpoint import load_tensors, load_weights
 from .data import TrainingData, gather, seen_twice
 from .distill.teacher import Teacher, open_teacher
 from .distill.unlabelled import unlabelled
 from .distill.views import TaughtViews, make_views, open_views
 from .loader.processes import default_workers
+from .models import build_model
 from .ranks import Ranks
 from .run_state import CONFIG, MODEL, STATE, read_config, refuse_run, remove_run
 from .trainer import Compute, Training
@@ -73,6 +75,10 @@ def train(options: TrainOptions) -> None:
     """
     if options.start and _pretrained(options):
         raise UsageError("--start and --pretrained both set the first weights", do="give one of them")
+    if options.teacher_input and not options.teachers:
+        raise UsageError(
+            "--teacher-input says what a teacher takes", do="give --teacher FILE, or leave it out"
+        )
     try:
         import tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
@@ -96,10 +102,12 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
     # Only now may rank 0 write: what the others would find is not a run of before.
     ranks.wait()
     taught = bool(options.teachers or options.views)
+    origin = _origin(options, config)
+    views_folder = Path(origin["views"] or options.out / VIEWS)
     # Before anything long: a teacher that cannot be run ends here.
-    answered = options.resume and (options.views or options.out / VIEWS).exists()
+    answered = options.resume and views_folder.exists()
     teachers = [
-        open_teacher(path, form=options.teacher_input or "bgr", precision=compute.precision)
+        open_teacher(path, form=origin["teacher_input"] or "bgr", precision=compute.precision)
         for path in (() if answered else options.teachers)
     ]
     datasets = [
@@ -122,9 +130,14 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
             "No validation people: the threshold stays uncalibrated (--validation-people N holds some out).",
             err=True,
         )
-    views = _views(options, recipe, data, teachers, max(1, workers)) if recipe.distilled else None
     fresh = not options.resume or not (options.out / STATE).exists()
-    origin = _origin(options, config)
+    start = Path(origin["start"]) if fresh and origin["start"] else None
+    views = None
+    if recipe.distilled:
+        _refuse_before_views(recipe, ranks, start, len(datasets))
+        views = _views(options, views_folder, recipe, data, teachers, max(1, workers))
+        if not options.resume:
+            recipe = _as_drawn(options, recipe, views)
     training = Training(
         recipe,
         data,
@@ -132,7 +145,7 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
         compute,
         views=views,
         pretrained=_weights(origin) if fresh and origin["pretrained"] else None,
-        start=Path(origin["start"]) if fresh and origin["start"] else None,
+        start=start,
         say=say,
         progress=_bar if ranks.first and sys.stderr.isatty() else None,
         origin=origin,
@@ -200,9 +213,12 @@ def _origin(options: TrainOptions, config: dict[str, Any]) -> dict[str, Any]:
         "pretrained_sha256": options.pretrained_sha256 or None,
         "start": None if options.start is None else str(options.start),
         "teachers": [str(path) for path in options.teachers] or None,
+        "teacher_input": options.teacher_input,
+        "views": None if options.views is None else str(options.views),
     }
     for key, value in asked.items():
-        if value is not None and config.get(key, value) != value:
+        # Views may lie elsewhere by now: what is in them says whose they are.
+        if key != "views" and value is not None and config.get(key, value) != value:
             raise UsageError(
                 f"{key} was {config[key]!r} in this run; received {value!r}",
                 do="resume without it, or start a new run",
@@ -215,15 +231,44 @@ def _pretrained(options: TrainOptions) -> str | None:
     return None if options.pretrained in (None, "none") else options.pretrained
 
 
+def _refuse_before_views(recipe: recipes.Recipe, ranks: Ranks, start: Path | None, datasets: int) -> None:
+    """Raise SanError or UsageError where the training would end after hours of a teacher's answers."""
+    if ranks.world > 1:
+        raise UsageError(
+            "a teacher's answers are learned by one process", do="run san train without torchrun"
+        )
+    share = recipe.distill.share
+    if share and len(share) != datasets:
+        raise UsageError(f"distill.share has {len(share)} parts for {datasets} data sets")
+    if start is not None:
+        load_weights(build_model(recipe.arch, recipe.settings), load_tensors(start)[0], start)
+
+
+def _as_drawn(options: TrainOptions, recipe: recipes.Recipe, views: TaughtViews) -> recipes.Recipe:
+    """The recipe with the settings by which its views were drawn.
+
+    Raises:
+        UsageError: another value of one was asked for.
+    """
+    for override in options.overrides:
+        head, _, name = override.partition("=")[0].strip().partition(".")
+        if head == "views" and getattr(recipe.views, name) != getattr(views.settings, name):
+            raise UsageError(
+                f"{views.folder} was drawn with views.{name}={getattr(views.settings, name)}, not with {override}",
+                do="leave it out, or have views made by it: --teacher FILE",
+            )
+    return replace(recipe, views=views.settings)
+
+
 def _views(
     options: TrainOptions,
+    folder: Path,
     recipe: recipes.Recipe,
     data: TrainingData,
     teachers: list[Teacher],
     threads: int,
 ) -> TaughtViews:
     """The views to learn from: another run's, this run's from before, or new ones with the teachers' answers."""
-    folder = options.views or options.out / VIEWS
     if not teachers:
         return open_views(folder, data.crops)
     if options.views is not None and options.views.exists() and not options.force:

@@ -154,10 +154,6 @@ class Training:
         )
         self.steps = recipe.steps or (self.lesson or self.sampler).steps()
         self._places = ranks.places(recipe.num_ids, recipe.num_instances)
-        if ranks.world > 1 and self.lesson is not None:
-            raise UsageError(
-                "a teacher's answers are learned by one process", do="run san train without torchrun"
-            )
         self._idle_said = False
         self._weak = ""
         self._validation: np.ndarray | None = None

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from san_deploy.errors import SanError, first_line
+from san_deploy.errors import SanError, first_line, last_line
 from san_deploy.io.extras import install
 
 from ..onnx_writer import IR_VERSION, OPSET
@@ -90,7 +90,7 @@ def read_ir(path: Path) -> Any:
         return openvino.Core().read_model(path)
     except (RuntimeError, UnicodeDecodeError) as error:  # messages quote the file's bytes
         raise SanError(
-            f"OpenVINO cannot read {path}", why=first_line(error), do="fetch both files again"
+            f"OpenVINO cannot read {path}", why=last_line(error), do="fetch both files again"
         ) from error
 
 
@@ -107,7 +107,7 @@ class IrSession:
         try:
             self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise SanError(f"OpenVINO does not run {path}", why=first_line(error)) from error
+            raise SanError(f"OpenVINO does not run {path}", why=last_line(error)) from error
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The output that it was opened for."""

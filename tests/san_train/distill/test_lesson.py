@@ -24,7 +24,7 @@ from san_train.recipe import Recipe, from_dict, resolve
 from san_train.trainer import Compute, Training
 
 from san_deploy.datasets import read_dataset
-from san_deploy.errors import UsageError
+from san_deploy.errors import SanError, UsageError
 
 SMALL = [
     "settings.width=0.125", "settings.embedding_dim=8", "settings.size_hw=[64, 32]", "epochs=2", "steps=2",
@@ -40,6 +40,21 @@ def lesson_data(crop_folder: Path, toy_teacher: Path, tmp_path_factory: pytest.T
         data.crops, data.domain, [open_teacher(toy_teacher)], folder, settings=ViewSettings(each=3), seed=0
     )
     return data, open_views(folder, data.crops)
+
+
+def test_a_data_set_without_views_is_missed(lesson_data) -> None:
+    """Views of one data set serve a run of two only where nothing is asked of the second."""
+    data, views = lesson_data
+    crops = [*data.crops, replace(data.crops[0], path=Path("other.png"))]
+    domain = [*data.domain, 1]
+
+    def lesson(*share: float) -> Lesson:
+        return Lesson(views, crops, domain, DistillSettings(share=share), channels=(), embedding_dim=8)
+
+    for share in ((), (0.5, 0.5), (0.0, 1.0)):
+        with pytest.raises(SanError, match="no view of data set 2"):
+            lesson(*share)
+    assert len(lesson(1.0, 0.0).plan(0, 3, 0)) == 3
 
 
 def test_a_camera_adds_nothing_to_a_centred_target(lesson_data) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,9 +59,48 @@ def test_what_is_no_teacher(toy_teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_text("")
     with pytest.raises(SanError, match=r"model\.pt"):
         open_teacher(tmp_path / "model.pt")
-    broken = write_toy_teacher(tmp_path / "nan.onnx", bias=float("nan"))
-    with pytest.raises(SanError, match="NaN or infinity"):
-        open_teacher(broken)(CROPS)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"bias": float("nan")}, "NaN or infinity"),
+        ({"gain": 0.0}, "same row for every crop.*--teacher-input"),
+        ({"batch": 4}, "takes 4 crops at a time"),
+        ({"half": True}, "fails on a crop.*float16"),
+        ({"outputs": ("row", "halves")}, r"2 outputs \(row, halves\).*san import .* --output NAME"),
+        ({"outputs": ()}, "0 outputs"),
+        ({"outside": True}, "weights in another file.*san import"),
+    ],
+)
+def test_what_cannot_answer_ends_before_the_views(tmp_path: Path, form: dict[str, Any], message: str) -> None:
+    path = write_toy_teacher(tmp_path / "theirs.onnx", **form)
+    with pytest.raises(SanError, match=message):
+        open_teacher(path)
+
+
+def test_one_crop_at_a_time_is_the_same(toy_teacher: Path, tmp_path: Path) -> None:
+    found = open_teacher(write_toy_teacher(tmp_path / "one.onnx", batch=1))(CROPS)
+    wanted = open_teacher(toy_teacher)(CROPS)
+    assert np.allclose(found.rows, wanted.rows, atol=1e-5)
+    assert np.allclose(found.maps[0], wanted.maps[0], atol=1e-5)
+
+
+def test_windows_of_a_map_are_no_map_of_the_crop(tmp_path: Path) -> None:
+    """As a transformer that looks at windows has them: two for each crop, one size of map by themselves."""
+    path = write_toy_teacher(tmp_path / "windows.onnx", windows=2)
+    answers = open_teacher(path)(CROPS)
+    assert [part.shape for part in answers.maps] == [(3, 6, 8, 4)]
+
+
+def test_several_outputs_of_an_ir(toy_teacher: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    two = write_toy_teacher(tmp_path / "two.onnx", outputs=("row", "halves"))
+    model = openvino.Core().read_model(two)
+    model.reshape([1, 3, 32, 16])
+    openvino.save_model(model, tmp_path / "two.xml", compress_to_fp16=False)
+    with pytest.raises(SanError, match="2 outputs"):
+        open_teacher(tmp_path / "two.xml")
 
 
 def test_openvino_answers_as_onnx_does(toy_teacher: Path, tmp_path: Path) -> None:
@@ -72,6 +112,9 @@ def test_openvino_answers_as_onnx_does(toy_teacher: Path, tmp_path: Path) -> Non
     found, wanted = open_teacher(path)(CROPS), open_teacher(toy_teacher)(CROPS)
     assert np.allclose(found.rows, wanted.rows, atol=1e-4)
     assert np.allclose(found.maps[0], wanted.maps[0], atol=1e-4)
+    path.write_text(path.read_text().replace("AvgPool", "FancyPool"))
+    with pytest.raises(SanError, match="FancyPool"):
+        open_teacher(path)
     path.with_suffix(".bin").unlink()
     with pytest.raises(SanError, match="OpenVINO"):
-        open_teacher(path)(CROPS)
+        open_teacher(path)

@@ -64,9 +64,15 @@ class Lesson(nn.Module):
         self._pools = [np.flatnonzero(where == number) for number in range(max(domain) + 1)]
         if settings.share and len(settings.share) != len(self._pools):
             raise SanError(f"distill.share has {len(settings.share)} parts for {len(self._pools)} data sets")
+        asked = settings.share or [1.0] * len(self._pools)
+        for number, (part, pool) in enumerate(zip(asked, self._pools, strict=True), 1):
+            if part and not len(pool):
+                raise SanError(
+                    f"{views.folder} holds no view of data set {number}",
+                    do="have them made again (--teacher FILE), or leave that data out",
+                )
         share = np.array(settings.share or [len(pool) for pool in self._pools], np.float64)
-        self._share = share * [len(pool) > 0 for pool in self._pools]
-        self._share /= self._share.sum()
+        self._share = share / share.sum()
         self.target = targets(
             views,
             groups,

@@ -25,14 +25,12 @@ class Persona:
 
     Attributes:
         name: equal for views of one persona alone.
-        pure: whether it is a person as dressed.
         partner: whose other half it wears, a number of `Cast`; None where it is of one person.
         above: whether the upper half is the crop's own.
         garments: seed of the garments' colours; None leaves them.
     """
 
     name: str
-    pure: bool = True
     partner: int | None = None
     above: bool = True
     garments: tuple[int, ...] | None = None
@@ -98,7 +96,7 @@ class Cast:
             garments = (self._seed, number, person, part, 7)
         if partner is None and garments is None:
             return plain
-        return Persona(f"{person}/{number}/{part}", False, partner, above, garments)
+        return Persona(f"{person}/{number}/{part}", partner, above, garments)
 
     def crop_of(self, partner: int, crop: int, rng: np.random.Generator) -> int:
         """A crop of somebody else by the camera of this one."""

@@ -6,7 +6,6 @@ says what it saw where, which teaches far more with each crop than one row does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from san_deploy.artefact import PREFIX, from_metadata, sha256_file
-from san_deploy.errors import SanError, UsageError
+from san_deploy.data.samples import read_samples
+from san_deploy.errors import SanError, UsageError, first_line, last_line
 from san_deploy.io.extras import install
 from san_deploy.preprocess import MEAN_RGB, STD_RGB, resize_crop
 
@@ -58,7 +58,7 @@ class Teacher(Protocol):
 def open_teacher(
     path: Path, *, form: str = "bgr", threads: int | None = None, precision: str = "fp32"
 ) -> Teacher:
-    """Open a teacher.
+    """Open a teacher, and ask it about two sample crops: whatever cannot answer ends here, before hours of views.
 
     Args:
         path: OpenVINO IR (.xml with its .bin), an ONNX file of ours or of others, a checkpoint of ours
@@ -68,7 +68,8 @@ def open_teacher(
         precision: `bf16` lets OpenVINO compute in bfloat16, three times as fast where the processor has AMX.
 
     Raises:
-        SanError: no such file, one that cannot be run, or no network of crops; UsageError for an unknown form.
+        SanError: no such file, one that cannot be run, no network of crops, or the same answer to both; UsageError for
+            an unknown form.
     """
     path = Path(path)
     if form not in FORMS:
@@ -76,13 +77,32 @@ def open_teacher(
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise SanError(f"the teacher {path} {what}", do="give a .xml, .onnx or .safetensors file")
+    teacher: Teacher
     if path.suffix == ".xml":
-        return _OpenVino(path, form, threads, precision)
-    if path.suffix == ".onnx":
-        return _Onnx(path, form, threads)
-    from san_deploy.backends import open_backend
+        teacher = _OpenVino(path, form, threads, precision)
+    elif path.suffix == ".onnx":
+        teacher = _Onnx(path, form, threads)
+    else:
+        from san_deploy.backends import open_backend
 
-    return _Own(open_backend(path, threads=threads), path)
+        teacher = _Own(open_backend(path, threads=threads), path)
+    _try(teacher, path)
+    return teacher
+
+
+def _try(teacher: Teacher, path: Path) -> None:
+    crops = [sample.read() for sample in read_samples(2)]
+    try:
+        rows = teacher(crops).rows
+    except SanError:
+        raise
+    except Exception as error:  # runtimes' exceptions have no common base but this
+        raise SanError(f"the teacher {path} fails on a crop", why=first_line(error)) from error
+    if not np.ptp(rows, axis=0).any():
+        raise SanError(
+            f"the teacher {path} gives the same row for every crop",
+            do="check what it takes (--teacher-input), or export it again",
+        )
 
 
 class _Own:
@@ -128,8 +148,14 @@ class _Onnx:
             onnx.onnx_cpp2py_export.shape_inference.InferenceError,
         ) as error:
             raise SanError(
-                f"the teacher {path} is no ONNX file of one input", why=str(error).splitlines()[0]
+                f"the teacher {path} is no ONNX file of one input", why=first_line(error)
             ) from error
+        if any(item.data_location == onnx.TensorProto.EXTERNAL for item in model.graph.initializer):
+            raise SanError(
+                f"the teacher {path} has its weights in another file",
+                do=f"take them in: san import {path} -o teacher.onnx",
+            )
+        _refuse_choice(path, [output.name for output in model.graph.output])
         dims = [item.dim_value for item in entry.type.tensor_type.shape.dim]
         if self.artefact is None:
             self._frame = _Frame(path, dims, form)
@@ -153,9 +179,7 @@ class _Onnx:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise SanError(
-                f"ONNX Runtime cannot run the teacher {path}", why=str(error).splitlines()[0]
-            ) from error
+            raise SanError(f"ONNX Runtime cannot run the teacher {path}", why=first_line(error)) from error
         self._input, self._path = entry.name, path
 
     def __call__(self, crops: Sequence[np.ndarray]) -> Answers:
@@ -186,11 +210,12 @@ class _OpenVino:
         except (RuntimeError, UnicodeDecodeError) as error:  # messages quote the file's bytes
             raise SanError(
                 f"OpenVINO cannot read the teacher {path}",
-                why=_first_line(error),
+                why=last_line(error),
                 do="put the .bin of the same name beside it",
             ) from error
         if len(model.inputs) != 1:
             raise SanError(f"the teacher {path} has {len(model.inputs)} inputs, not one")
+        _refuse_choice(path, [" ".join(sorted(output.get_names())) for output in model.outputs])
         shape = model.inputs[0].partial_shape
         dims = [item.get_length() if item.is_static else 0 for item in shape] if shape.rank.is_static else []
         self._frame = _Frame(path, dims, form)
@@ -213,7 +238,7 @@ class _OpenVino:
         try:
             self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise SanError(f"OpenVINO cannot run the teacher {path}", why=_first_line(error)) from error
+            raise SanError(f"OpenVINO cannot run the teacher {path}", why=last_line(error)) from error
         self._count = len(wanted)
 
     def __call__(self, crops: Sequence[np.ndarray]) -> Answers:
@@ -234,6 +259,11 @@ class _Frame:
                 f"the teacher {path} takes no crops",
                 why=f"its input is {'x'.join(str(item or '?') for item in dims)}, not N x 3 x H x W",
             )
+        if dims[0] > 1:
+            raise SanError(
+                f"the teacher {path} takes {dims[0]} crops at a time",
+                do="export it for one, or for any number",
+            )
         self._size_hw, self._form = (dims[2], dims[3]), form
 
     def __call__(self, crop: np.ndarray) -> np.ndarray:
@@ -247,6 +277,15 @@ class _Frame:
             )
             planes = (planes - mean) / std
         return np.ascontiguousarray(planes)
+
+
+def _refuse_choice(path: Path, outputs: Sequence[str]) -> None:
+    """Raise SanError where somebody has to say which output the row is."""
+    if len(outputs) != 1:
+        raise SanError(
+            f"the teacher {path} has {len(outputs)} outputs ({', '.join(outputs)}), not one",
+            do=f"choose: san import {path} --output NAME -o teacher.onnx",
+        )
 
 
 def _changing_ports(model: Any) -> dict[str, tuple[Any, list[int]]]:
@@ -297,9 +336,6 @@ def _answers(found: list[np.ndarray], count: int, path: Path) -> Answers:
     for values in (rows, *found[1:]):
         if not np.isfinite(values).all():
             raise SanError(f"the teacher {path} gives NaN or infinity", do="take another, or mend its export")
-    return Answers(rows, tuple(np.asarray(part, np.float32) for part in found[1:]))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in re.split(r"\n", str(error)) if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    # Windows and heads of attention look like maps, and are several for each crop.
+    maps = [part for part in found[1:] if len(part) == count]
+    return Answers(rows, tuple(np.asarray(part, np.float32) for part in maps))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ from san_deploy.artefact import sha256_file
 from san_deploy.datasets import Crop
 from san_deploy.errors import SanError
 from san_deploy.io.atomic import atomic_file, atomic_folder
+from san_deploy.io.typed_json import read_record
 from san_deploy.preprocess import resize_crop
 
 from ..loader.images import CropCache, PixelFile
@@ -33,6 +35,8 @@ _TALLEST = 208
 #: Maps are kept with so many channels, by level, the last map first.
 _CHANNELS = (128, 64, 32)
 _CHUNK = 64
+#: The largest number of a map that is kept; what lies beyond half precision is as large as that.
+_HALF = float(np.finfo(np.float16).max)
 _INDEX, _PIXELS, _NOTE = "views.npz", "pixels.bin", "views.json"
 _FILES = (_INDEX, _PIXELS, _NOTE, "map0.npy", "map1.npy", "map2.npy")
 
@@ -44,7 +48,6 @@ class TaughtViews:
     Attributes:
         folder: where the pixels lie.
         crop: `(N,)` the crop that each is of: an index into the crops that it was chosen for.
-        pure: `(N,)` bool, whether it shows that crop's person in that person's clothes.
         first: `(N,)` bool, whether it is the crop as it is, or flipped.
         persona: `(N,)` whom it shows, a number: views of one persona show the same clothes, by whichever camera.
         rows: `(N, D)` float32 for each teacher, unit rows.
@@ -52,11 +55,11 @@ class TaughtViews:
         index: `(N,)` places in the folder.
         told: what made them, in words.
         images: by number, read-only.
+        settings: by which they were drawn.
     """
 
     folder: Path
     crop: np.ndarray
-    pure: np.ndarray
     first: np.ndarray
     persona: np.ndarray
     rows: tuple[np.ndarray, ...]
@@ -64,6 +67,7 @@ class TaughtViews:
     index: np.ndarray
     told: str
     images: PixelFile
+    settings: ViewSettings
 
     def __len__(self) -> int:
         return len(self.index)
@@ -112,11 +116,12 @@ def make_views(
 
     offsets, shapes, other, shown = [], [], [], []
     rows: list[list[np.ndarray]] = [[] for _ in teachers]
-    maps: list[np.memmap] = []
+    maps: list[BinaryIO] = []
     end = 0
     with atomic_folder(folder, force=True, ours=_FILES) as temporary, ThreadPoolExecutor(workers) as pool:
-        with (temporary / _PIXELS).open("wb") as pixels:
-            for start, drawn in _chunks(jobs, draw, pool):
+        with ExitStack() as files:
+            pixels = files.enter_context((temporary / _PIXELS).open("wb"))
+            for drawn in _chunks(jobs, draw, pool):
                 images = [image for image, _, _ in drawn]
                 # One after the other: OpenVINO 2026.4 locked up when two Python threads inferred at once.
                 answers = [teacher(images) for teacher in teachers]
@@ -125,14 +130,10 @@ def make_views(
                     kept.append(answer.rows / np.maximum(norm, 1e-12))
                 small = _reduced(answers[0])
                 if not maps:
-                    maps = [
-                        np.lib.format.open_memmap(
-                            temporary / f"map{level}.npy", "w+", np.float16, (len(jobs), *part.shape[1:])
-                        )
-                        for level, part in enumerate(small)
-                    ]
+                    maps = [files.enter_context(_map_file(temporary / f"map{level}.npy", len(jobs), part.shape[1:]))
+                            for level, part in enumerate(small)]  # fmt: skip
                 for whole, part in zip(maps, small, strict=True):
-                    whole[start : start + len(images)] = part
+                    whole.write(np.clip(part, -_HALF, _HALF).astype(np.float16).tobytes())
                 for image, partner, persona in drawn:
                     pixels.write(np.ascontiguousarray(image).tobytes())
                     offsets.append(end)
@@ -141,8 +142,6 @@ def make_views(
                     other.append(partner)
                     shown.append(persona)
                 progress(len(images))
-        for whole in maps:
-            whole.flush()
         stored: dict[str, Any] = {f"rows{number}": np.concatenate(part) for number, part in enumerate(rows)}
         np.savez(
             temporary / _INDEX,
@@ -150,7 +149,6 @@ def make_views(
             crop=np.array([crop for _, crop in jobs], np.int64),
             other=np.array(other, np.int64),
             first=np.array([number == 0 for number, _ in jobs]),
-            pure=np.array([persona.pure for persona in shown]),
             persona=np.unique([persona.name for persona in shown], return_inverse=True)[1].reshape(-1),
             offset=np.array(offsets, np.int64),
             shape=np.array(shapes, np.int64).reshape(-1, 2),
@@ -192,6 +190,7 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
         maps = [np.load(folder / f"map{level}.npy", mmap_mode="r") for level in range(int(data["maps"]))]
         rows = [data[f"rows{number}"] for number in range(len(note["teachers"]))]
         told = ", ".join(note["teachers"])
+        settings = read_record(ViewSettings, note["settings"])
         _check_whole(data, rows, maps, (folder / _PIXELS).stat().st_size)
     except Exception as error:  # zipfile, zlib, NumPy and what a malformed file leads to
         raise SanError(
@@ -207,13 +206,13 @@ def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
     return TaughtViews(
         folder=folder,
         crop=here[data["crop"][index]],
-        pure=data["pure"][index],
         first=data["first"][index],
         persona=data["persona"][index],
         rows=tuple(part[index] for part in rows),
         maps=tuple(maps),
         index=index,
         told=told,
+        settings=settings,
         images=PixelFile(folder / _PIXELS, data["offset"][index], data["shape"][index]),
     )
 
@@ -232,7 +231,7 @@ def _check_whole(
     if not rows:
         raise ValueError("no teacher answered")
     count, sources = len(data["crop"]), len(data["source"])
-    each = [data[name] for name in ("crop", "other", "first", "pure", "persona", "offset", "shape")]
+    each = [data[name] for name in ("crop", "other", "first", "persona", "offset", "shape")]
     if any(len(part) != count for part in (*each, *rows, *maps)):
         raise ValueError("its arrays are of different lengths")
     if data["shape"].shape != (count, 2) or any(part.ndim != 1 for part in each[:-1]):
@@ -258,15 +257,23 @@ def _key(crop: Crop) -> str:
     return sha256_file(crop.path)
 
 
+def _map_file(path: Path, count: int, shape: tuple[int, ...]) -> BinaryIO:
+    """A .npy file of `(count, *shape)` float16 with its header; written, not mapped: a full disk kills who maps."""
+    file = path.open("wb")
+    header = {"descr": "<f2", "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
+
+
 def _chunks(
     jobs: list[tuple[int, int]], draw: Callable[[tuple[int, int]], Any], pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, list[tuple[np.ndarray, int, Persona]]]]:
+) -> Iterator[list[tuple[np.ndarray, int, Persona]]]:
     """Chunks of drawn views; the next one is drawn while the teachers look at this one."""
     following = pool.map(draw, jobs[:_CHUNK])
     for start in range(0, len(jobs), _CHUNK):
         drawn = list(following)
         following = pool.map(draw, jobs[start + _CHUNK : start + 2 * _CHUNK])
-        yield start, drawn
+        yield drawn
 
 
 def _draw(
