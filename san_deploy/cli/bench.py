@@ -63,7 +63,7 @@ class _Batches(click.ParamType):
 )
 @click.option(
     "--warmup",
-    type=click.FloatRange(0.0, 600.0),
+    type=options.Number(0.0, 600.0),
     metavar="S",
     default=0.5,
     show_default=True,
@@ -71,7 +71,7 @@ class _Batches(click.ParamType):
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.0, 3600.0, min_open=True),
+    type=options.Number(0.0, 3600.0, min_open=True),
     metavar="S",
     default=10.0,
     show_default=True,

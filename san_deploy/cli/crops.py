@@ -69,7 +69,7 @@ class _Size(click.ParamType):
 @click.option("--stream", type=click.IntRange(0), help="DeepStream's stream, where FILE has several.")
 @click.option(
     "--fps",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Number(0, min_open=True),
     help="Frames a second, where VIDEO is a folder of images.",
 )
 @click.option(
@@ -86,19 +86,17 @@ class _Size(click.ParamType):
     show_default=True,
     help="Crops of a track at most.",
 )
-@click.option(
-    "--min-height", type=click.FloatRange(1), default=48, show_default=True, help="Of a box, pixels."
-)
+@click.option("--min-height", type=options.Number(1), default=48, show_default=True, help="Of a box, pixels.")
 @click.option(
     "--max-overlap",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     default=0.5,
     show_default=True,
     help="Part of a box that a nearer one may cover.",
 )
 @click.option(
     "--min-sharpness",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     default=0.0,
     show_default=True,
     help="Variance of the Laplacian at 128 x 64.",

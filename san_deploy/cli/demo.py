@@ -42,7 +42,7 @@ MARK = "demo.json"
 )
 @options.model
 @options.running
-@click.option("--threshold", type=float, help="Default: what the model was calibrated to.")
+@click.option("--threshold", type=options.Number(-1, 1), help="Default: what the model was calibrated to.")
 @click.option("--force", is_flag=True, help="Replace the folder of an earlier demo.")
 def command(
     *,

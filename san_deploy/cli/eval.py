@@ -61,10 +61,10 @@ def _method(command: _Command) -> _Command:
         click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal neighbours."),
         click.option("--k1", type=int, help="Of --rerank.  [default: 20]"),
         click.option("--k2", type=int, help="Of --rerank.  [default: 6]"),
-        click.option("--lambda", "weight", type=float, help="Of --rerank.  [default: 0.3]"),
+        click.option("--lambda", "weight", type=options.Number(0, 1), help="Of --rerank.  [default: 0.3]"),
         click.option("--query-expansion", is_flag=True, help="Draw queries towards their nearest answers."),
         click.option("--neighbours", type=int, help="Of --query-expansion.  [default: 10]"),
-        click.option("--alpha", type=float, help="Of --query-expansion.  [default: 3]"),
+        click.option("--alpha", type=options.Number(0), help="Of --query-expansion.  [default: 3]"),
         click.option(
             "--single-shot", is_flag=True, help="CUHK03's single-gallery-shot figures for any data set."
         ),

@@ -97,7 +97,7 @@ _HEADINGS = {
 )
 @click.option(
     "--min-cosine",
-    type=click.FloatRange(-1.0, 1.0),
+    type=options.Number(-1.0, 1.0),
     help="Least cosine of an embedding with the reference's.  [default: by precision and mask]",
 )
 @click.option("--force", is_flag=True, help="Replace existing files.")
@@ -124,7 +124,7 @@ _HEADINGS = {
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0.0, 1.0),
+    type=options.Number(0.0, 1.0),
     help="Largest loss of rank-1 and mAP (0.005: half a point) on the labelled crops of --calib; "
     "the worst layers are given back until it holds.",
 )

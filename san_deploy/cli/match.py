@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @options.tracklet_pattern
 @click.option(
     "--threshold",
-    type=float,
+    type=options.Number(-1, 1),
     help="Cosine similarity from which two tracklets can match. Default: what the model was calibrated to.",
 )
 @click.option("--center", is_flag=True, help="Take each camera's mean off its tracklets first.")
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--unknown",
-    type=float,
+    type=options.Number(-1, 1),
     help="With --gallery: less similar than this to everybody known is somebody new.  [default: the threshold]",
 )
 @options.keep_crops
@@ -213,10 +213,6 @@ def _check_options(given: dict[str, Any]) -> None:
         raise UsageError(
             "--center takes a camera's mean off, and a gallery keeps tracklets as they are",
             do="leave one of them out",
-        )
-    if given["unknown"] is not None and not -1.0 <= given["unknown"] <= 1.0:
-        raise UsageError(
-            f"--unknown {given['unknown']} is no cosine similarity", do="give a number from -1 to 1"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,17 @@ _SECTIONS = {
     ),
     "Output": ("out", "output", "force", "as_json"),
 }
+
+
+class Number(click.FloatRange):
+    """A number within a range. NaN and infinity, which click takes, are none: every comparison with NaN fails."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click's."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 class GroupedCommand(click.Command):

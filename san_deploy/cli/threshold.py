@@ -34,7 +34,7 @@ UNLABELLED_FMR = 0.01
 )
 @click.option(
     "--fmr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=options.Number(0, 1, min_open=True, max_open=True),
     help="False match rate to aim at.  [default: with --labels the best F1 of the matches, else 0.01]",
 )
 @click.option(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..datasets.records import person_number
 from ..errors import SanError, UsageError
 from ..images import UnreadableImage, read_image, spread
 from ..matching.cameras import Camera
@@ -104,9 +105,13 @@ def read_people(path: Path, cameras: Sequence[Camera]) -> list[np.ndarray]:
                 )
             for line, row in enumerate(reader, 2):
                 text = (row["person"] or "").strip()
-                if not text.isdecimal() or int(text) < 1:
-                    raise SanError(f"{path}, line {line}: person {text!r} is no number above 0")
-                found[row["camera"], row["track"]] = int(text)
+                try:
+                    person = person_number(text)
+                except ValueError:
+                    person = 0
+                if person < 1:
+                    raise SanError(f"{path}, line {line}: person {text[:40]!r} is no number above 0")
+                found[row["camera"], row["track"]] = person
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", do="give the identities.csv of san match") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:

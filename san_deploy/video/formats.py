@@ -56,11 +56,13 @@ class Format:
         title: for messages.
         read: from path and options to detections.
         looks_like: whether a path and the first bytes of it (of a folder: of its first .txt file) are of this form.
+        streams: whether it can hold several, so that one is chosen by `ReadOptions.stream`.
     """
 
     title: str
     read: Callable[[Path, ReadOptions], Detections]
     looks_like: Callable[[Path, str], bool]
+    streams: bool = False
 
 
 def read_detections(path: Path, form: str = "", options: ReadOptions | None = None) -> Detections:
@@ -73,7 +75,7 @@ def read_detections(path: Path, form: str = "", options: ReadOptions | None = No
 
     Raises:
         SanError: missing, unknown, or damaged; no box has a track.
-        UsageError: `form` is unknown.
+        UsageError: `form` is unknown, or a stream is asked for where there are none.
     """
     path = Path(path)
     if form and form not in FORMATS:
@@ -81,8 +83,11 @@ def read_detections(path: Path, form: str = "", options: ReadOptions | None = No
     if not path.exists():
         raise SanError(f"{path} does not exist", do="give the file that the tracker wrote")
     chosen = FORMATS[form] if form else _recognise(path)
+    options = options or ReadOptions()
+    if options.stream is not None and not chosen.streams:
+        raise UsageError(f"--stream is for DeepStream's files; {path} is read as {chosen.title}")
     try:
-        return chosen.read(path, options or ReadOptions())
+        return chosen.read(path, options)
     except UnicodeDecodeError as error:
         raise SanError(f"{path} is not text in UTF-8", do="give the file that the tracker wrote") from error
     except OSError as error:
@@ -415,7 +420,7 @@ def read_ultralytics_folder(path: Path, options: ReadOptions) -> Detections:
     # Six cells are a confidence or a track; tracks are whole numbers from 1.
     whole = all(float(c[5]) >= 1 and float(c[5]).is_integer() for _, _, c in lines if len(c) == 6)
     for where, frame, cells in lines:
-        if int(float(cells[0])) != 0:
+        if float(cells[0]) != 0:
             found.skip(NOT_A_PERSON)
             continue
         x, y, width, height = map(float, cells[1:5])
@@ -487,10 +492,12 @@ FORMATS: dict[str, Format] = {
     "csv": Format("CSV with named columns", read_csv, _is_csv),
     "mot": Format("MOTChallenge: frame, id, left, top, width, height", read_mot, _is_mot),
     "coco": Format("COCO JSON with its video extension", read_coco, _is_coco),
-    "deepstream-json": Format("DeepStream's minimal messages", read_deepstream_json, _is_deepstream_json),
+    "deepstream-json": Format(
+        "DeepStream's minimal messages", read_deepstream_json, _is_deepstream_json, True
+    ),
     "ultralytics-json": Format(
         "Ultralytics' to_json(), one frame a line", read_ultralytics_json, _is_ultralytics_json
     ),
     "ultralytics": Format("Ultralytics' folder of labels", read_ultralytics_folder, _is_ultralytics_folder),
-    "kitti": Format("DeepStream's KITTI folder", read_kitti, _is_kitti),
+    "kitti": Format("DeepStream's KITTI folder", read_kitti, _is_kitti, True),
 }

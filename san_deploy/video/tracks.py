@@ -15,6 +15,8 @@ from ..errors import SanError
 #: The file's name, at the top of a camera's folder.
 TRACKS = "tracks.csv"
 _WANTED = ("track", "start", "end")
+#: Of a count of boxes: more has no video, and sums of fewer fit into 64 bits.
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def parse_time(text: str) -> float:
 
 def _times(row: Mapping[str, str | None], where: str) -> TrackTime:
     start, end, boxes = row["start"] or "", row["end"] or "", (row.get("boxes") or "0").strip()
-    if not boxes.isdecimal():
+    if not boxes.isdecimal() or len(boxes) > _DIGITS:
         raise SanError(f"{where}: boxes is {boxes[:40]!r}, which is no count", do="mend or remove the line")
     try:
         try:

@@ -135,8 +135,7 @@ def test_identities_of_san_match(san: San, site: Path, tmp_path: Path) -> None:
         "person 1"
         in san("search", first / tracks[0], "--gallery", gallery, "-m", site / "tiny.onnx", "-k", 1).out
     )
-    path.write_text("camera,track,person\na,b,zero\n")
-    said = san(
+    add = (
         "gallery",
         "add",
         f"x={first}",
@@ -146,9 +145,10 @@ def test_identities_of_san_match(san: San, site: Path, tmp_path: Path) -> None:
         site / "tiny.onnx",
         "--identities",
         path,
-        code=1,
     )
-    assert "line 2: person 'zero' is no number above 0" in said.err
+    for wrong in ("zero", "0", "-1", "9" * 30):
+        path.write_text(f"camera,track,person\na,b,{wrong}\n")
+        assert f"line 2: person '{wrong}' is no number above 0" in san(*add, code=1).err
 
 
 def test_another_network_is_refused(san: San, site: Path, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from san_deploy.cli import COMMANDS
+from san_deploy.cli import san as san_group
 from tests.conftest import Result
 
 San = Callable[..., Result]
@@ -36,6 +38,34 @@ def test_every_option_is_in_one_section(san: San, command: str) -> None:
     assert text.count("--help") == 1
     if len(options) > 12:
         assert "\nOutput:\n" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_takes_a_number_that_is_none(command: str) -> None:
+    """Every comparison with NaN fails, and so would a gate of NaN let anything pass."""
+    for param in numbers(san_group.get_command(click.Context(san_group), command)):
+        for value in ("nan", "inf", "-inf"):
+            with pytest.raises(click.BadParameter, match=r"is no finite number|is not in the range"):
+                param.type.convert(value, param, None)
+
+
+def numbers(command: click.Command | None) -> list[click.Parameter]:
+    """The options of a command, or of a group's, that take a number with a point."""
+    if isinstance(command, click.Group):
+        return [found for name in command.commands for found in numbers(command.commands[name])]
+    assert command is not None
+    return [
+        param for param in command.params if isinstance(param.type, (click.FloatRange, type(click.FLOAT)))
+    ]
+
+
+def test_numbers_are_found() -> None:
+    names = {
+        param.name
+        for name in COMMANDS
+        for param in numbers(san_group.get_command(click.Context(san_group), name))
+    }
+    assert {"threshold", "min_cosine", "max_drop", "fps", "fmr", "seconds"} <= names
 
 
 def test_an_unknown_layout_lists_those_that_are_known(san: San, tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ def test_missing_binary_and_unknown(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"1,2,3,4,5,6\n\xff\xfe")
     with pytest.raises(SanError, match="not text in UTF-8"):
         read_detections(tmp_path / "a.bin")
+    (tmp_path / "a.txt").write_text("1,2,3,4,5,6\n")
+    with pytest.raises(UsageError, match=r"--stream is for DeepStream's files; .*a\.txt is read as MOT"):
+        read_detections(tmp_path / "a.txt", options=ReadOptions(stream=1))
     with pytest.raises(UsageError, match=r"--format yolo is unknown. One of csv, mot"):
         read_detections(tmp_path / "a.bin", "yolo")
 
@@ -124,6 +127,7 @@ def test_missing_binary_and_unknown(tmp_path: Path) -> None:
     [
         ("0 0.5 0.5 0.1 0.4 3", ["3"], ""),
         ("0 0.5 0.5 0.1 0.4 0.87 3", ["3"], ""),
+        ("inf 0.5 0.5 0.1 0.4 0.87 3", [], "holds no box: 1 not a person"),
         ("0 0.5 0.5 0.1 0.4 0.87", [], "yolo track save_txt=True"),
         ("0 0.5 0.5 0.1 0.4", [], "yolo track save_txt=True"),
         ("2 0.5 0.5 0.1 0.4 3", [], "1 not a person"),

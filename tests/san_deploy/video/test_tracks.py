@@ -35,6 +35,7 @@ def test_none(tmp_path: Path) -> None:
         ("track,start,end\nt1,nan,2\n", "line 2 holds NaN"),
         ("track,start,end\nt1,1,2\nt1,1,2\n", "line 3 names t1 twice"),
         ("track,start,end\n,1,2\n", "line 2 has no track"),
+        (f"track,start,end,boxes\nt1,1,2,{'9' * 30}\n", "line 2: boxes is '9{30}', which is no count"),
         ("track,start,end\nt1,1,2\nt2,2026-01-01,2026-01-02\n", "mixes times of day and seconds"),
     ],
 )

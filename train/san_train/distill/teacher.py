@@ -211,7 +211,7 @@ class _OpenVino:
             raise SanError(
                 f"OpenVINO cannot read the teacher {path}",
                 why=last_line(error),
-                do="put the .bin of the same name beside it",
+                do="fetch both files again, the .bin under the same name beside the .xml",
             ) from error
         if len(model.inputs) != 1:
             raise SanError(f"the teacher {path} has {len(model.inputs)} inputs, not one")
