@@ -7,11 +7,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
-from san_deploy.errors import SanError, UsageError
+from san_deploy.errors import SanError, UsageError, first_line
 
 from ..graph.operators import check_operators
 from . import openvino_ir
@@ -86,6 +87,7 @@ def read_foreign(
     if any(key.key == "san.schema_version" for key in model.metadata_props):
         raise SanError(f"{path} is an artefact already", do="use it as it is, or: san export FILE --fp16")
     _check_operators(model, path)
+    _check_weights(model, path)
     given = _input(model, path)
     kind, shape = _type(given), _shape(given)
     if kind not in _FLOATS:
@@ -197,6 +199,21 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             why="no runtime has them without its library",
             do="export it from its framework with standard operators",
         )
+
+
+def _check_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse NaN, which an activation may hide in one runtime and not in another."""
+    for item in model.graph.initializer:
+        if item.data_type not in _FLOATS:
+            continue
+        try:
+            broken = bool(np.isnan(numpy_helper.to_array(item)).any())
+        except ValueError as error:
+            raise SanError(
+                f"the weights of {path} are damaged: {item.name}", why=first_line(error)
+            ) from error
+        if broken:
+            raise SanError(f"the weights of {path} hold NaN, in {item.name}", do="fetch or export it again")
 
 
 def _input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:

@@ -291,7 +291,7 @@ def _compare(path: Path, rows: np.ndarray, crops: CheckCrops, foreign: Foreign, 
     try:
         parity = measure(open_checked(path), rows, crops, name="the original")
     except SanError as error:
-        if foreign.batch is None:
+        if foreign.batch is None or not _runs(path, crops.images[:1].repeat(foreign.batch, 0)):
             raise
         raise SanError(
             f"{source} has a fixed batch of {foreign.batch} that cannot be freed",
@@ -307,6 +307,14 @@ def _compare(path: Path, rows: np.ndarray, crops: CheckCrops, foreign: Foreign, 
             do="export it with a dynamic batch" if fixed else "report it, with the file",
         )
     return parity
+
+
+def _runs(path: Path, crops: np.ndarray) -> bool:
+    try:
+        open_checked(path)(crops)
+    except SanError:
+        return False
+    return True
 
 
 def read_owner_crops(folder: Path, size_hw: tuple[int, int], resize: str) -> np.ndarray:

@@ -143,6 +143,8 @@ def import_weights(
         raise SanError(
             f"{given.path}: {error.message}", why=error.why, do=error.do or "give another --arch"
         ) from error
+    except ValueError as error:  # of the settings: a size or a width that no network of this kind has
+        raise SanError(f"{given.path} makes no {arch}", why=str(error), do="give another --size") from error
     info = CheckpointInfo(
         arch=arch,
         settings=network.settings.as_dict(),

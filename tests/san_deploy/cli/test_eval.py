@@ -116,7 +116,6 @@ def test_options_that_do_not_fit(
         (["--device", "foo"], 2, "--device foo"),
         (["--backend", "foo"], 2, "--backend foo"),
         (["--mask", "expected"], 2, "Its mask is part of the file"),
-        (["--rerank", "--lambda", "nan"], 2, "makes no sense"),
         (["--rerank", "--k1", "0"], 2, "makes no sense"),
         (["--query-expansion", "--alpha", "1e308"], 2, "an alpha from 0 to 100"),
     ],

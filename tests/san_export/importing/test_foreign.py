@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from san_export.importing.foreign import read_foreign
 
 from san_deploy.errors import SanError, UsageError
@@ -103,6 +103,19 @@ def test_what_is_no_embedding_network(
 ) -> None:
     with pytest.raises(SanError, match=message):
         read_foreign(save(model(), tmp_path / "a.onnx"))
+
+
+def test_weights_that_are_nan(tmp_path: Path) -> None:
+    """A Relu of NaN is 0 in one runtime and NaN in another: such a file may embed, and nobody knows as what."""
+    model = network()
+    broken = numpy_helper.to_array(model.graph.initializer[1]).copy()
+    broken[0, 0, 0, 0] = np.nan
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(broken, "w2"))
+    with pytest.raises(SanError, match=r"hold NaN, in w2"):
+        read_foreign(save(model, tmp_path / "a.onnx"))
+    model.graph.initializer[1].raw_data = b"\0" * 5
+    with pytest.raises(SanError, match=r"damaged: w2"):
+        read_foreign(save(model, tmp_path / "a.onnx"))
 
 
 def test_axes_that_do_not_tell(tmp_path: Path) -> None:

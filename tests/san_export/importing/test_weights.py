@@ -112,6 +112,32 @@ def test_what_does_not_fit(tmp_path: Path, arch: str, size: tuple[int, int] | No
     assert not (tmp_path / "b.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {0: torch.zeros(1)},
+        {"module.conv1.conv.weight": torch.tensor(1.0)},
+        {"module.conv1.conv.weight": torch.zeros(0, 3, 7, 7)},
+        {"module.fc.0.weight": torch.zeros(4, 4).to_sparse()},
+        {"module.fc.0.weight": torch.zeros(4, 4, dtype=torch.complex64)},
+        {"module.fc.0.weight": torch.zeros(4, 4, device="meta")},
+        {"module.fc.0.bias": torch.tensor([float("nan")] * 512)},
+    ],
+    ids=["number", "scalar", "empty", "sparse", "complex", "meta", "nan"],
+)
+def test_tensors_that_are_no_weights(tmp_path: Path, change: dict[object, torch.Tensor]) -> None:
+    torch.save({"state_dict": {**as_theirs(made()), **change}}, tmp_path / "a.pth")
+    with pytest.raises(SanError, match=r"a\.pth"):
+        import_file(tmp_path / "a.pth", tmp_path / "b.safetensors", size_hw=(64, 32))
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_size_that_no_network_has(tmp_path: Path) -> None:
+    torch.save(as_theirs(made()), tmp_path / "a.pth")
+    with pytest.raises(SanError, match=r"a\.pth makes no osnet.*32 to 4096.*--size"):
+        import_file(tmp_path / "a.pth", tmp_path / "b.onnx", size_hw=(8, 8))
+
+
 def test_weights_say_what_they_are_of(tmp_path: Path) -> None:
     """By the names of their tensors, where nobody gives --arch."""
     assert recognise(as_theirs(made())) == recognise(made("ain").state_dict()) == "osnet"

@@ -43,9 +43,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
             break
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SanError(f"{path} holds no state dict")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value)
+        for name, value in state.items()
+    ):
+        raise SanError(f"{path} holds no state dict of plain tensors by name")
     return state
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether its numbers are all there and real: neither sparse, quantised, complex nor left out (`meta`)."""
+    return (
+        value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
 
 
 def _numbers() -> list[Any]:

@@ -50,8 +50,9 @@ def load_osnet(state: Mapping[str, Tensor], size_hw: tuple[int, int] = (256, 128
     given = {our_name(name): tensor for name, tensor in state.items()}
     given = {name: tensor for name, tensor in given.items() if not name.startswith("classifier.")}
     wrong = "these are no weights of OSNet"
-    if "conv1.conv.weight" not in given or "fc.0.weight" not in given:
-        raise SanError(wrong, why="conv1.conv.weight or fc.0.weight is missing")
+    ranks = [given[name].ndim if name in given else 0 for name in ("conv1.conv.weight", "fc.0.weight")]
+    if ranks != [4, 2]:
+        raise SanError(wrong, why="conv1.conv.weight or fc.0.weight is missing, or of another shape")
     instance = "conv1.bn.running_mean" not in given
     inside = instance and "conv2.0.conv3.bn.weight" not in given
     settings = OsNetSettings(
