@@ -154,16 +154,7 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
         say("The run was stopped before its first state was written: it begins again, with its own recipe.")
     elif options.resume:
         _resume(training, recipes.from_dict(config["recipe"]), say)
-    parameters = sum(p.numel() for p in training.model.parameters())
-    batch = f"{recipe.num_ids} x {recipe.num_instances}"
-    if views is not None:
-        batch = f"{recipe.distill.batch} of {len(views)} views, answered by {views.told}"
-    where = f"{compute.device}" if ranks.world == 1 else f"{ranks.world} processes ({compute.device.type})"
-    say(
-        f"{recipe.arch}: {parameters / 1e6:.2f} M parameters, {len(data.crops)} crops of "
-        f"{max(data.classes) + 1} people, {training.steps} batches of {batch} "
-        f"an epoch, on {where} in {compute.precision}"
-    )
+    say(_what(training, views))
     if ranks.first and options.force and not options.resume:
         # Only now: everything that could refuse the new run has been asked.
         remove_run(options.out)
@@ -176,6 +167,22 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
         )
         raise
     say(f"Wrote {options.out / MODEL}\nNext: san export {options.out / MODEL} -o model.onnx")
+
+
+def _what(training: Training, views: TaughtViews | None) -> str:
+    """What will be trained on what, in a line."""
+    recipe, data, compute = training.recipe, training.data, training.compute
+    parameters = sum(p.numel() for p in training.model.parameters())
+    batch = f"{recipe.num_ids} x {recipe.num_instances}"
+    if views is not None:
+        batch = f"{recipe.distill.batch} of {len(views)} views, answered by {views.told}"
+    world, device = compute.ranks.world, compute.device
+    where = f"{device}" if world == 1 else f"{world} processes ({device.type})"
+    return (
+        f"{recipe.arch}: {parameters / 1e6:.2f} M parameters, {len(data.crops)} crops of "
+        f"{max(data.classes) + 1} people, {training.steps} batches of {batch} "
+        f"an epoch, on {where} in {compute.precision}"
+    )
 
 
 def _silent(message: str, err: bool = False) -> None:

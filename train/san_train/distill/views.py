@@ -8,7 +8,7 @@ different people, whom nobody needs to name, are what a student lacks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -114,45 +114,13 @@ def make_views(
     def draw(job: tuple[int, int]) -> tuple[np.ndarray, int, Persona]:
         return _draw(job, cache, cast, settings, seed)
 
-    offsets, shapes, other, shown = [], [], [], []
-    rows: list[list[np.ndarray]] = [[] for _ in teachers]
-    maps: list[BinaryIO] = []
-    end = 0
     with atomic_folder(folder, force=True, ours=_FILES) as temporary, ThreadPoolExecutor(workers) as pool:
-        with ExitStack() as files:
-            pixels = files.enter_context((temporary / _PIXELS).open("wb"))
-            for drawn in _chunks(jobs, draw, pool):
-                images = [image for image, _, _ in drawn]
-                # One after the other: OpenVINO 2026.4 locked up when two Python threads inferred at once.
-                answers = [teacher(images) for teacher in teachers]
-                for kept, answer in zip(rows, answers, strict=True):
-                    norm = np.linalg.norm(answer.rows, axis=1, keepdims=True)
-                    kept.append(answer.rows / np.maximum(norm, 1e-12))
-                small = _reduced(answers[0])
-                if not maps:
-                    maps = [files.enter_context(_map_file(temporary / f"map{level}.npy", len(jobs), part.shape[1:]))
-                            for level, part in enumerate(small)]  # fmt: skip
-                for whole, part in zip(maps, small, strict=True):
-                    whole.write(np.clip(part, -_HALF, _HALF).astype(np.float16).tobytes())
-                for image, partner, persona in drawn:
-                    pixels.write(np.ascontiguousarray(image).tobytes())
-                    offsets.append(end)
-                    end += image.nbytes
-                    shapes.append(image.shape[:2])
-                    other.append(partner)
-                    shown.append(persona)
-                progress(len(images))
-        stored: dict[str, Any] = {f"rows{number}": np.concatenate(part) for number, part in enumerate(rows)}
+        stored = _write(temporary, _chunks(jobs, draw, pool), len(jobs), teachers, progress)
         np.savez(
             temporary / _INDEX,
             source=np.array([_key(crop) for crop in crops]),
             crop=np.array([crop for _, crop in jobs], np.int64),
-            other=np.array(other, np.int64),
             first=np.array([number == 0 for number, _ in jobs]),
-            persona=np.unique([persona.name for persona in shown], return_inverse=True)[1].reshape(-1),
-            offset=np.array(offsets, np.int64),
-            shape=np.array(shapes, np.int64).reshape(-1, 2),
-            maps=np.int64(len(maps)),
             **stored,
         )
         note = {
@@ -163,6 +131,57 @@ def make_views(
         }
         with atomic_file(temporary / _NOTE) as file:
             file.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(
+    folder: Path,
+    chunks: Iterable[list[tuple[np.ndarray, int, Persona]]],
+    count: int,
+    teachers: Sequence[Teacher],
+    progress: Callable[[int], Any],
+) -> dict[str, Any]:
+    """Write the pixels of `count` views and the maps that the first teacher saw there.
+
+    Returns:
+        What the index says of each view, by the name that it has there; `rows0` and on are the teachers' unit rows.
+    """
+    offsets, shapes, other, shown = [], [], [], []
+    rows: list[list[np.ndarray]] = [[] for _ in teachers]
+    maps: list[BinaryIO] = []
+    end = 0
+    with ExitStack() as files:
+        pixels = files.enter_context((folder / _PIXELS).open("wb"))
+        for drawn in chunks:
+            images = [image for image, _, _ in drawn]
+            # One after the other: OpenVINO 2026.4 locked up when two Python threads inferred at once.
+            answers = [teacher(images) for teacher in teachers]
+            for kept, answer in zip(rows, answers, strict=True):
+                norm = np.linalg.norm(answer.rows, axis=1, keepdims=True)
+                kept.append(answer.rows / np.maximum(norm, 1e-12))
+            small = _reduced(answers[0])
+            if not maps:
+                maps = [
+                    files.enter_context(_map_file(folder / f"map{level}.npy", (count, *part.shape[1:])))
+                    for level, part in enumerate(small)
+                ]
+            for whole, part in zip(maps, small, strict=True):
+                whole.write(np.clip(part, -_HALF, _HALF).astype(np.float16).tobytes())
+            for image, partner, persona in drawn:
+                pixels.write(np.ascontiguousarray(image).tobytes())
+                offsets.append(end)
+                end += image.nbytes
+                shapes.append(image.shape[:2])
+                other.append(partner)
+                shown.append(persona)
+            progress(len(images))
+    return {
+        "other": np.array(other, np.int64),
+        "persona": np.unique([persona.name for persona in shown], return_inverse=True)[1].reshape(-1),
+        "offset": np.array(offsets, np.int64),
+        "shape": np.array(shapes, np.int64).reshape(-1, 2),
+        "maps": np.int64(len(maps)),
+        **{f"rows{number}": np.concatenate(part) for number, part in enumerate(rows)},
+    }
 
 
 def open_views(folder: Path, crops: Sequence[Crop]) -> TaughtViews:
@@ -257,11 +276,10 @@ def _key(crop: Crop) -> str:
     return sha256_file(crop.path)
 
 
-def _map_file(path: Path, count: int, shape: tuple[int, ...]) -> BinaryIO:
-    """A .npy file of `(count, *shape)` float16 with its header; written, not mapped: a full disk kills who maps."""
+def _map_file(path: Path, shape: tuple[int, ...]) -> BinaryIO:
+    """A .npy file of float16 with its header; to be written, not mapped: a full disk kills a process that maps."""
     file = path.open("wb")
-    header = {"descr": "<f2", "fortran_order": False, "shape": (count, *shape)}
-    np.lib.format.write_array_header_1_0(file, header)
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return file
 
 
