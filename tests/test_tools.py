@@ -56,6 +56,14 @@ def test_the_five_splits_hold_everybody_out_twice(tmp_path: Path) -> None:
     assert sorted(held) == sorted([*range(1, 51), *range(1, 51)])
 
 
+def test_crops_and_views_of_another_recipe_are_not_trained_on(tmp_path: Path) -> None:
+    refuse = tool("make_starter").refuse_other_data
+    refuse(tmp_path / "runs", {"seed": 0})
+    refuse(tmp_path / "runs", {"seed": 0})
+    with pytest.raises(SystemExit, match=r"of another recipe.*name another --out"):
+        refuse(tmp_path / "runs", {"seed": 1})
+
+
 @pytest.mark.parametrize("part", ["views", "pretrain", "train", "final"])
 def test_the_starters_recipe_is_one_that_san_train_takes(part: str) -> None:
     spec = json.loads((STARTER / "recipe.json").read_text())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,9 @@ from san_deploy.matching.match import match_cameras
 from san_deploy.matching.sources import Reading, embed_sources, read_sources
 from san_deploy.matching.threshold import threshold_at
 
-#: Test people of each split: 1-20, 11-30, 21-40, 31-50, and 41-50 with 1-10.
-SPLITS = (range(1, 21), range(11, 31), range(21, 41), range(31, 51), (*range(41, 51), *range(1, 11)))
+sys.path.append(str(Path(__file__).parent / "starter"))
+from folds import SPLITS
+
 ABSENT, RATES, DRAWS = (0.0, 0.3, 0.5), (0.01, 0.05), 6
 Labels = Mapping[tuple[str, str], int]
 

@@ -9,20 +9,20 @@ import numpy as np
 
 from san_deploy.io.atomic import atomic_file
 
+#: Whom each of the five splits holds out: everybody is held out twice.
+SPLITS = (range(1, 21), range(11, 31), range(21, 41), range(31, 51), (*range(41, 51), *range(1, 11)))
+
 
 def split_of(ward: Path, out: Path, split: int) -> Path:
     """A crop folder whose `val` people are the twenty of one of the five splits; the crops are links to WARD's.
 
-    Split k holds out the people of two tens: 1-20, 11-30, 21-40, 31-50, and 41-50 with 1-10. So everybody is held
-    out twice.
-
     Args:
         ward: as a crop folder.
         out: the folder to write; one of an earlier call is written again.
-        split: 0 to 4.
+        split: an index of `SPLITS`.
     """
     rows = _rows(ward)
-    held = {10 * ((split + k) % 5) + n for k in (0, 1) for n in range(1, 11)}
+    held = SPLITS[split]
     return _write(
         ward, out, [{**row, "split": "val" if int(row["person"]) in held else "train"} for row in rows]
     )

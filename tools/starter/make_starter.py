@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from drawn import draw_cameras
-from folds import split_of
+from folds import SPLITS, split_of
 from san_train import evaluate
 from san_train.checkpoint import load_checkpoint, save_checkpoint
 from san_train.distill.teacher import open_teacher
@@ -42,13 +42,14 @@ from san_deploy.matching.threshold import choose_threshold, fraction_reaching, t
 
 HERE = Path(__file__).resolve().parent
 PACKAGE_DATA = HERE.parent.parent / "san_deploy" / "data"
-SPLITS = 5
 CURVE_POINTS = 40
+#: What of the recipe the crops and the views are made by.
+DATA = ("seed", "drawn", "video_crops_per_track", "views")
 TEACHERS = ("person-reidentification-retail-0277.xml", "person-reidentification-retail-0288.xml")
 
 
 def main() -> None:
-    """Run the recipe in recipe.json; finished steps of an earlier, interrupted run are kept."""
+    """Run the recipe in recipe.json; finished steps of an earlier, interrupted run of that recipe are kept."""
     parser = argparse.ArgumentParser(description="Train the starter model again.")
     parser.add_argument("--ward", type=Path, default=Path("../shared/ward"), help="WARD as a crop folder")
     parser.add_argument(
@@ -59,10 +60,11 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"], help="of training")
     options = parser.parse_args()
     recipe = json.loads((HERE / "recipe.json").read_text())
+    refuse_other_data(options.out, {key: recipe[key] for key in DATA})
 
     drawn = draw(options.out / "drawn", recipe["drawn"])
     video = options.out / "video"
-    if not video.exists():
+    if not (video / "cam1").exists():
         san("crops", options.video / "one-by-one.mp4", "--detections", options.video / "one-by-one.mot.txt",
             "-o", video / "cam1", "--per-track", recipe["video_crops_per_track"])  # fmt: skip
     views = options.out / "views"
@@ -91,7 +93,7 @@ def main() -> None:
     train(first, [drawn, video], "pretrain")
     start = first / "model.safetensors"
     runs = []
-    for split in range(SPLITS):
+    for split in range(len(SPLITS)):
         data = split_of(options.ward, options.out / f"fold{split}-data", split)
         run = options.out / f"fold{split}"
         train(run, [data, drawn, video], "train", start)
@@ -103,6 +105,15 @@ def main() -> None:
     model, info = load_checkpoint(options.out / "final" / "model.safetensors")
     save_checkpoint(HERE / "starter.safetensors", model, replace(info, threshold=threshold))
     san("export", HERE / "starter.safetensors", "-o", PACKAGE_DATA / "starter.onnx", "--no-engine", "--force")
+
+
+def refuse_other_data(out: Path, recipe: dict[str, Any]) -> None:
+    """Stop where the crops and views in a folder were made by another recipe: trainings notice theirs by themselves."""
+    note, text = out / "data.json", json.dumps(recipe, indent=1)
+    if note.is_file() and note.read_text() != text:
+        sys.exit(f"{out} holds crops and views of another recipe ({note}): remove it, or name another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(text)
 
 
 def draw(out: Path, settings: dict[str, Any]) -> Path:
