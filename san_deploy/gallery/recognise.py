@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import SanError
 from ..matching.cameras import Camera
-from ..matching.identities import Identities, Known
+from ..matching.identities import Identities
+from ..matching.linkage.nodes import Known
 from ..matching.similarity import NEAREST, search
 from ..matching.site import Marks, Site
 from .cameras import camera_pictures, tracks_of
