@@ -154,15 +154,7 @@ def bench(
     return Bench(
         machine=here,
         versions=versions(*packages()),
-        setting={
-            "batch_sizes": list(batch_sizes),
-            **asdict(schedule),
-            "window_s": window_s(schedule),
-            "window_calls": WINDOW_CALLS,
-            "windows_that_agree": latency.WINDOWS,
-            "tolerance": latency.TOLERANCE,
-            "callers": {"engine": 1, "folder": CALLS},
-        },
+        setting=_setting(batch_sizes, schedule),
         crops={
             "source": crops.source,
             "count": len(crops.paths),
@@ -183,6 +175,18 @@ def bench(
             *_notes(measured),
         ],
     )
+
+
+def _setting(batch_sizes: Sequence[int], schedule: Schedule) -> dict[str, Any]:
+    return {
+        "batch_sizes": list(batch_sizes),
+        **asdict(schedule),
+        "window_s": window_s(schedule),
+        "window_calls": WINDOW_CALLS,
+        "windows_that_agree": latency.WINDOWS,
+        "tolerance": latency.TOLERANCE,
+        "callers": {"engine": 1, "folder": CALLS},
+    }
 
 
 def _in_memory(paths: Sequence[Path], artefact: Artefact) -> np.ndarray:

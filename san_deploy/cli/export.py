@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 from pathlib import Path
@@ -229,10 +228,6 @@ def command(
     Before a file gets its name it is compared with what it was made from, crop by crop and at several batch
     sizes, and its precision is counted. Where either is not what was asked for, the exit code is 3.
     """
-    for option, value in (("--min-cosine", min_cosine), ("--max-drop", max_drop)):
-        if value is not None and math.isnan(value):
-            raise click.BadParameter("nan is no number", param_hint=option)
-
     if triton is not None or deepstream is not None:
         changes = (output, fp16 or None, int8 or None, mask, input_form, opset, calib, engine, batch, targets)
         if any(value is not None for value in changes):
