@@ -56,8 +56,8 @@ def make(folder: Path, *, trained: bool = True) -> list[Kind]:
     first, second = tracks["cam1"], tracks["cam2"]
     marks = {
         "schema_version": 1,
-        "same": [[["cam1", first[0]], ["cam2", second[0]]]],
-        "different": [[["cam1", first[1]], ["cam2", second[0]]]],
+        "confirmed": [["cam1", first[0], "cam2", second[0]]],
+        "rejected": [["cam1", first[1], "cam2", second[0]]],
     }
     (folder / "marks.json").write_text(json.dumps(marks))
     run("gallery", "add", "cam1.npz", "--gallery", "gallery", "-m", "model.onnx")
