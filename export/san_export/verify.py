@@ -69,9 +69,7 @@ def check_crops(
 ) -> CheckCrops:
     """The crops of `folder`, or the sample crops where there is none; `report` takes a line on unreadable files."""
     chosen = (
-        sample_crops(size_hw, resize=resize)
-        if folder is None
-        else read_crops(folder, size_hw, resize=resize)
+        sample_crops(size_hw, resize=resize) if folder is None else read_crops(folder, size_hw, resize=resize)
     )
     report_unreadable(chosen.unreadable, report)
     return chosen

@@ -291,7 +291,9 @@ def _compare(path: Path, rows: np.ndarray, crops: CheckCrops, foreign: Foreign, 
     try:
         parity = measure(open_checked(path), rows, crops, name="the original")
     except SanError as error:
-        if foreign.batch is None or not _runs(path, np.resize(crops.images, (foreign.batch, *crops.images.shape[1:]))):
+        if foreign.batch is None or not _runs(
+            path, np.resize(crops.images, (foreign.batch, *crops.images.shape[1:]))
+        ):
             raise
         raise SanError(
             f"{source} has a fixed batch of {foreign.batch} that cannot be freed",
