@@ -9,6 +9,8 @@ FROM python:3.12-slim-bookworm
 COPY --from=build /opt/san /opt/san
 # No root rights: what it writes belongs to the user of --user, else to 1000.
 USER 1000:1000
+# For `sh -c "san ..."`, as orchestrators start it.
+ENV PATH=/opt/san/bin:$PATH
 WORKDIR /data
 ENTRYPOINT ["/opt/san/bin/san"]
 CMD ["--help"]

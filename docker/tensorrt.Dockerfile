@@ -8,6 +8,8 @@ COPY . .
 # The image's TensorRT is seen through --system-site-packages; ONNX Runtime checks on the CPU what is exported.
 RUN python3 -m venv --system-site-packages /opt/san && /opt/san/bin/python -m pip install --no-cache-dir '.[cpu,convert]'
 USER 1000:1000
+# For `sh -c "san ..."`, as orchestrators start it.
+ENV PATH=/opt/san/bin:$PATH
 WORKDIR /data
 ENTRYPOINT ["/opt/san/bin/san"]
 CMD ["--help"]

@@ -29,6 +29,8 @@ SUFFIXES = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl"),
     }
 )
+#: Videos by their names: a camera is a folder of crops, which are cut out of one first.
+_VIDEOS = frozenset({".mp4", ".mkv", ".avi", ".mov", ".m4v", ".webm"})
 #: Files of ours that lie beside crops.
 _BESIDE = frozenset({"identities.csv", "tracks.csv", "crops.json"})
 #: How the formats begin, with their place in the file; for files of other names.
@@ -204,7 +206,10 @@ def list_crops(folder: StrPath, *, per_track: int | None = None) -> Iterator[Pat
     folder = Path(folder)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise SanError(f"{folder} {what}", do="give a folder of crops, one sub-folder per tracklet")
+        do = "give a folder of crops, one sub-folder per tracklet"
+        if folder.suffix.lower() in _VIDEOS:
+            do = "cut the people out of the video first, by your tracker's boxes: san crops --help"
+        raise SanError(f"{folder} {what}", do=do)
     found = False
     crops = _walk(folder, Path(), ())
     if per_track is not None:

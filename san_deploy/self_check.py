@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 #: Sample crops whose rows a file keeps.
 COUNT = 12
+#: Figures of row cosines, and how they are called.
+_FIGURES = {
+    "min_cosine": "least cosine",
+    "p1_cosine": "1st percentile of the cosines",
+    "mean_cosine": "mean cosine",
+}
 #: Beside a plan, or in the user's cache: what was checked on which device.
 SUFFIX = ".checked.json"
 _skipped: ContextVar[bool] = ContextVar("skipped", default=False)
@@ -96,9 +102,10 @@ class SelfCheck:
         ]
         if not self.same_pixels:
             found.append("this machine decodes or resizes the crops to slightly other pixels")
-        wanted = ", ".join(f"{name} {value:g}" for name, value in self.allowance.items())
+        wanted = ", ".join(f"{_FIGURES[name]} {value:g}" for name, value in self.allowance.items())
         found.append(
-            "; ".join(self.failures) or (f"within its allowance: {wanted}" if wanted else "no allowance kept")
+            "; ".join(self.failures)
+            or (f"within the gate of the file: {wanted}" if wanted else "the file keeps no gate")
         )
         return found
 
@@ -223,7 +230,7 @@ def compare(artefact: Artefact, found: np.ndarray, *, same_pixels: bool) -> Self
         same_pixels=same_pixels,
         allowance=allowance,
         failures=tuple(
-            f"{name} is {figures[name]:.6f}, {least:g} is allowed"
+            f"{_FIGURES[name]} is {figures[name]:.6f}, {least:g} is allowed"
             for name, least in allowance.items()
             if not figures[name] >= least
         ),
@@ -234,9 +241,10 @@ def _allowance(artefact: Artefact) -> dict[str, float]:
     """The gate that the file passed: that of its own precision, where it has been changed."""
     checks = artefact.checks.get(artefact.precision, artefact.checks)
     gate = checks.get("gate") if isinstance(checks, dict) else None
-    known = ("min_cosine", "p1_cosine", "mean_cosine")
     found = gate.items() if isinstance(gate, dict) else ()
-    return {name: float(value) for name, value in found if name in known and isinstance(value, (int, float))}
+    return {
+        name: float(value) for name, value in found if name in _FIGURES and isinstance(value, (int, float))
+    }
 
 
 def _nearest(rows: np.ndarray) -> np.ndarray:

@@ -59,6 +59,7 @@ NOT_RUN = {
     "eval ": "is a line for a shell's own start-up file; tests/san_deploy/cli/test_shell.py completes a command",
     "san train ": LONG + "; tests/san_deploy/cli/test_train.py trains",
     "san bench crops/ -m first-int8-cpu.onnx ": LONG + "; tests/san_deploy/cli/test_bench.py measures",
+    "san bench --compare starter-int8-cpu.onnx": LONG + "; tests/san_deploy/cli/test_bench.py measures",
     "torchrun ": LONG + "; tests/san_train/test_ranks.py trains in two processes",
     "DATA=": DATA,
     "san eval '$DATA' --checkpoint '$RUNS/": DATA,
@@ -76,7 +77,7 @@ NOT_RUN = {
 #: Commands that say what something costs by missing a gate.
 EXIT = {"san parity first.onnx first.onnx --crops crops/ --resize cv2-linear": 3}
 #: Pages whose reader has an ONNX file of the network, under this name.
-HAS = {"docs/parity.md": "first.onnx", "docs/tensorrt.md": "first.onnx", "docs/triton.md": "starter.onnx"}
+HAS = {"docs/parity.md": "first.onnx"}
 #: What a reader of this page has typed on an earlier one.
 BEFORE = {
     "docs/parity.md": [

@@ -11,6 +11,7 @@ from ..artefact import Artefact, read_sidecar
 from ..data import STARTER
 from ..errors import SanError
 from ..io.versions import versions
+from .cuda import NO_DRIVER
 from .info import Compatibility, FileInfo
 from .spec import BackendSpec
 
@@ -63,8 +64,12 @@ def check_embeddings(embeddings: np.ndarray, *, shape: tuple[int, int], path: Pa
 
 
 def auto_note(why: str, note: str) -> str:
-    """What `auto` took: the CPU, and why no GPU, or the GPU; then what else there is to know."""
+    """What `auto` took: the CPU, and why no GPU, or the GPU; then what else there is to know.
+
+    Without a driver nobody expects a GPU, and the CPU is in the runtime's name: nothing is said of it.
+    """
     choice = f"--device auto took the CPU: {why}" if why else "--device auto took the GPU"
+    choice = "" if why == NO_DRIVER else choice
     return "; ".join(filter(None, (choice, note)))
 
 

@@ -22,6 +22,8 @@ import numpy as np
 
 from ..errors import SanError
 
+#: Why there is no GPU on a machine that nobody expects one on.
+NO_DRIVER = "no NVIDIA driver is installed"
 _NAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _INSTALL = (
     "install the NVIDIA driver and the CUDA runtime, for example: pip install nvidia-cuda-runtime-cu12, or set "
@@ -379,7 +381,7 @@ def probe() -> tuple[list[Device], str]:
     try:
         cuda = load()
         if not cuda.driver_version():
-            return [], "no NVIDIA driver is installed"
+            return [], NO_DRIVER
         found = [cuda.device(index) for index in range(cuda.device_count())]
     except SanError as error:
         return [], error.message

@@ -23,7 +23,7 @@ from .streams import open_streams
 COMMANDS = {
     "bench": "Measure how fast a model is.",
     "crops": "Cut crops out of a video, by a tracker's boxes.",
-    "demo": "Draw cameras of pedestrians, match them, write the report.",
+    "demo": "Match three cameras of sample crops, write the report.",
     "embed": "Embed a folder of crops.",
     "eval": "Evaluate a model on a labelled data set: CMC, mAP, mINP.",
     "export": "Turn a checkpoint into an ONNX file and an engine that the edge runs.",
@@ -141,8 +141,9 @@ def main() -> None:
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        if sys.argv[1:2] in (["export"], ["parity"]) and extra == "train":
-            # PyTorch is in both extras; name the one that brings all that the command needs.
+        weights = any(word.endswith((".safetensors", ".pth", ".pt")) for word in sys.argv)
+        if sys.argv[1:2] in (["export"], ["parity"], ["import"]) and (extra == "train" or weights):
+            # PyTorch and onnx are in several extras; name the one that brings all that the command needs.
             extra = "export"
         click.echo(f"Error: {error.name} is not installed. {install(extra)}.", err=True)
         code = 1

@@ -55,8 +55,7 @@ def command(
 ) -> None:
     """Match three cameras of drawn pedestrians and compare with their known identities.
 
-    OUT gets the sample crops (cameras/) and what `san match` writes. The last line printed is the path
-    of the report.
+    OUT gets the sample crops (cameras/) and what `san match` writes; report.html opens in a browser.
     """
     from ..backends import open_backend
     from ..errors import SanError
@@ -80,7 +79,8 @@ def command(
         (folder / MARK).write_text(text + "\n", encoding="utf-8")
     click.echo(as_text(matching, accuracy))
     click.echo(people_text(matching, people, judged))
-    click.echo(str(out / "report.html"))
+    click.echo(f"report: {out / 'report.html'}")
+    click.echo("next: san match CAM1 CAM2 -o matches, with a folder for each camera of yours")
 
 
 def run(

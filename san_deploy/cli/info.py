@@ -47,7 +47,7 @@ def command(
     """Say what FILE is: an ONNX file, an engine or a checkpoint; and whether it runs here.
 
     Without FILE: what this machine has, and the starter model. An engine is code; nothing of it is executed unless
-    --run asks for it. With --run the exit code is 3 where the rows are not within the allowance of the file; with
+    --run asks for it. With --run the exit code is 3 where the rows are not within the gate of the file; with
     --endpoint they are those of a server, which may run an engine of FILE or take image files.
     """
     from ..errors import UsageError

@@ -22,7 +22,8 @@ def as_text(matching: Matching, accuracy: Accuracy | None, calibration: Any = No
     from ..matching.threshold import rates_at
 
     width = max((len(pair.camera_a) + len(pair.camera_b) for pair in matching.pairs), default=4) + 3
-    lines = [f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'unsure':>7s} {'no match':>13s}"]
+    title = f"{'cameras':{width}s} {'tracklets':>13s} {'matched':>8s} {'unsure':>7s} {'no match':>13s}"
+    lines = [title] if matching.pairs else []  # one camera, beside a gallery, has none
     for pair in matching.pairs:
         names = f"{pair.camera_a} - {pair.camera_b}"
         sizes = f"{len(pair.tracks_a)} + {len(pair.tracks_b)}"
@@ -41,8 +42,9 @@ def as_text(matching: Matching, accuracy: Accuracy | None, calibration: Any = No
             message += f"; the model's calibration: reached by {rates[0]:.2%} of impostor pairs"
             message += f" and {rates[1]:.1%} of genuine pairs"
     lines.append(message)
+    took = f" in {matching.seconds:.1f} s, {matching.crops_per_s:.1f} crops/s"
     lines.append(
-        f"{matching.crop_count} crops in {matching.seconds:.1f} s, {matching.crops_per_s:.1f} crops/s, "
+        f"{matching.crop_count} crops{took if matching.seconds else ', embedded before'}, "
         f"{matching.unreadable} unreadable"
     )
     if accuracy:
@@ -55,12 +57,13 @@ def people_text(matching: Matching, people: Identities, accuracy: IdentityAccura
     sizes = people.sizes
     several = sum(size > 1 for size in sizes)
     rule = {
-        "apart": "nobody twice before one camera",
-        "overlap": "nobody twice before one camera at a time",
+        "apart": "nobody is twice before one camera",
+        "overlap": "nobody is twice before one camera at a time",
     }[people.same_camera]
+    joined = {"average": "by average linkage", "greedy": "of the matches, best first"}[people.method]
     lines = [
-        f"people     {people.count:7d}  over all cameras, {several} of them with more than one tracklet; "
-        f"{people.method}, {rule}"
+        f"people     {people.count:7d}  over all cameras, {several} of them with more than one tracklet, "
+        f"joined {joined}; {rule}"
     ]
     if matching.parameters.get("gallery"):
         lines.append(

@@ -19,7 +19,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 #: Headings of options that several commands have, by the names of their parameters.
 _SECTIONS = {
-    "Model and device": ("model", "checkpoint", "mask", "backend", "device"),
+    "Model and device": ("model", "checkpoint", "mask", "backend", "device", "no_self_check"),
     "Reading crops": ("per_track", "batch", "workers", "strict"),
     "Data set": (
         "split",

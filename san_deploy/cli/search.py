@@ -108,7 +108,9 @@ def _as_dict(found: list[Found], threshold: Threshold | None) -> dict[str, Any]:
             reaches = None if threshold is None else hit.similarity >= threshold.similarity
             hits.append({key: plain(value) for key, value in vars(hit).items()} | {"matches": reaches})
         queries.append({"query": item.query.name, "crops": len(item.query.files), "hits": hits})
-    return {"threshold": None if threshold is None else vars(threshold), "queries": queries}
+    kept = ("similarity", "false_match_rate", "true_match_rate", "source")  # without the curve
+    stands = None if threshold is None else {name: getattr(threshold, name) for name in kept}
+    return {"threshold": stands, "queries": queries}
 
 
 def _text(found: list[Found], threshold: Threshold | None) -> str:

@@ -22,7 +22,9 @@ from . import options
     help="Architecture: san, or another of docs/training.md; a wrong name lists them.  [default: san]",
 )
 @click.option(
-    "--recipe", default=None, help="paper or scratch.  [default: paper with --pretrained, else scratch]"
+    "--recipe",
+    default=None,
+    help="paper, scratch or distill.  [default: paper with --pretrained, distill with --teacher, else scratch]",
 )
 @click.option(
     "--set",

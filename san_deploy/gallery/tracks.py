@@ -252,7 +252,10 @@ def refuse_split(
     """SanError where tracklets cannot be taken from an identity that has the tracklets `own`."""
     for camera, track in away:
         if (camera, track) not in own:
-            raise SanError(f"{location}: {camera}/{track} is not of person {person}")
+            raise SanError(
+                f"{location}: {camera}/{track} is not of person {person}",
+                do="identities.csv of san match says whom it is taken for",
+            )
     if len(set(away)) == len(own):
         raise SanError(
             f"person {person} would have no tracklet left", do="name the tracklets that somebody else is"

@@ -34,6 +34,8 @@ _CLASSES = frozenset(
 #: A lone tracklet of so many crops, or crops wider than this, are asked about.
 MANY_CROPS, FRAME_WIDTH = 50, 800
 _LOOKED_AT = 8
+#: Cameras of a folder that a message names.
+_NAMED = 5
 
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], None]]]
 
@@ -108,8 +110,22 @@ def read_sources(arguments: Sequence[Path | str], pattern: str = "", *, at_least
             sources.append(Source(name, path))
         else:
             sources += _folder(name, path, pattern, alone=len(named) == 1)
+    if len(sources) == 1 < at_least:
+        _refuse_folder_of_cameras(sources[0])
     check_names([source.name for source in sources], at_least)
     return sources
+
+
+def _refuse_folder_of_cameras(source: Source) -> None:
+    """UsageError where the one folder given holds a folder for each camera, and in them the tracklets'."""
+    paths = [Path(path) for path in source.tracks or ()]
+    inside = sorted({path.parts[0] for path in paths})
+    if len(inside) > 1 and all(len(path.parts) > 2 for path in paths):
+        raise UsageError(
+            "matching needs two cameras or more",
+            why=f"{source.path} is one folder, and holds {', '.join(inside[:_NAMED])}",
+            do=f"give each: {' '.join(str(source.path / name) for name in inside[:_NAMED])}",
+        )
 
 
 def _split(argument: Path | str) -> tuple[str, Path]:

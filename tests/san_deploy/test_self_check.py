@@ -49,7 +49,7 @@ def test_the_rows_of_the_network(model: Path, artefact: Artefact) -> None:
     found = check(Noisy(model, artefact))
     assert found.crops == found.same_nearest == 12 and found.same_pixels and found.failures == ()
     assert found.min_cosine == pytest.approx(1.0) and found.allowance == {"min_cosine": 0.999}
-    assert found.source in found.lines()[0] and "within its allowance" in found.lines()[-1]
+    assert found.source in found.lines()[0] and "within the gate of the file" in found.lines()[-1]
 
 
 def test_other_rows_fail(model: Path, artefact: Artefact) -> None:
@@ -110,7 +110,7 @@ def test_the_first_load_is_checked_and_kept(model: Path, artefact: Artefact, tmp
 def test_a_first_load_that_fails(model: Path, artefact: Artefact, tmp_path: Path) -> None:
     bad = Noisy(model, artefact, noise=0.2)
     with pytest.raises(
-        GateError, match="gives other rows on this device than the network did: min_cosine is 0"
+        GateError, match="gives other rows on this device than the network did: least cosine is 0"
     ):
         check_once(bad, tmp_path / "model.engine")
     assert not list(tmp_path.glob("*.checked.json"))
@@ -150,7 +150,7 @@ def test_info_run(san: Callable[..., object], tmp_path: Path) -> None:
     out = san("info", right, "--run").out  # type: ignore[attr-defined]
     assert (
         "12 sample crops against onnx fp32: cosine 1.0000000 at least" in out
-        and "within its allowance" in out
+        and "within the gate of the file" in out
     )
     assert json.loads(san("info", right, "--run", "--json").out)["same_nearest"] == 12  # type: ignore[attr-defined]
     other = Samples.of(

@@ -95,21 +95,13 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
     say = click.echo if ranks.first else _silent
     config = read_config(options.out) if options.resume else {}
     precision = config.get("precision", "auto") if options.precision == "auto" else options.precision
-    workers = default_workers() if options.workers is None else options.workers
-    compute = choose_compute(device, precision, workers, ranks, say=say)
     if ranks.first:
         _refuse_out(options)
     # Only now may rank 0 write: what the others would find is not a run of before.
     ranks.wait()
     taught = bool(options.teachers or options.views)
     origin = _origin(options, config)
-    views_folder = Path(origin["views"] or options.out / VIEWS)
-    # Before anything long: a teacher that cannot be run ends here.
-    answered = options.resume and views_folder.exists()
-    teachers = [
-        open_teacher(path, form=origin["teacher_input"] or "bgr", precision=compute.precision)
-        for path in (() if answered else options.teachers)
-    ]
+    # First what is most often wrong; choosing the precision takes seconds.
     datasets = [
         unlabelled(path) if (taught or options.resume) and not is_dataset(path) and not options.layout.pattern
         else read_dataset(path, options.layout)
@@ -117,6 +109,15 @@ def _train(options: TrainOptions, ranks: Ranks, device: str) -> None:
     ]  # fmt: skip
     for dataset in datasets:
         say(dataset.summary())
+    workers = default_workers() if options.workers is None else options.workers
+    compute = choose_compute(device, precision, workers, ranks, say=say)
+    views_folder = Path(origin["views"] or options.out / VIEWS)
+    # Before anything long: a teacher that cannot be run ends here.
+    answered = options.resume and views_folder.exists()
+    teachers = [
+        open_teacher(path, form=origin["teacher_input"] or "bgr", precision=compute.precision)
+        for path in (() if answered else options.teachers)
+    ]
     recipe = _resumed(options, config) if options.resume else _recipe(options, datasets)
     data = gather(
         datasets,

@@ -374,14 +374,15 @@ def check(recipe: Recipe) -> None:
                 f"{key} is at least 2; received {getattr(recipe, key)}",
                 why="a triplet needs two people and two crops of one",
             )
-    if (
-        recipe.epochs < 1
-        or recipe.lr <= 0
-        or recipe.hard_mask_epochs > recipe.epochs
-        or recipe.validate_every < 1
-    ):
+    for key, least in (("epochs", 1), ("validate_every", 1), ("hard_mask_epochs", 0)):
+        if getattr(recipe, key) < least:
+            raise UsageError(f"{key} is at least {least}; received {getattr(recipe, key)}")
+    if recipe.lr <= 0:
+        raise UsageError(f"lr is above 0; received {recipe.lr:g}")
+    if recipe.hard_mask_epochs > recipe.epochs:
         raise UsageError(
-            "epochs and validate_every are at least 1, lr is above 0 and hard_mask_epochs at most epochs"
+            f"the recipe has {recipe.epochs} epochs, of which the last {recipe.hard_mask_epochs} have hard masks",
+            do="give more --epochs, or fewer: --set hard_mask_epochs=N",
         )
     try:
         parse_mask(recipe.deploy_mask)

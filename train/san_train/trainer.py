@@ -49,6 +49,8 @@ from .sampler import IdentitySampler
 
 #: Of one person's pairs, those that have to reach the threshold; below it a network is called weak.
 _WEAK = 0.6
+#: Seconds from which an epoch's line says how long the others will take.
+_LONG = 60
 #: Views by which a lesson's targets are turned onto a network's axes.
 _TURNED_BY = 1024
 #: Bytes of decoded crops that are kept, by all the loader's processes.
@@ -494,6 +496,11 @@ def _line(record: dict[str, Any], epochs: int) -> str:
         f"loss {record['loss']:.3f}",
         f"{record['seconds']:.0f} s",
     ]
+    left = (epochs - record["epoch"]) * record["seconds"]
+    if left >= _LONG:
+        parts[-1] += (
+            f", about {left / 60:.0f} min to go" if left < 5400 else f", about {left / 3600:.1f} h to go"
+        )
     if "rank1" in record:
         parts.append(f"crops rank-1 {100 * record['rank1']:.1f} mAP {100 * record['mean_ap']:.1f}")
         parts.append(f"tracklets rank-1 {100 * record['tracklet_rank1']:.1f}")

@@ -50,7 +50,7 @@ def test_a_server_that_gives_the_rows(san: San, file: Path, binary: bool) -> Non
     fake = Fake(OnnxRuntime(file), binary=binary, config=labels(san_sha256=load_artefact(file).sha256))
     with serving(fake) as address:
         said = san("info", file, "--run", "--endpoint", f"{address}/reid")
-        assert "serves this very file" in said.err and "within its allowance" in said.out
+        assert "serves this very file" in said.err and "within the gate of the file" in said.out
         # As many at a time as the server allows.
         assert fake.batches == [5, 5, 2]
         told = json.loads(san("info", file, "--run", "--endpoint", f"{address}/v2/models/reid", "--json").out)
@@ -80,7 +80,7 @@ def test_a_model_that_takes_files(san: San, file: Path) -> None:
 
     with serving(Fake(embed, datatype="BYTES", shape=(-1, 1))) as address:
         said = san("info", file, "--run", "--endpoint", f"{address}/reid")
-        assert "serves a file that it does not name" in said.err and "within its allowance" in said.out
+        assert "serves a file that it does not name" in said.err and "within the gate of the file" in said.out
 
 
 def test_another_network_behind_the_address(san: San, tmp_path: Path, file: Path) -> None:

@@ -205,7 +205,7 @@ def test_san_info_asks_a_real_server(
 ) -> None:
     _, address = server
     said = san("info", STARTER, "--run", "--endpoint", f"http://{address}/people")
-    assert "serves this very file" in said.err and "within its allowance" in said.out
+    assert "serves this very file" in said.err and "within the gate of the file" in said.out
     said = san("info", STARTER, "--run", "--endpoint", f"http://{address}/nobody", code=1)
     assert "refused" in said.err and "nobody" in said.err
     # The rows that this server should not give.
