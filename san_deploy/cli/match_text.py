@@ -60,7 +60,7 @@ def people_text(matching: Matching, people: Identities, accuracy: IdentityAccura
         "apart": "nobody is twice before one camera",
         "overlap": "nobody is twice before one camera at a time",
     }[people.same_camera]
-    joined = {"average": "by average linkage", "greedy": "of the matches, best first"}[people.method]
+    joined = {"average": "by average linkage", "greedy": "match by match, best first"}[people.method]
     lines = [
         f"people     {people.count:7d}  over all cameras, {several} of them with more than one tracklet, "
         f"joined {joined}; {rule}"

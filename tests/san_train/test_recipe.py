@@ -101,6 +101,10 @@ def test_numbers_are_numbers_however_they_are_written() -> None:
         ("lr=fast", "'lr' takes a number; received 'fast'"),
         ("lr=NaN", "'lr' takes a number; received 'NaN'"),
         ("epochs=.5", "'epochs' takes a whole number; received 0.5"),
+        ("epochs=0", "epochs is at least 1; received 0"),
+        ("validate_every=0", "validate_every is at least 1; received 0"),
+        ("lr=-1", "lr is above 0; received -1"),
+        ("hard_mask_epochs=61", "the recipe has 60 epochs, of which the last 61 have hard masks"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_field_and_type(wrong: str, message: str) -> None:

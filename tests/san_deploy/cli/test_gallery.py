@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from san_deploy import load_artefact
+from san_deploy.cli.search import _as_dict as search_as_dict
+from san_deploy.data import STARTER
 from tests.san_deploy.data.sample_folder import write_samples
 from tests.tiny_models import tiny_model
 
@@ -222,3 +225,10 @@ def test_a_folder_of_several_cameras(san: San, site: Path, tmp_path: Path) -> No
     san("embed", folder, "-o", tmp_path / "market.npz", *model)
     with np.load(tmp_path / "market.npz") as file:
         assert {name.partition("/")[0] for name in file["track"].tolist()} == {"c1", "c2"}
+
+
+def test_the_json_of_a_search_says_what_the_threshold_stands_for_without_its_curve() -> None:
+    threshold = load_artefact(STARTER).threshold
+    assert threshold is not None and threshold.curve
+    said = search_as_dict([], threshold)["threshold"]
+    assert set(said) == {"similarity", "false_match_rate", "true_match_rate", "source"}

@@ -130,3 +130,28 @@ def test_messages_that_nobody_can_read_do_not_end_the_work(
     assert _embed(crops, model, expected, "") == 0
     assert _embed(crops, model, tmp_path / "a.npz", redirect) == 0
     assert (tmp_path / "a.npz").read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "extra"),
+    [
+        (["import", "osnet.pth"], "onnx", "export"),
+        (["import", "theirs.onnx"], "onnx", "convert"),
+        (["import", "osnet.pth"], "torch", "export"),
+        (["parity", "run/model.safetensors", "fp16.onnx"], "onnx", "export"),
+        (["parity", "fp32.onnx", "fp16.onnx"], "onnx", "convert"),
+        (["eval", "crops"], "torch", "train"),
+    ],
+)
+def test_a_missing_package_names_the_extra_that_brings_all(
+    words: list[str], missing: str, extra: str
+) -> None:
+    code = (
+        "import sys; import san_deploy.cli as cli\n"
+        f"def stand_in(**_): raise ModuleNotFoundError(name={missing!r})\n"
+        "cli.san = stand_in\n"
+        f"sys.argv = ['san', *{words!r}]; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"{missing} is not installed" in done.stderr
+    assert f"'.[{extra}]'" in done.stderr or f"san-deploy[{extra}]" in done.stderr, done.stderr

@@ -54,10 +54,13 @@ def test_folders_name_the_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["a/cam", "missing"], SanError, "does not exist"),
         (["a/cam", "empty"], SanError, "holds no image"),
         (["a/cam", "file"], SanError, "is not a folder"),
+        (["a/cam", "lobby.mp4"], SanError, "Cut the people out of the video first.*san crops"),
+        (["c"], UsageError, "c is one folder, and holds north, south. Give each: .*c/north .*c/south"),
     ],
 )
 def test_folders_that_cannot_be(tmp_path: Path, given: list[str], error: type[SanError], told: str) -> None:
-    site(tmp_path, "a/cam", "b/cam", "a|b")
+    site(tmp_path, "a/cam", "b/cam", "a|b", "c/north", "c/south")
+    (tmp_path / "lobby.mp4").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(error, match=told) as caught:
