@@ -78,6 +78,8 @@ NOT_RUN = {
 EXIT = {"san parity first.onnx first.onnx --crops crops/ --resize cv2-linear": 3}
 #: Pages whose reader has an ONNX file of the network, under this name.
 HAS = {"docs/parity.md": "first.onnx"}
+#: Pages of commands whose reader comes from a page that says what to install.
+ELSEWHERE = ("CHANGELOG.md", "docs/research/ablation.md")
 #: What a reader of this page has typed on an earlier one.
 BEFORE = {
     "docs/parity.md": [
@@ -177,13 +179,22 @@ def test_commands_run(
 def test_options_exist(page: str) -> None:
     """Of the commands that are not run, too."""
     for line in commands(page):
-        words = shlex.split(line)
-        if words[0] != "san" or len(words) < 2:
+        words = shlex.split(re.sub(r"^(\.venv/bin/|docker run .* (?=san-deploy\b))", "", line))
+        if not re.fullmatch("san(-deploy(:.*)?)?", words[0]) or len(words) < 2:
             continue
         command = group.get_command(click.Context(group), words[1])
         assert command is not None, f"{page}: {line}"
         context = click.Context(command, info_name=words[1], resilient_parsing=True)
         command.make_parser(context).parse_args([word for word in words[2:] if word not in ("-h", "--help")])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
+def test_a_page_says_what_to_install_before_its_first_command(page: str) -> None:
+    """A reader who starts there, in an environment that has nothing, is not stopped by a missing extra."""
+    found = commands(page)
+    first = next((place for place, line in enumerate(found) if re.match(r"(\.venv/bin/)?san ", line)), None)
+    if first is not None:
+        assert any(re.match(r"(\.venv/bin/)?pip install '\.\[", line) for line in found[:first]), found[first]
 
 
 def test_the_table_of_what_is_not_run_has_no_leftovers() -> None:

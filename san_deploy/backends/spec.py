@@ -23,6 +23,7 @@ class Backend(Protocol):
     """Runs one exported network on a batch of prepared crops.
 
     Implementations should
+
     - return a new array from each call, never a view of a reused buffer;
     - take any number of crops, cutting or filling up where the network was built for other numbers;
     - refuse crops that do not fit `artefact` before calling the runtime (`common.prepare`);

@@ -249,20 +249,33 @@ def _machine(found: Environment) -> str:
         ("system", at.system),
         ("processor", f"{at.processor}; {at.cores} of {at.cores_in_all} cores may be used"),
         ("packages", _pairs(found.packages)),
-        ("providers", found.no_providers or f"{', '.join(found.providers)} (of ONNX Runtime)"),
     ]
+    problems: dict[str, list[str]] = {}
+    for name, problem in found.backend_problems.items():
+        problems.setdefault(problem, []).append(name)
+    if found.no_providers not in problems:
+        rows.append(("providers", found.no_providers or f"{', '.join(found.providers)} (of ONNX Runtime)"))
     rows += [(name, version) for name, version in found.backends.items()]
-    rows += [(name, problem) for name, problem in found.backend_problems.items()]
+    # Said once: several runtimes want the same package.
+    rows += [(name, text) for text, names in problems.items() for name, text in _said_once(names, text)]
     rows.append(("CUDA", f"runtime {found.cuda_runtime or 'none'}, driver {found.cuda_driver or 'none'}"))
     rows += [("GPU", f"cuda:{gpu['index']} {gpu['name']} ({gpu['sm']})") for gpu in found.gpus]
     if not found.gpus:
         rows.append(("GPU", f"none: {found.no_gpu}"))
     if found.starter is None or found.starter.artefact is None:
-        rows.append(("starter", found.starter_problem))
+        told = found.starter_problem in problems
+        rows.append(
+            ("starter", f"as {problems[found.starter_problem][0]}" if told else found.starter_problem)
+        )
     else:
         rows.append(("starter", f"{found.starter.path}, {words.megabytes(found.starter.bytes)}"))
         rows.append(("", f"{words.identity(found.starter.artefact)}, SHA-256 {found.starter.sha256[:12]}"))
     return words.columns(rows)
+
+
+def _said_once(names: list[str], text: str) -> list[words.Row]:
+    """A row for each name, the text in the first one only."""
+    return [(names[0], text), *((name, f"as {names[0]}") for name in names[1:])]
 
 
 def _settings(values: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -564,6 +565,16 @@ def test_a_machine_where_much_is_missing(san: San, tmp_path: Path, monkeypatch: 
     out = san("info").out
     assert "none: no NVIDIA driver is installed" in out and "starter.onnx does not exist" in out
     assert "tensorrt is not installed" in out and "tensorrt-rtx is not installed" in out
+
+
+def test_what_several_runtimes_lack_is_said_once() -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None; from san_deploy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "info"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [said] = re.findall(r"^onnxruntime +(.+)$", done.stdout, re.MULTILINE)
+    assert done.stdout.count(said) == 1, done.stdout
+    for name in ("onnxruntime-tensorrt", "starter"):
+        assert re.search(rf"^{name} +as onnxruntime$", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_usage(san: San) -> None:
