@@ -289,6 +289,8 @@ def _pairs(values: dict[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return f"({_pairs(value)})" if value else "none"
     if isinstance(value, (list, tuple)):
         return " ".join(map(_plain, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,8 @@ def test_every_command_takes_what_was_imported(san: San, theirs: Path, tmp_path:
     mine = tmp_path / "mine.onnx"
     said = san("import", theirs, "-o", mine, "--preset", "torchreid")
     assert "against the original" in said.out and "san threshold" in said.out
-    assert "imported" in san("info", mine).out
+    text = san("info", mine).out
+    assert "imported: convention (color rgb, " in text and "{" not in text
     told = json.loads(san("embed", crops, "-o", tmp_path / "a.npz", "-m", mine, "--json").out)
     assert told["embedding_dim"] == 6
     half = tmp_path / "half.onnx"
