@@ -70,7 +70,11 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 1 error, 2 wrong usage, 3 a check ran and failed, 130 Ctrl-C.",
+)
 @click.version_option(__version__, prog_name="san")
 def san() -> None:
     """Person re-identification with Sharp Attention Networks, from training to the edge."""
