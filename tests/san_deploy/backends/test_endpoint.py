@@ -88,7 +88,7 @@ def test_another_network_behind_the_address(san: San, tmp_path: Path, file: Path
     config = labels(san_sha256="b" * 64, san_space="c" * 64)
     with serving(Fake(OnnxRuntime(other), config=config)) as address:
         said = san("info", file, "--run", "--endpoint", f"{address}/reid", code=3)
-    assert "serves another network, SHA-256 bbbbbbbbbbbb" in said.err and "min_cosine is" in said.err
+    assert "serves another network, SHA-256 bbbbbbbbbbbb" in said.err and "least cosine is" in said.err
 
 
 @pytest.mark.parametrize(
