@@ -200,7 +200,8 @@ def track_name(value: Any) -> str | None:
     """A track's name: `12` of 12, 12.0 and "12"; None for none, negative, NaN and DeepStream's untracked id."""
     if value is None:
         return None
-    text = str(value).strip()
+    # NumPy's strings end at zeros, as C's do.
+    text = str(value).replace("\0", "").strip()
     try:
         number = float(text)
     except ValueError:

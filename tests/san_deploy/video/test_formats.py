@@ -53,7 +53,8 @@ def test_arrays_of_a_tracker() -> None:
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(3, "3"), (3.0, "3"), ("007", "7"), ("a-1", "a-1"), (-1, None), ("-1", None), (None, None), ("", None),
+    [(3, "3"), (3.0, "3"), ("007", "7"), ("a-1", "a-1"), ("\0", None), ("7\0", "7"), ("a\0", "a"),
+     (-1, None), ("-1", None), (None, None), ("", None),
      (float("nan"), None), (18446744073709551615, None), ("18446744073709551615", None)],
 )  # fmt: skip
 def test_names_of_tracks(value: object, name: str | None) -> None:
