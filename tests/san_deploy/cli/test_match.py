@@ -492,7 +492,7 @@ def test_what_is_refused_on_the_way_leaves_the_gallery_as_it_was(
     gallery = site / "gallery"
     san("match", site / "cam1", "--gallery", gallery, "-o", site / "first")
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("san_deploy.reports.match_report.write_report", fails)
