@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import FrameType
 from typing import TextIO
 
@@ -150,5 +151,13 @@ def main() -> None:
             # PyTorch and onnx are in several extras; name the one that brings all that the command needs.
             extra = "export"
         click.echo(f"Error: {error.name} is not installed. {install(extra)}.", err=True)
+        code = 1
+    except ImportError as error:
+        # A library that does not load; a name that is not in a module is a bug of somebody's.
+        if not (error.path or "").endswith(tuple(EXTENSION_SUFFIXES)):
+            raise
+        click.echo(
+            f"Error: {error.path} cannot be loaded: {error}. Give more memory, or reinstall it.", err=True
+        )
         code = 1
     sys.exit(code)

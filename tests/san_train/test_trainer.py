@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -127,6 +128,17 @@ def test_a_non_finite_loss_stops_with_a_message(
     with pytest.raises(SanError, match=r"triplet loss is nan in epoch 1, step 1"):
         run(crop_folder, tmp_path / "run", recipe("epochs=1"))
     assert not (tmp_path / "run" / MODEL).exists()
+
+
+def test_a_run_whose_folder_is_removed(
+    crop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opens(folder: str, **_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", folder.encode())
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", opens)
+    with pytest.raises(SanError, match="run was removed while the run wrote"):
+        run(crop_folder, tmp_path / "run", recipe("epochs=1"))
 
 
 def test_resume_refuses_another_recipe_and_a_damaged_state(crop_folder: Path, tmp_path: Path) -> None:

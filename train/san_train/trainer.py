@@ -194,10 +194,17 @@ class Training:
 
         Returns:
             The last validation's figures; empty without validation people.
+
+        Raises:
+            SanError: the loss is not finite, a crop cannot be read, or the run's folder not written.
         """
         end = self.recipe.epochs if until is None else until
-        with Loader(self._images(), self.compute.workers) as loader:
-            return self._run(loader, end)
+        try:
+            with Loader(self._images(), self.compute.workers) as loader:
+                return self._run(loader, end)
+        except FileNotFoundError as error:
+            # TensorBoard's file: what we write ourselves, and what is read, is a SanError already.
+            raise SanError(f"{self.out} was removed while the run wrote into it") from error
 
     def _images(self) -> Images:
         if self.lesson is not None:

@@ -155,3 +155,17 @@ def test_a_missing_package_names_the_extra_that_brings_all(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and f"{missing} is not installed" in done.stderr
     assert f"'.[{extra}]'" in done.stderr or f"san-deploy[{extra}]" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["torch/_C.so", ""])
+def test_a_library_that_does_not_load(name: str) -> None:
+    """A file that no loader takes is said in a line; a name that a module lacks is a bug, with its traceback."""
+    code = (
+        "import sys; import san_deploy.cli as cli\n"
+        "def stand_in(**_): raise ImportError('failed to map segment', name='_C', path=sys.argv[1] or None)\n"
+        "cli.san = stand_in; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    told = "Error: torch/_C.so cannot be loaded: failed to map segment. Give more memory"
+    assert done.stderr.startswith(told) if name else "Traceback" in done.stderr
