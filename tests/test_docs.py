@@ -72,6 +72,25 @@ NOT_RUN = {
     "san info first-fp16.engine": GPU,
     "nvidia-smi": GPU,
     "san import person-reidentification-retail-0288.xml": "needs Intel's file; openvino_ir_cases.py imports another",
+    **dict.fromkeys(
+        [
+            *("san crops lobby.mp4 --detections lobby.csv --start", "san crops gate.mp4"),
+            *(
+                "san match lobby/ gate/ -o people",
+                "san gallery add lobby/ gate/ ",
+                "san search gate/t0001 --gallery",
+            ),
+            *(
+                "san export -o reid.onnx",
+                "san export reid.onnx",
+                "san parity reid.onnx",
+                "san info reid-fp16.onnx",
+            ),
+        ],
+        "tests/test_road.py types it in an environment of its own",
+    ),
+    "san import osnet_x0_25.pth -o osnet.onnx": LONG
+    + "; tests/san_export/importing/test_weights.py imports it",
     "san info starter.onnx --run --endpoint": "asks a server; tests/san_export/serving/test_triton.py starts one",
 }
 #: Commands that say what something costs by missing a gate.

@@ -257,6 +257,14 @@ def test_the_network_in_every_precision(full: Road, images: np.ndarray) -> None:
 
 
 @pytest.mark.slow
+def test_multiply_accumulates_of_one_crop(full: Road) -> None:
+    from architectures import macs
+
+    # The paper's; the regions, four to a crop, lie along the batch, and their cutting takes another 17 M.
+    assert macs(full.graph) / 1e9 == pytest.approx(0.544 + 0.017, abs=0.0006)
+
+
+@pytest.mark.slow
 def test_the_global_branch_alone(images: np.ndarray) -> None:
     torch.manual_seed(1)
     settings = HaCnnSettings(local=False, width=0.25)
