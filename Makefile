@@ -20,9 +20,9 @@ PIP := -m pip install -qq --disable-pip-version-check
 demo: $(EDGE)/installed
 	$(EDGE)/bin/san demo -o demo --force
 
-## Everything, then the tests. A file's tests go to one process: what they share is made once.
+## Everything, then the tests. Most of a file's tests go to one process: what they share is made once.
 test: $(DEV)/installed
-	$(DEV)/bin/python -m pytest -n 2 --dist loadfile
+	$(DEV)/bin/python -m pytest -n 2 --dist worksteal
 
 ## The tests that compare floating-point results, as other processors compute them: PyTorch's and oneDNN's paths.
 ISA ?= default:AVX2 avx2:AVX2 default:SSE41

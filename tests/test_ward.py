@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,14 @@ def tool(name: str) -> ModuleType:
     return module
 
 
-def test_starter_model_on_the_test_people() -> None:
-    got = tool("ward_figures").figures(WARD, "test", open_backend())
+@pytest.fixture(scope="module")
+def starter_figures() -> dict[str, Any]:
+    found: dict[str, Any] = tool("ward_figures").figures(WARD, "test", open_backend())
+    return found
+
+
+def test_starter_model_on_the_test_people(starter_figures: dict[str, Any]) -> None:
+    got = starter_figures
     assert got["people"] == 20
     assert got["tracklet_rank1"] >= 0.99
     assert got["rank1"] >= 0.97
@@ -74,7 +81,9 @@ def test_batch_mates_do_not_change_a_real_crops_embedding() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["cpu", "tensorrt"])
-def test_int8_calibrated_on_the_train_people(form: str, tmp_path: Path) -> None:
+def test_int8_calibrated_on_the_train_people(
+    form: str, tmp_path: Path, starter_figures: dict[str, Any]
+) -> None:
     """Figures and their spread stand in docs/benchmarks.md: rank-1 moves by a point with the mask bits that flip."""
     import onnx
     from san_export.onnx_writer import write_onnx
@@ -84,9 +93,8 @@ def test_int8_calibrated_on_the_train_people(form: str, tmp_path: Path) -> None:
     artefact = open_backend().artefact
     chosen = pick_crops(WARD, artefact.size_hw, count=512, seed=0)
     write_onnx(quantise(onnx.load(STARTER), chosen.images, form=form), artefact, tmp_path / "int8.onnx")
-    figures = tool("ward_figures").figures
-    before = figures(WARD, "test", open_backend())
-    after = figures(WARD, "test", open_backend(tmp_path / "int8.onnx"))
+    before = starter_figures
+    after = tool("ward_figures").figures(WARD, "test", open_backend(tmp_path / "int8.onnx"))
     assert after["mean_ap"] >= before["mean_ap"] - 0.005
     assert after["rank1"] >= before["rank1"] - 0.015
     assert after["tracklet_rank1"] >= before["tracklet_rank1"] - 0.02

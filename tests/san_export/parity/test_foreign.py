@@ -64,7 +64,7 @@ def parity(san: San, tmp_path: Path, model: onnx.ModelProto, places: tuple[Path,
     reference, folder = places
     path, told = tmp_path / "target.onnx", tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
     onnx.save(model, str(path))
-    result = san("parity", reference, path, "--crops", folder, "--num", 20, "--json", told, code=code)
+    result = san("parity", reference, path, "--crops", folder, "--num", 12, "--json", told, code=code)
     return json.loads(told.read_text()) | {"out": result.out, "err": result.err}
 
 
