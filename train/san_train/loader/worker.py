@@ -92,7 +92,7 @@ def _serve(jobs: BinaryIO, answers: BinaryIO, sender: ThreadPoolExecutor) -> Non
             answer = views(images, *job)
         except SanError as error:
             answer = error
-        except Exception:
+        except Exception:  # whatever it is: the training process raises it, with this text
             answer = traceback.format_exc()
         sender.submit(_send, answer, answers)
 
